@@ -1,0 +1,46 @@
+"""The options that every command has, and the one place where an error of ours becomes text and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bus.cli.output import Output
+from bus.errors import BusError
+
+
+def command(*, state: bool = False, policy: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--json` (and `--state`, `--policy`) to a function: it gets `output` (and `state`, `policy`)."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def run(*args: Any, json_output: bool, **options: Any) -> None:
+            output = Output(json=json_output)
+            try:
+                code = function(*args, output=output, **options)
+            except BusError as error:
+                code = output.error(error)
+            sys.exit(code or 0)
+
+        decorated: Callable[..., Any] = run
+        if policy:
+            decorated = click.option(
+                "--policy",
+                envvar="TPMBUS_POLICY",
+                help="A policy file or folder, or the name of a shipped one.  [default: default]",
+            )(decorated)
+        if state:
+            decorated = click.option(
+                "--state",
+                type=click.Path(path_type=Path, file_okay=False),
+                envvar="TPMBUS_STATE",
+                help="The state folder.  [default: tpmbus in the user's XDG state folder]",
+            )(decorated)
+        return click.option("--json", "json_output", is_flag=True, help="One JSON document on stdout, nothing else.")(decorated)
+
+    return decorate

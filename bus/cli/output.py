@@ -1,0 +1,97 @@
+"""What a command says and how it ends: tables for people, one JSON document for programs, errors with their next step.
+
+With `--json`, stdout holds that one document and nothing else, errors included: `{"error": {"type", "message", ..fields}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bus import errors
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EXIT_NO = 1
+"""The command ran, and the answer is no."""
+
+_EXIT_CODES: tuple[tuple[type[errors.BusError], int], ...] = (
+    (errors.PolicyError, 3),
+    (errors.NotPermittedError, 4),
+    (errors.StateInUseError, 4),
+    (errors.TpmError, 5),
+    (errors.TransportError, 6),
+)
+
+
+def exit_code(error: errors.BusError) -> int:
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_NO)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    json: bool
+
+    def document(self, value: Any) -> None:
+        """The result for programs; silent without --json."""
+        if self.json:
+            json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+            sys.stdout.write("\n")
+
+    def line(self, text: str = "") -> None:
+        """The result for people; silent with --json."""
+        if not self.json:
+            print(text)
+
+    def note(self, text: str) -> None:
+        """Something on the side, on stderr in both forms."""
+        print(text, file=sys.stderr)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+        """Aligned columns on a terminal; silent with --json."""
+        if self.json:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        console = Console()
+        console.print(table, width=console.width if console.is_terminal else 200)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A bar on stderr where that is a terminal, and nothing elsewhere."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=self.json or not console.is_terminal) as progress:
+            yield progress
+
+    def error(self, error: errors.BusError) -> int:
+        """Say what went wrong; gives the exit code."""
+        if self.json:
+            self.document({"error": {"type": type(error).__name__, "message": str(error), **_fields(error)}})
+        elif isinstance(error, errors.PolicyError):
+            self.note(str(error))
+        else:
+            self.note(f"tpmbus: {error}")
+        return exit_code(error)
+
+
+def _fields(error: errors.BusError) -> dict[str, Any]:
+    if isinstance(error, errors.PolicyError):
+        return {"problems": [problem._asdict() for problem in error.problems]}
+    return {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}

@@ -1,0 +1,22 @@
+"""The only place that reads a clock. Rooms take a `Clock`, so that tests turn its hands instead of sleeping."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 UTC: for dates that others read."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards: for waits and rates."""
+
+
+class SystemClock:
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()

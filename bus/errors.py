@@ -1,0 +1,147 @@
+"""Everything that tpmbus raises on purpose.
+
+One tree, one root. Fields carry the facts (callers and tests read fields, never text); the text says what happened, to what,
+and what to do next. Foreign exceptions are mapped into this tree in one place per room, and chained. Misuse of the API is
+`TypeError` or `ValueError`, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class BusError(Exception):
+    """The root of the tree; never raised itself."""
+
+
+class Problem(NamedTuple):
+    """One mistake in a policy file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class PolicyError(BusError):
+    """The YAML is wrong. Raised when it is loaded, never later, with every mistake at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @property
+    def file(self) -> str:
+        return self.problems[0].file
+
+    @property
+    def line(self) -> int:
+        return self.problems[0].line
+
+
+class NotPermittedError(BusError):
+    """Policy says no."""
+
+    def __init__(self, agent: str, action: str, rule: str) -> None:
+        self.agent, self.action, self.rule = agent, action, rule
+        super().__init__(f"{agent} may not {action}: {rule}")
+
+
+class ProtocolError(BusError):
+    """Somebody broke the protocol; raised as one of its two children."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We tried what the protocol forbids."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer did; the connection is over."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+class VerificationError(BusError):
+    """Something that should prove itself did not; `reason` is a code of the specification."""
+
+    def __init__(self, reason: str, *, agent: str = "", detail: str = "") -> None:
+        self.agent, self.reason = agent, reason
+        super().__init__(": ".join(part for part in (agent, reason, detail) if part))
+
+
+class AttestationError(VerificationError):
+    """The same, while an agent is enrolled."""
+
+
+class TpmError(BusError):
+    """A TPM or its keys; raised as one of its children. `code` is stable, `rc` is the TPM's own response code where it gave one."""
+
+    def __init__(self, code: str, message: str, *, rc: int | None = None) -> None:
+        self.code, self.rc = code, rc
+        super().__init__(message if rc is None else f"{message} (TPM response 0x{rc:x})")
+
+
+class TpmUnavailableError(TpmError):
+    """The TPM cannot be reached or is too busy; trying again later may help."""
+
+
+class TpmRefusedError(TpmError):
+    """The TPM, or the engine in front of it, said no; trying the same again will not help."""
+
+
+class VaultError(TpmRefusedError):
+    """A key file is missing, damaged, or belongs to another TPM."""
+
+    def __init__(self, code: str, message: str, *, path: str) -> None:
+        self.path = path
+        super().__init__(code, message)
+
+
+class BackboneError(BusError):
+    """What keeps and moves envelopes failed."""
+
+
+class TransportError(BusError):
+    """The way between two processes; raised as one of its children."""
+
+
+class ConnectError(TransportError):
+    """No connection could be made."""
+
+
+class ConnectionLostError(TransportError):
+    """There was one, and it is gone."""
+
+
+class OverloadedError(BusError):
+    """A bounded queue is full."""
+
+    def __init__(self, queue: str, *, pending: int, limit: int) -> None:
+        self.queue, self.pending, self.limit = queue, pending, limit
+        super().__init__(f"{queue} is full: {pending} waiting, at most {limit}; wait for some of them before adding more")
+
+
+class MessageTooLargeError(BusError):
+    """More bytes than one message or request may have."""
+
+    def __init__(self, size: int, *, limit: int) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(f"{size} bytes are too many: the limit is {limit}")
+
+
+class StateInUseError(BusError):
+    """Another process owns this state folder."""
+
+    def __init__(self, pid: int, url: str) -> None:
+        self.pid, self.url = pid, url
+        super().__init__(f"process {pid} already uses this state folder; reach it at {url}, or choose another folder")
+
+
+class ClosedError(BusError):
+    """Used after it was closed."""

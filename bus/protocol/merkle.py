@@ -1,0 +1,61 @@
+"""One signature for many: the tree and the inclusion paths of RFC 9162, over any hash.
+
+    leaf = given        node = H(0x01 | left | right)        an odd node rises unchanged
+
+Leaves carry 0x00 from where they are made (`proof.leaf`), so that no node passes for a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bus.errors import VerificationError
+from bus.protocol.suites import HASHES
+
+
+def grow(leaves: Sequence[bytes], *, hash_name: str) -> list[Sequence[bytes]]:
+    """All levels of the tree, leaves first; the last level is the root alone."""
+    if not leaves:
+        raise ValueError("a tree needs at least one leaf")
+    new = HASHES[hash_name]
+    levels: list[Sequence[bytes]] = [leaves]
+    level = leaves
+    while len(level) > 1:
+        above = [new(b"\x01" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
+        if len(level) % 2:
+            above.append(level[-1])
+        levels.append(above)
+        level = above
+    return levels
+
+
+def path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
+    """The siblings from a leaf up to the root, joined."""
+    siblings = []
+    for level in levels[:-1]:
+        sibling = index ^ 1
+        if sibling < len(level):
+            siblings.append(level[sibling])
+        index >>= 1
+    return b"".join(siblings)
+
+
+def root_from_path(leaf: bytes, *, index: int, count: int, path: bytes, hash_name: str) -> bytes:
+    """The root that this path leads to. Raises VerificationError("bad_proof") unless the path has exactly the right length."""
+    new = HASHES[hash_name]
+    size = new().digest_size
+    if not 0 <= index < count or len(path) % size:
+        raise VerificationError("bad_proof", detail="index or path length impossible")
+    node, last, offset = leaf, count - 1, 0
+    while last:
+        if index & 1 or index != last:
+            sibling = path[offset : offset + size]
+            offset += size
+            if len(sibling) != size:
+                raise VerificationError("bad_proof", detail="path too short")
+            node = new(b"\x01" + sibling + node if index & 1 else b"\x01" + node + sibling).digest()
+        index >>= 1
+        last >>= 1
+    if offset != len(path):
+        raise VerificationError("bad_proof", detail="path too long")
+    return node

@@ -1,0 +1,89 @@
+"""What an identity key signs: never a message, always the root over everything that waited.
+
+    leaf = H(0x00 | "tpmbus/1 leaf" | u8(purpose) | content)
+    tbs  = "tpmbus/1 root" | 0x00 | u8(suite) | signer | u32be(n) | root
+
+A batch of one has an empty path, so there is one format and one verifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bus.protocol import contexts, merkle
+from bus.protocol.contexts import Purpose
+from bus.protocol.suites import BY_NUMBER, HASHES, Suite
+
+MAX_BATCH = 65_536
+SIGNER_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProof:
+    """One content's share of a batch signature. It verifies alone, without the rest of the batch."""
+
+    suite: int
+    signer: bytes
+    count: int
+    index: int
+    path: bytes
+    signature: bytes
+
+    def tbs(self, purpose: Purpose, content: bytes) -> bytes:
+        """What the signature must cover if this content was in the batch. Raises VerificationError("bad_proof")."""
+        hash_name = BY_NUMBER[self.suite].hash
+        top = merkle.root_from_path(
+            leaf(purpose, content, hash_name=hash_name), index=self.index, count=self.count, path=self.path, hash_name=hash_name
+        )
+        return root_tbs(self.suite, self.signer, count=self.count, root=top)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Contents under one root, before the signature."""
+
+    suite: Suite
+    signer: bytes
+    levels: Sequence[Sequence[bytes]]
+
+    @property
+    def tbs(self) -> bytes:
+        return root_tbs(self.suite.number, self.signer, count=len(self.levels[0]), root=self.levels[-1][0])
+
+    def proofs(self, signature: bytes) -> list[BatchProof]:
+        count = len(self.levels[0])
+        return [
+            BatchProof(self.suite.number, self.signer, count, index, merkle.path(self.levels, index), signature)
+            for index in range(count)
+        ]
+
+
+def leaf(purpose: Purpose, content: bytes, *, hash_name: str) -> bytes:
+    return bytes(HASHES[hash_name](b"\x00" + contexts.LEAF + bytes([purpose]) + content).digest())
+
+
+def root_tbs(suite: int, signer: bytes, *, count: int, root: bytes) -> bytes:
+    return contexts.ROOT + b"\x00" + bytes([suite]) + signer + count.to_bytes(4, "big") + root
+
+
+def batch(suite: Suite, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]) -> Batch:
+    """Grow the tree over contents, each the digest that its purpose prescribes, made with the suite's hash."""
+    if not 0 < len(contents) <= MAX_BATCH:
+        raise ValueError(f"a batch has 1 to {MAX_BATCH} contents, not {len(contents)}")
+    if len(signer) != SIGNER_BYTES:
+        raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+    size = suite.digest_bytes
+    for _, content in contents:
+        if len(content) != size:
+            raise ValueError(f"a content for {suite} is a digest of {size} bytes, not {len(content)}")
+    new = HASHES[suite.hash]
+    starts = {purpose: b"\x00" + contexts.LEAF + bytes([purpose]) for purpose in Purpose}
+    leaves = [new(starts[purpose] + content).digest() for purpose, content in contents]
+    return Batch(suite, signer, merkle.grow(leaves, hash_name=suite.hash))
+
+
+def key_signer(spki: bytes) -> bytes:
+    """Who signs before there is a certificate: the digest of the bare key. Verifiers accept it for purpose 4 only."""
+    return hashlib.sha256(contexts.KEY + spki).digest()

@@ -1,0 +1,64 @@
+"""The one verifier of roots: given bytes pass, all else raises.
+
+One encoding each, as the protocol fixes it: ECDSA as fixed-width r | s, RSA as PSS whose MGF1 and salt length are the suite's
+hash, Ed25519 over the bytes themselves. Nothing else verifies, however well it would by another rule.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from bus.errors import VerificationError
+from bus.protocol.suites import Suite
+
+_CRYPTOGRAPHY_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha3-256": hashes.SHA3_256(),
+    "sha3-384": hashes.SHA3_384(),
+}
+_CURVES = {"ecc256": ("secp256r1", 32), "ecc384": ("secp384r1", 48)}
+
+
+def load_public(spki: bytes) -> PublicKeyTypes:
+    """A public key from its SubjectPublicKeyInfo. Raises VerificationError("malformed")."""
+    try:
+        return load_der_public_key(spki)
+    except Exception as error:
+        raise VerificationError("malformed", detail="not a public key") from error
+
+
+def kind_of(key: PublicKeyTypes) -> str | None:
+    """The key's kind in the words of policy, or None for a key that no suite knows."""
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size == 3072:
+        return "rsa3072"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return next((kind for kind, (curve, _) in _CURVES.items() if key.curve.name == curve), None)
+    return "ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else None
+
+
+def verify(suite: Suite, key: PublicKeyTypes, tbs: bytes, signature: bytes) -> None:
+    """Return if `key` signed `tbs` under `suite`; else raise VerificationError("bad_proof")."""
+    if kind_of(key) != suite.kind:
+        raise VerificationError("bad_proof", detail=f"the key is not {suite.kind}")
+    if len(signature) != suite.signature_bytes:
+        raise VerificationError("bad_proof", detail="signature of the wrong length")
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, tbs)
+            return
+        algorithm = _CRYPTOGRAPHY_HASHES[suite.hash]
+        digest, prehashed = suite.digest(tbs), Prehashed(algorithm)
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, digest, padding.PSS(padding.MGF1(algorithm), algorithm.digest_size), prehashed)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            half = suite.signature_bytes // 2
+            r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
+            key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(prehashed))
+    except (InvalidSignature, ValueError) as error:
+        raise VerificationError("bad_proof", detail="the signature does not fit") from error
