@@ -1,0 +1,207 @@
+"""What a TPM is to the rest of tpmbus.
+
+`Tpm` is the narrow waist: seven verbs, blocking, called from one thread. It knows wrapped keys and digests and keeps no names.
+`TpmEngine` is what everybody else uses: async, named keys, many callers. It takes contents, never a digest to sign, a finished
+leaf or a padded block: whoever may ask it for one thing must not be able to make it sign another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final, Protocol
+
+from bus.protocol.contexts import Purpose
+from bus.protocol.proof import BatchProof
+from bus.protocol.suites import Suite
+
+HARDWARE: Final = "hardware"
+SOFTWARE_TPM: Final = "software-tpm"
+SOFTWARE: Final = "software"
+ORIGINS: Final = (SOFTWARE, SOFTWARE_TPM, HARDWARE)
+"""Where a key lives, from the least to the most protected."""
+
+MAX_SEAL_BYTES: Final = 128
+"""libtpms' MAX_SYM_DATA; chips are the same. Seal a key, never a model."""
+
+
+class Priority(IntEnum):
+    """Who goes first when several wait. Nobody waits for ever: see `schedule`."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    RENEWAL = 2
+    BACKGROUND = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A key as it lies in the vault: opaque private half, public half in the chip's own form and in everybody else's."""
+
+    pem: bytes = field(repr=False)
+    public: bytes
+    spki: bytes
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What an attestation key said about something: the TPM's own structure, and the signature over it."""
+
+    attest: bytes
+    signature: bytes
+    """A marshalled TPMT_SIGNATURE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The endorsement key: who made this chip, and what to encrypt a credential to."""
+
+    spki: bytes
+    public: bytes
+    certificate: bytes
+    """DER; empty where the chip has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lockout:
+    """Dictionary-attack state. Our keys are exempt from it (NODA), but other users of the same chip are not."""
+
+    failed_tries: int
+    max_tries: int
+    locked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a TPM says of itself."""
+
+    description: str
+    origin: str
+    firmware: str
+    kinds: frozenset[str]
+    hashes: frozenset[str]
+    """Hashes that the chip computes itself. The others are computed here, and the chip signs the digest."""
+    transient_slots: int
+    primary_handle: int
+    primary_name: bytes
+    lockout: Lockout | None = None
+
+
+class Tpm(Protocol):
+    """One chip, one thread. Every method blocks; every failure is a TpmError."""
+
+    def facts(self) -> Facts: ...
+
+    def create(self, suite: Suite | None, *, auth: bytes) -> WrappedKey:
+        """A new key for this suite; None makes an attestation key (restricted: it signs only what the chip itself made)."""
+
+    def sign(self, key: WrappedKey, suite: Suite, digest: bytes, *, auth: bytes) -> bytes:
+        """The suite's signature, in the wire form, over H(tbs)."""
+
+    def seal(self, secret: bytes, *, pcrs: Sequence[int]) -> bytes: ...
+
+    def unseal(self, blob: bytes) -> bytes: ...
+
+    def certify(self, key: WrappedKey, attester: WrappedKey, *, qualifying: bytes, auth: bytes, attester_auth: bytes) -> Attested: ...
+
+    def quote(self, pcrs: Sequence[int], attester: WrappedKey, *, qualifying: bytes, attester_auth: bytes) -> Attested: ...
+
+    def activate(self, attester: WrappedKey, *, credential: bytes, secret: bytes, attester_auth: bytes) -> bytes: ...
+
+    def endorsement(self) -> Endorsement: ...
+
+    def statistics(self) -> Mapping[str, int]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One key of the vault, without its private half."""
+
+    name: str
+    generation: int
+    suite: str
+    origin: str
+    spki: bytes
+    public: bytes
+    created_ms: int
+    ends_ms: int | None
+    """None while it is the current one; after a rotation, when it stops signing."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}.{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationKey:
+    spki: bytes
+    public: bytes
+    name: bytes
+    """The TPM Name: the hash algorithm and the hash of the public area."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counters since the engine started; times in seconds."""
+
+    operations: Mapping[str, int]
+    signed_contents: int
+    signatures: int
+    largest_batch: int
+    batch_sizes: Mapping[int, int]
+    """How many signatures covered up to this many contents (powers of two)."""
+    algorithms: Mapping[str, int]
+    waiting: int
+    longest_wait: float
+    total_wait: float
+    busy: float
+    slots: Mapping[str, int]
+    failures: Mapping[str, int]
+    restarts: int
+
+
+class TpmEngine(Protocol):
+    """One TPM for many async callers. A key is `NAME` (its current generation) or `NAME.GENERATION`."""
+
+    async def facts(self) -> Facts: ...
+
+    async def keys(self) -> list[KeyInfo]: ...
+
+    async def create(self, name: str, suite: Suite, *, origin: str | None = None) -> KeyInfo:
+        """The current key of this name; made if there is none of this suite and origin. Never makes one twice."""
+
+    async def rotate(self, name: str, *, keep_until_ms: int, suite: Suite | None = None) -> KeyInfo:
+        """A new generation; the old one signs until its end date."""
+
+    async def sign_many(
+        self,
+        key: str,
+        purpose: Purpose,
+        contents: Sequence[bytes],
+        *,
+        signer: bytes | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> list[BatchProof]:
+        """A proof for each content. Everything that waits for one key is covered by one TPM signature."""
+
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = ()) -> bytes: ...
+
+    async def unseal(self, blob: bytes) -> bytes: ...
+
+    async def certify(self, key: str, *, qualifying: bytes) -> Attested: ...
+
+    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes) -> Attested: ...
+
+    async def activate(self, credential: bytes, secret: bytes) -> bytes: ...
+
+    async def endorsement(self) -> Endorsement: ...
+
+    async def attestation_key(self) -> AttestationKey: ...
+
+    async def statistics(self) -> EngineStatistics: ...
+
+    async def aclose(self) -> None: ...
