@@ -23,6 +23,8 @@ HTTP: Final = PREFIX + b"http"
 ROLLOUT: Final = PREFIX + b"rollout"
 KEY_AUTH: Final = PREFIX + b"key auth"
 """The auth value of one vault key, derived from the vault's secret; local, never on the wire."""
+SOFTWARE_SEAL: Final = PREFIX + b"software seal"
+"""What the software keystore seals with; local, never on the wire."""
 
 
 class Purpose(IntEnum):

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from bus.errors import VerificationError
 from bus.protocol.suites import Suite
 
-_CRYPTOGRAPHY_HASHES: dict[str, hashes.HashAlgorithm] = {
+CRYPTOGRAPHY_HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
     "sha384": hashes.SHA384(),
     "sha3-256": hashes.SHA3_256(),
@@ -52,7 +52,7 @@ def verify(suite: Suite, key: PublicKeyTypes, tbs: bytes, signature: bytes) -> N
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature, tbs)
             return
-        algorithm = _CRYPTOGRAPHY_HASHES[suite.hash]
+        algorithm = CRYPTOGRAPHY_HASHES[suite.hash]
         digest, prehashed = suite.digest(tbs), Prehashed(algorithm)
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, digest, padding.PSS(padding.MGF1(algorithm), algorithm.digest_size), prehashed)

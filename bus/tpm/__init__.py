@@ -1,6 +1,6 @@
 """One TPM, many callers.
 
-    Tpm        what a chip can do, one call at a time, from one thread     esapi (hardware, swtpm) · software · slow · testing.FakeTpm
-    TpmEngine  the same for many async callers, over named keys            engine (here) · remote (in another process, over service)
-    Vault      the keys themselves: wrapped blobs on disk, or in memory
+Tpm        what a chip can do, one call at a time, from one thread     esapi (hardware, swtpm) · software · slow · testing.FakeTpm
+TpmEngine  the same for many async callers, over named keys            engine (here) · remote (in another process, over service)
+Vault      the keys themselves: wrapped blobs on disk, or in memory
 """

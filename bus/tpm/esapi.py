@@ -188,7 +188,9 @@ class EsapiTpm:
                 signed = self._esys.sign(handle, digest, scheme, _no_ticket(), session1=session)
                 return _fixed_width(suite, signed)
             block = pss.encode(digest, bits=3072, hash_name=suite.hash, salt=os.urandom(len(digest)))
-            return bytes(self._esys.rsa_decrypt(handle, block, TPMT_RSA_DECRYPT(scheme=TPM2_ALG.NULL), session1=session)).rjust(384, b"\0")
+            return bytes(self._esys.rsa_decrypt(handle, block, TPMT_RSA_DECRYPT(scheme=TPM2_ALG.NULL), session1=session)).rjust(
+                384, b"\0"
+            )
 
         return self._run(sign)
 
@@ -196,12 +198,16 @@ class EsapiTpm:
 
     def seal(self, secret: bytes, *, pcrs: Sequence[int]) -> bytes:
         if not 0 < len(secret) <= MAX_SEAL_BYTES:
-            raise ValueError(f"a TPM seals 1 to {MAX_SEAL_BYTES} bytes, not {len(secret)}: seal a key and encrypt the rest under it")
+            raise ValueError(
+                f"a TPM seals 1 to {MAX_SEAL_BYTES} bytes, not {len(secret)}: seal a key and encrypt the rest under it"
+            )
 
         def seal() -> bytes:
             self._slots.make_room(2)
             attributes = _OURS if pcrs else _OURS | TPMA_OBJECT.USERWITHAUTH
-            template = TPM2B_PUBLIC.parse("keyedhash", objectAttributes=attributes, authPolicy=self._pcr_policy(pcrs) if pcrs else b"")
+            template = TPM2B_PUBLIC.parse(
+                "keyedhash", objectAttributes=attributes, authPolicy=self._pcr_policy(pcrs) if pcrs else b""
+            )
             sensitive = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(data=TPM2B_SENSITIVE_DATA(secret)))
             private, public, *_ = self._esys.create(self._primary, sensitive, template, session1=self._secret(TPMA_SESSION.DECRYPT))
             return _sealed_blob(pcrs, private, public)
@@ -292,7 +298,9 @@ class EsapiTpm:
                 session = self._secret(TPMA_SESSION.ENCRYPT)
                 policy = self._start_session(TPM2_SE.POLICY, TPMA_SESSION(0), salted=False)
                 self._esys.policy_secret(ESYS_TR.ENDORSEMENT, policy, nonce_tpm=b"", cp_hash_a=b"", policy_ref=b"", expiration=0)
-                return bytes(self._esys.activate_credential(handle, endorsement, id_object, encrypted, session1=session, session2=policy))
+                return bytes(
+                    self._esys.activate_credential(handle, endorsement, id_object, encrypted, session1=session, session2=policy)
+                )
             finally:
                 if policy is not None:
                     self._esys.flush_context(policy)
@@ -373,7 +381,9 @@ class EsapiTpm:
                 parsed = TSSPrivKey.from_pem(key.pem)
                 private, public = TPM2B_PRIVATE(bytes(parsed.private)), TPM2B_PUBLIC.unmarshal(key.public)[0]
             except (ValueError, TypeError, TSS2_Exception) as error:
-                raise VaultError("damaged", "a key file of the vault is not what was written: restore it from a backup", path="") from error
+                raise VaultError(
+                    "damaged", "a key file of the vault is not what was written: restore it from a backup", path=""
+                ) from error
             return self._esys.load(self._primary, private, public)
 
         handle = self._slots.get(key.public, load, beside=beside)
@@ -497,9 +507,13 @@ def _translate(error: TSS2_Exception) -> TpmRefusedError | TpmUnavailableError:
         code, text = _REASONS[rc]
         return TpmRefusedError(code, text, rc=rc)
     if int(error.error) in (0x8E, 0xA2):
-        return TpmRefusedError("auth_fail", "the TPM refused the key's auth value: the vault's secret is not the one it was made with", rc=rc)
+        return TpmRefusedError(
+            "auth_fail", "the TPM refused the key's auth value: the vault's secret is not the one it was made with", rc=rc
+        )
     if int(error.error) == 0x9F:
         return VaultError("wrong_tpm", "the key does not belong to this TPM: it was made under another one's primary key", path="")
     if rc in _FORGETTING:
-        return TpmUnavailableError("tpm_memory", "the TPM has no room for keys or sessions even after dropping ours: who else uses it?", rc=rc)
+        return TpmUnavailableError(
+            "tpm_memory", "the TPM has no room for keys or sessions even after dropping ours: who else uses it?", rc=rc
+        )
     return TpmRefusedError("refused", f"the TPM refused: {error}", rc=rc)

@@ -87,7 +87,9 @@ class Swtpm:
 
     def __init__(self, folder: Path, *, socket_path: Path) -> None:
         if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH:
-            raise TpmUnavailableError("path_too_long", f"{socket_path} is too long for a Unix socket: choose a shorter runtime folder")
+            raise TpmUnavailableError(
+                "path_too_long", f"{socket_path} is too long for a Unix socket: choose a shorter runtime folder"
+            )
         self._folder, self._socket = folder.absolute(), socket_path.absolute()
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0

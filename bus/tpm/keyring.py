@@ -1,0 +1,175 @@
+"""Named keys over a vault and the chips that can use them: make, find, rotate, sign. Blocking; the engine's thread owns it.
+
+A name has generations. One is current; those before it sign until their end date. Making is idempotent: a generation of the
+wanted suite and origin that has not ended is used again rather than made anew, so a rollout can go forth and back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from bus.clock import Clock
+from bus.errors import TpmRefusedError, VaultError, VerificationError
+from bus.protocol import proof, signatures
+from bus.protocol.contexts import Purpose
+from bus.protocol.names import is_agent_name
+from bus.protocol.proof import BatchProof
+from bus.protocol.suites import IDENTITY_SUITES, Suite
+from bus.tpm import vault as vaults
+from bus.tpm.interface import SOFTWARE, KeyInfo, Tpm, WrappedKey
+from bus.tpm.vault import Entry, Vault
+
+ATTESTATION = "attestation"
+ATTESTATION_SUITE = IDENTITY_SUITES["ecc256/sha256"]
+KEEP_RETIRED_MS = 7 * 24 * 3600 * 1000
+"""How long a key that was replaced signs on, where nobody says otherwise: as long as durable messages live by default."""
+_CACHED_KEYS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedKey:
+    """A key of the vault, read and checked, ready to sign."""
+
+    info: KeyInfo
+    suite: Suite
+    wrapped: WrappedKey = field(repr=False)
+    auth: bytes = field(repr=False)
+    public: PublicKeyTypes
+    signer: bytes
+
+
+@dataclass(slots=True)
+class Keyring:
+    vault: Vault
+    clock: Clock
+    chips: Mapping[str, Tpm] = field(default_factory=dict)
+    """By origin: which chip serves keys that live there."""
+    parents: Mapping[str, bytes] = field(default_factory=dict)
+    """By origin: the Name of the primary key under which that chip wraps."""
+    _loaded: OrderedDict[str, LoadedKey] = field(default_factory=OrderedDict)
+
+    def infos(self) -> list[KeyInfo]:
+        return [entry.info for entry in self.vault.entries()]
+
+    def chip(self, origin: str) -> Tpm:
+        try:
+            return self.chips[origin]
+        except KeyError:
+            here = ", ".join(sorted(self.chips)) or "none"
+            raise TpmRefusedError(
+                "wrong_origin", f"no {origin} TPM is open here ({here}): this key cannot be made or used"
+            ) from None
+
+    # -- making ----------------------------------------------------------------------------------------------------------------
+
+    def create(self, name: str, suite: Suite, origin: str) -> KeyInfo:
+        if not is_agent_name(name):
+            raise ValueError(f"{name!r} is no agent name: a capital letter, then capital letters and digits, 32 at most")
+        with self.vault.writing():
+            mine = [entry for entry in self.vault.entries() if entry.info.name == name]
+            usable = [entry for entry in mine if self._fits(entry, suite, origin)]
+            current = [entry for entry in mine if entry.info.ends_ms is None]
+            for entry in usable:
+                if entry.info.ends_ms is None:
+                    return entry.info
+            until = self.clock.now_ms() + KEEP_RETIRED_MS
+            if usable:
+                again = vaults.make_current(usable[-1])
+                self.vault.update([*(vaults.retire(entry, ends_ms=until) for entry in current), again])
+                return again.info
+            return self._make(name, suite, origin, mine, ends_ms=until)
+
+    def rotate(self, name: str, *, keep_until_ms: int, suite: Suite | None) -> KeyInfo:
+        with self.vault.writing():
+            entries = self.vault.entries()
+            old = vaults.find(entries, name).info
+            mine = [entry for entry in entries if entry.info.name == name]
+            return self._make(name, suite or IDENTITY_SUITES[old.suite], old.origin, mine, ends_ms=keep_until_ms)
+
+    def attester(self) -> LoadedKey:
+        """The restricted key that vouches for others: it signs only what the chip itself has made."""
+        with self.vault.writing():
+            for entry in self.vault.entries():
+                if (
+                    entry.info.name == ATTESTATION
+                    and entry.info.ends_ms is None
+                    and entry.parent == self.parents.get(entry.info.origin)
+                ):
+                    return self._open(entry)
+            origin = next((origin for origin in self.chips if origin != SOFTWARE), SOFTWARE)
+            mine = [entry for entry in self.vault.entries() if entry.info.name == ATTESTATION]
+            self._make(ATTESTATION, None, origin, mine, ends_ms=self.clock.now_ms())
+            return self._open(vaults.find(self.vault.entries(), ATTESTATION))
+
+    def _make(self, name: str, suite: Suite | None, origin: str, mine: Sequence[Entry], *, ends_ms: int) -> KeyInfo:
+        generation = max((entry.info.generation for entry in mine), default=0) + 1
+        now = self.clock.now_ms()
+        label = (suite or ATTESTATION_SUITE).name
+        draft = KeyInfo(name, generation, label, origin, b"", b"", now, None)
+        wrapped = self.chip(origin).create(suite, auth=self.vault.auth(draft))
+        info = KeyInfo(name, generation, label, origin, wrapped.spki, wrapped.public, now, None)
+        retired = [vaults.retire(entry, ends_ms=ends_ms) for entry in mine if entry.info.ends_ms is None]
+        self.vault.add(vaults.new_entry(info, wrapped, parent=self.parents.get(origin, b"")), wrapped, retired=retired)
+        return info
+
+    def _fits(self, entry: Entry, suite: Suite, origin: str) -> bool:
+        info = entry.info
+        alive = info.ends_ms is None or info.ends_ms > self.clock.now_ms()
+        return alive and info.suite == suite.name and info.origin == origin and entry.parent == self.parents.get(origin, b"")
+
+    # -- using -----------------------------------------------------------------------------------------------------------------
+
+    def open(self, key: str) -> LoadedKey:
+        """Find a key, current or by generation. Raises TpmRefusedError: unknown_key, key_ended; VaultError: damaged, wrong_tpm."""
+        loaded = self._open(vaults.find(self.vault.entries(), key))
+        ends_ms = loaded.info.ends_ms
+        if ends_ms is not None and ends_ms <= self.clock.now_ms():
+            raise TpmRefusedError(
+                "key_ended", f"{loaded.info.id} was rotated away, and its time is over: sign with {loaded.info.name}"
+            )
+        return loaded
+
+    def sign(self, key: LoadedKey, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]) -> list[BatchProof]:
+        """One signature over all contents, checked before anybody gets it: a faulty chip must not leak a faulty signature."""
+        batch = proof.batch(key.suite, signer, contents)
+        tbs = batch.tbs
+        digest = key.suite.digest(tbs)
+        chip = self.chip(key.info.origin)
+        signature = chip.sign(key.wrapped, key.suite, digest, auth=key.auth)
+        try:
+            signatures.verify(key.suite, key.public, tbs, signature)
+        except VerificationError as error:
+            raise TpmRefusedError("bad_signature", f"the TPM gave a signature for {key.info.id} that does not verify") from error
+        return batch.proofs(signature)
+
+    def _open(self, entry: Entry) -> LoadedKey:
+        info = entry.info
+        cached = self._loaded.get(info.id)
+        if cached is not None and cached.info.spki == info.spki:
+            self._loaded.move_to_end(info.id)
+            return cached if cached.info == info else self._remember(_with_info(cached, info))
+        if info.origin in self.chips and entry.parent != self.parents.get(info.origin, b""):
+            raise VaultError(
+                "wrong_tpm",
+                f"{info.id} was made under another TPM's primary key ({entry.parent.hex()[:16]}..): "
+                f"put that TPM back, or make a new key with `tpmbus keys rotate {info.name}`",
+                path=f"{info.id}.pem",
+            )
+        wrapped = self.vault.read(entry)
+        public = signatures.load_public(info.spki)
+        suite = IDENTITY_SUITES[info.suite]
+        return self._remember(LoadedKey(info, suite, wrapped, self.vault.auth(info), public, proof.key_signer(info.spki)))
+
+    def _remember(self, key: LoadedKey) -> LoadedKey:
+        self._loaded[key.info.id] = key
+        if len(self._loaded) > _CACHED_KEYS:
+            self._loaded.popitem(last=False)
+        return key
+
+
+def _with_info(key: LoadedKey, info: KeyInfo) -> LoadedKey:
+    return LoadedKey(info, key.suite, key.wrapped, key.auth, key.public, key.signer)

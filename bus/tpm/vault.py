@@ -1,0 +1,281 @@
+"""Where wrapped keys are kept: standard key files, and an index that says which of them count.
+
+    index.json          every key, its suite, origin, generations and the digests of its files
+    NAME.GEN.pem        the wrapped key: TSS2 PRIVATE KEY (any TPM tool takes it), or ENCRYPTED PRIVATE KEY of the software keystore
+    NAME.GEN.pub        its public area as the TPM marshals it (software: SubjectPublicKeyInfo)
+    secret              32 bytes; the keys' auth values are derived from it
+
+Key files are written once and never changed; the index is replaced as a whole, and that is the moment at which a key exists.
+So a process can be killed at any instant: what it left behind without an index entry is nothing, and is swept away later.
+Writers exclude each other by `flock`, which the kernel gives back when a process dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from bus.errors import TpmRefusedError, VaultError
+from bus.protocol import contexts
+from bus.tpm.interface import KeyInfo, WrappedKey
+
+VERSION: Final = 1
+KEY_FILE: Final = re.compile(r"([A-Z][A-Z0-9]{0,31}|attestation)\.([1-9][0-9]{0,8})\.(pem|pub)")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the index: what everybody may know of a key, and what its files must be."""
+
+    info: KeyInfo
+    parent: bytes
+    """The Name of the primary key that it is wrapped under; empty for the software keystore."""
+    pem_sha256: bytes
+    public_sha256: bytes
+
+
+class Vault(Protocol):
+    """What an engine needs of the place that keeps its keys."""
+
+    def entries(self) -> list[Entry]: ...
+
+    def read(self, entry: Entry) -> WrappedKey: ...
+
+    def add(self, entry: Entry, key: WrappedKey, *, retired: Iterable[Entry] = ()) -> None:
+        """Keep a new key, and replace the entries of older generations, in one step. Call it within `writing`."""
+
+    def update(self, changed: Iterable[Entry]) -> None: ...
+
+    def writing(self) -> Any:
+        """A context in which nobody else writes."""
+
+    def auth(self, info: KeyInfo) -> bytes: ...
+
+
+def find(entries: Iterable[Entry], key: str) -> Entry:
+    """The entry of NAME (its current generation) or NAME.GENERATION. Raises TpmRefusedError("unknown_key")."""
+    name, _, generation = key.partition(".")
+    for entry in entries:
+        info = entry.info
+        if info.name == name and (info.ends_ms is None if not generation else str(info.generation) == generation):
+            return entry
+    raise TpmRefusedError(
+        "unknown_key", f"the vault has no key {key}: `tpmbus keys list` shows what it has, `tpmbus provision` makes it"
+    )
+
+
+def new_entry(info: KeyInfo, key: WrappedKey, *, parent: bytes) -> Entry:
+    return Entry(info, parent, hashlib.sha256(key.pem).digest(), hashlib.sha256(key.public).digest())
+
+
+def derive_auth(secret: bytes, info: KeyInfo) -> bytes:
+    """32 characters, so that tools which take a passphrase take it too; never empty, never with zeros at its end."""
+    raw = HKDFExpand(SHA256(), 24, contexts.KEY_AUTH + b"\0" + info.id.encode()).derive(secret)
+    return urlsafe_b64encode(raw)
+
+
+class MemoryVault:
+    """The same without a disk, for tests and for programs that keep nothing."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._keys: dict[str, WrappedKey] = {}
+        self._secret = secrets.token_bytes(32)
+
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def read(self, entry: Entry) -> WrappedKey:
+        return self._keys[entry.info.id]
+
+    def add(self, entry: Entry, key: WrappedKey, *, retired: Iterable[Entry] = ()) -> None:
+        self._keys[entry.info.id] = key
+        self.update([*retired, entry])
+
+    def update(self, changed: Iterable[Entry]) -> None:
+        self._entries |= {entry.info.id: entry for entry in changed}
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        yield
+
+    def auth(self, info: KeyInfo) -> bytes:
+        return derive_auth(self._secret, info)
+
+
+class FolderVault:
+    """The vault of a state folder. Any number of processes may read it; one writes at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: tuple[int, int, int] | None = None
+        self._entries: dict[str, Entry] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+            with self.writing():
+                if not self._path("secret").exists():
+                    self._write("secret", secrets.token_bytes(32))
+                self._sweep()
+        except OSError as error:
+            raise _disk(error, folder) from error
+
+    def entries(self) -> list[Entry]:
+        self._refresh()
+        return list(self._entries.values())
+
+    def read(self, entry: Entry) -> WrappedKey:
+        pem = self._checked(f"{entry.info.id}.pem", entry.pem_sha256)
+        public = self._checked(f"{entry.info.id}.pub", entry.public_sha256)
+        return WrappedKey(pem, public, entry.info.spki, entry.info.origin)
+
+    def add(self, entry: Entry, key: WrappedKey, *, retired: Iterable[Entry] = ()) -> None:
+        try:
+            self._write(f"{entry.info.id}.pem", key.pem)
+            self._write(f"{entry.info.id}.pub", key.public)
+        except OSError as error:
+            raise _disk(error, self._folder) from error
+        self.update([*retired, entry])
+
+    def update(self, changed: Iterable[Entry]) -> None:
+        entries = self._entries | {entry.info.id: entry for entry in changed}
+        document = {"version": VERSION, "keys": [_to_json(entry) for _, entry in sorted(entries.items())]}
+        try:
+            self._write("index.json", json.dumps(document, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise _disk(error, self._folder) from error
+        self._refresh()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _disk(error, self._folder) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._refresh()
+            yield
+        finally:
+            os.close(lock)
+
+    def auth(self, info: KeyInfo) -> bytes:
+        secret = self._path("secret").read_bytes()
+        if len(secret) != 32:
+            raise VaultError(
+                "damaged", "the vault's secret has been cut short: restore it from a backup", path=str(self._path("secret"))
+            )
+        return derive_auth(secret, info)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name
+
+    def _refresh(self) -> None:
+        """Read the index again if it is not the one that was read last."""
+        path = self._path("index.json")
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            self._seen, self._entries = None, {}
+            return
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if seen == self._seen:
+            return
+        try:
+            document = json.loads(path.read_bytes())
+            version, lines = document["version"], document["keys"]
+            entries = [_from_json(line) for line in lines] if version == VERSION else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise VaultError(
+                "damaged", f"the vault's index {path} is not what was written ({error}): restore it from a backup", path=str(path)
+            ) from error
+        if version != VERSION:
+            raise VaultError("version", f"{path} was written by another version of tpmbus ({version}); upgrade", path=str(path))
+        self._seen, self._entries = seen, {entry.info.id: entry for entry in entries}
+
+    def _checked(self, name: str, digest: bytes) -> bytes:
+        path = self._path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise VaultError(
+                "missing", f"{path} is gone: restore it, or make a new key with `tpmbus keys rotate`", path=str(path)
+            ) from error
+        if hashlib.sha256(data).digest() != digest:
+            raise VaultError(
+                "damaged",
+                f"{path} is not what was written: restore it, or make a new key with `tpmbus keys rotate`",
+                path=str(path),
+            )
+        return data
+
+    def _write(self, name: str, data: bytes) -> None:
+        """All of it or nothing, and on disk when this returns."""
+        temporary = self._path(f".{name}.{secrets.token_hex(4)}.new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path(name))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _sweep(self) -> None:
+        """Remove what interrupted writers left: temporary files, and key files that no index entry names."""
+        for path in self._folder.iterdir():
+            match = KEY_FILE.fullmatch(path.name)
+            if path.name.endswith(".new") or (match and f"{match[1]}.{match[2]}" not in self._entries):
+                path.unlink(missing_ok=True)
+
+
+def retire(entry: Entry, *, ends_ms: int) -> Entry:
+    return replace(entry, info=replace(entry.info, ends_ms=ends_ms))
+
+
+def make_current(entry: Entry) -> Entry:
+    return replace(entry, info=replace(entry.info, ends_ms=None))
+
+
+def _to_json(entry: Entry) -> dict[str, Any]:
+    info = asdict(entry.info)
+    info |= {"spki": b64encode(entry.info.spki).decode(), "public": b64encode(entry.info.public).decode()}
+    digests = {"pem_sha256": entry.pem_sha256.hex(), "public_sha256": entry.public_sha256.hex()}
+    return info | {"parent": entry.parent.hex()} | digests
+
+
+def _from_json(line: dict[str, Any]) -> Entry:
+    fields = dict(line)
+    parent, pem, public = (bytes.fromhex(fields.pop(name)) for name in ("parent", "pem_sha256", "public_sha256"))
+    fields["spki"], fields["public"] = b64decode(fields["spki"]), b64decode(fields["public"])
+    return Entry(KeyInfo(**fields), parent, pem, public)
+
+
+def _disk(error: OSError, folder: Path) -> VaultError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return VaultError(
+            "disk_full", f"no room to write in {folder}: free some and run the command again; nothing was lost", path=str(folder)
+        )
+    return VaultError("disk", f"cannot write in {folder}: {error}", path=str(folder))
