@@ -56,7 +56,7 @@ class Place:
         return Problem(self.file, self.line, self.column, message)
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(slots=True)

@@ -101,7 +101,7 @@ class RoleWords(Words):
         examples=["hardware"],
     )
     session: Annotated[int, *duration(MINUTE, 15 * MINUTE)] = Field(
-        default=15 * MINUTE, description="How long a session certificate lasts, at most 15m.", examples=["10m"]
+        default=15 * MINUTE, description="How long a session certificate lasts, from 1m to 15m.", examples=["10m"]
     )
     inbox: Literal["x25519", "hybrid"] = Field(
         default="x25519",
@@ -131,7 +131,7 @@ class TopicWords(Words):
         description="`live`: to whoever listens now. `durable`: stored, and delivered until it was handled.",
     )
     retention: Annotated[int, *duration(MINUTE, 366 * DAY), BeforeValidator(finite)] = Field(
-        default=7 * DAY, description="Durable only: how long messages are kept.", examples=["7d"]
+        default=7 * DAY, description="Durable only: how long messages are kept, from 1m to 366d.", examples=["7d"]
     )
     unit: Literal["envelope", "record"] | None = Field(
         default=None,
@@ -146,7 +146,7 @@ class TopicWords(Words):
         examples=[["normal", "bulk"]],
     )
     ttl: Annotated[int, *duration(100, DAY)] = Field(
-        default=MINUTE, description="Live only: the longest time between sending and delivery.", examples=["60s"]
+        default=MINUTE, description="Live only: the longest time between sending and delivery, from 100ms to 1d.", examples=["60s"]
     )
     signed_by: Literal["session", "identity"] = Field(
         default="session",
@@ -173,7 +173,7 @@ class TopicWords(Words):
     )
     ack_wait: Annotated[int, *duration(1_000, DAY)] = Field(
         default=30_000,
-        description="Durable only: after this time without an answer a message is delivered again.",
+        description="Durable only: after this time without an answer, from 1s to 1d, a message is delivered again.",
         examples=["30s"],
     )
     max_deliver: int = Field(
@@ -246,8 +246,8 @@ class Document(Words):
         default=[], description="Rules for topics. Topics without a rule are live, session-signed and of normal priority."
     )
     rollout: RolloutWords = Field(default=RolloutWords(), description="Moving agents to the TPM step by step.")
-    trust: TrustWords = Field(default=TrustWords(), description="How old trust may get.")
-    tpm: TpmWords = Field(default=TpmWords(), description="Where the TPM keeps what is ours.")
+    trust: TrustWords = Field(default=TrustWords(), description="What is believed, and for how long.")
+    tpm: TpmWords = Field(default=TpmWords(), description="What the TPM keeps for the fleet.")
     audit_readers: list[ReaderName] = Field(
         default=[], description="Roles or agents that may read the audit topics.", examples=[["security"]]
     )
