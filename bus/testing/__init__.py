@@ -1,0 +1,10 @@
+"""For the tests of tpmbus and of programs that use it: fakes, clocks that are turned by hand, and conformance checks."""
+
+from __future__ import annotations
+
+from bus.testing.clock import ManualClock
+from bus.testing.fake_tpm import FakeTpm
+from bus.testing.tpm_check import check_tpm
+from bus.tpm.slow import SlowTpm
+
+__all__ = ["FakeTpm", "ManualClock", "SlowTpm", "check_tpm"]

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from itertools import pairwise
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from bus.clock import Clock, SystemClock
 from bus.errors import BusError, TpmError, TpmUnavailableError
 from bus.protocol.contexts import Purpose
 from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
-from bus.protocol.suites import BY_NUMBER, IDENTITY_SUITES, Suite
+from bus.protocol.suites import Suite
 from bus.tpm.interface import SOFTWARE, AttestationKey, Attested, Endorsement, EngineStatistics, Facts, KeyInfo, Priority, Tpm
 from bus.tpm.keyring import Keyring
 from bus.tpm.tally import Tally
@@ -61,7 +65,7 @@ class Engine:
         self._facts: Facts | None = None
         self._retry_at = 0.0
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         """Start the thread and open the TPM. Raises TpmUnavailableError, TpmRefusedError("foreign_primary")."""
         self._worker.start()
         try:
@@ -160,8 +164,6 @@ class Engine:
 
     async def aclose(self) -> None:
         """Stop: waiting callers get ClosedError. A TPM that hangs is not waited for longer than a few seconds."""
-        import anyio.to_thread
-
         self._worker.close()
         with anyio.CancelScope(shield=True):
             ended = await anyio.to_thread.run_sync(self._worker.join, CLOSE_SECONDS)
@@ -213,7 +215,7 @@ class Engine:
         ends = [0]
         for job in jobs:
             ends.append(ends[-1] + job.size)
-        return [proofs[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return [proofs[start:end] for start, end in pairwise(ends)]
 
     def _connect(self) -> None:
         chips: dict[str, Tpm] = {}
@@ -257,13 +259,6 @@ class Engine:
         return self._facts.origin if self._facts is not None else SOFTWARE
 
 
-def verify_proof(found: BatchProof, suite: Suite, purpose: Purpose, content: bytes, *, spki: bytes) -> None:
-    """What a receiver does with a proof, in one call. Raises VerificationError("bad_proof")."""
-    from bus.protocol import signatures
-
-    signatures.verify(suite, signatures.load_public(spki), found.tbs(purpose, content), found.signature)
-
-
 def _copy(error: BusError) -> BusError:
     """Its own exception for each waiting caller: a shared one would gather all their tracebacks."""
     twin = error.__class__.__new__(error.__class__, *error.args)
@@ -278,6 +273,3 @@ def _checked_pcrs(pcrs: Sequence[int]) -> Sequence[int]:
         if not 0 <= pcr < 24:
             raise ValueError(f"there is no PCR {pcr}: they are 0 to 23")
     return pcrs
-
-
-__all__ = ["BY_NUMBER", "IDENTITY_SUITES", "Engine", "verify_proof"]

@@ -53,14 +53,14 @@ def manufacture(folder: Path) -> None:
     (making / "state").mkdir(parents=True, mode=0o700)
     (making / "ca").mkdir(mode=0o700)
     making.chmod(0o700)
-    _write_configuration(making, final=folder)
+    _write_configuration(making, at=making)
     command = ["swtpm_setup", "--tpm2", "--config", str(making / "setup.conf"), "--tpmstate", str(making / "state")]
     command += ["--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603  fixed program, own paths
     if done.returncode:
         shutil.rmtree(making, ignore_errors=True)
         raise TpmUnavailableError("swtpm_setup", f"swtpm_setup failed with exit code {done.returncode}: {_last_lines(done)}")
-    _write_configuration(making, final=folder)
+    _write_configuration(making, at=folder)
     try:
         making.rename(folder)
     except OSError:
@@ -69,16 +69,25 @@ def manufacture(folder: Path) -> None:
             raise
 
 
-def _write_configuration(making: Path, *, final: Path) -> None:
-    ca = making / "ca"
-    (making / "setup.conf").write_text(
-        "create_certs_tool = swtpm_localca\n"
-        f"create_certs_tool_config = {making / 'localca.conf'}\ncreate_certs_tool_options = {making / 'localca.options'}\n"
-        "active_pcr_banks = sha256,sha384\n"
-    )
-    (making / "localca.conf").write_text(
-        f"statedir = {ca}\nsigningkey = {ca / 'signkey.pem'}\nissuercert = {ca / 'issuercert.pem'}\ncertserial = {ca / 'certserial'}\n"
-    )
+def _write_configuration(making: Path, *, at: Path) -> None:
+    """What swtpm_setup and its CA read: with the paths of the folder as it will be `at`."""
+    ca = at / "ca"
+    files = {
+        "setup.conf": {
+            "create_certs_tool": "swtpm_localca",
+            "create_certs_tool_config": at / "localca.conf",
+            "create_certs_tool_options": at / "localca.options",
+            "active_pcr_banks": "sha256,sha384",
+        },
+        "localca.conf": {
+            "statedir": ca,
+            "signingkey": ca / "signkey.pem",
+            "issuercert": ca / "issuercert.pem",
+            "certserial": ca / "certserial",
+        },
+    }
+    for name, settings in files.items():
+        (making / name).write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
     (making / "localca.options").write_text("--platform-manufacturer tpmbus\n--platform-version 1\n--platform-model swtpm\n")
 
 

@@ -175,12 +175,15 @@ class FolderVault:
             os.close(lock)
 
     def auth(self, info: KeyInfo) -> bytes:
-        secret = self._path("secret").read_bytes()
+        return derive_auth(self.secret(), info)
+
+    def secret(self) -> bytes:
+        """What auth values come from, and what the software keystore seals with."""
+        path = self._path("secret")
+        secret = path.read_bytes()
         if len(secret) != 32:
-            raise VaultError(
-                "damaged", "the vault's secret has been cut short: restore it from a backup", path=str(self._path("secret"))
-            )
-        return derive_auth(secret, info)
+            raise VaultError("damaged", f"{path} has been cut short: restore it from a backup", path=str(path))
+        return secret
 
     def _path(self, name: str) -> Path:
         return self._folder / name

@@ -1,0 +1,105 @@
+"""The state folder and the runtime folder: where they are, whose they are, and who has them locked.
+
+state/      swtpm/ vault/ ..      what must survive; 0700; `--state`, TPMBUS_STATE, else the user's XDG state folder
+runtime/    tpm.sock swtpm.sock   sockets; short, because a Unix socket's path has 108 bytes; linked from the state folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bus.errors import ConnectError, StateInUseError
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One state folder, made if it was not there, and the places inside it."""
+
+    folder: Path
+    runtime: Path
+
+    @property
+    def swtpm(self) -> Path:
+        return self.folder / "swtpm"
+
+    @property
+    def vault(self) -> Path:
+        return self.folder / "vault"
+
+    @property
+    def tpm_socket(self) -> Path:
+        return self.runtime / "tpm.sock"
+
+    @property
+    def swtpm_socket(self) -> Path:
+        return self.runtime / "swtpm.sock"
+
+    @property
+    def tpm_lock(self) -> Path:
+        return self.folder / "tpm.lock"
+
+
+def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None = None) -> State:
+    """The state folder that is meant. Raises ConnectError if its place cannot be ours alone."""
+    environ = os.environ if environ is None else environ
+    chosen = folder or _from_environment(environ)
+    state = chosen.expanduser().absolute()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    runtime = _runtime_root(environ) / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:8]
+    _own(runtime)
+    link = state / "run"
+    if not link.is_symlink() or link.readlink() != runtime:
+        with suppress(FileNotFoundError):
+            link.unlink()
+        with suppress(FileExistsError):  # another process was quicker
+            link.symlink_to(runtime)
+    return State(state, runtime)
+
+
+@contextmanager
+def owned(lock: Path, *, url: str) -> Iterator[None]:
+    """Own what this lock file stands for, until the end of the block or of the process. Raises StateInUseError(pid, url)."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+            raise StateInUseError(int(holder.get("pid", 0)), str(holder.get("url", url))) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Path:
+    if environ.get("TPMBUS_STATE"):
+        return Path(environ["TPMBUS_STATE"])
+    return Path(environ.get("XDG_STATE_HOME") or "~/.local/state") / "tpmbus"
+
+
+def _runtime_root(environ: Mapping[str, str]) -> Path:
+    given = environ.get("XDG_RUNTIME_DIR")
+    if given and Path(given).is_dir() and len(os.fsencode(given)) < 60:
+        return Path(given) / "tpmbus"
+    return Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp") / f"tpmbus-{os.getuid()}"  # noqa: S108  checked by `_own`
+
+
+def _own(folder: Path) -> None:
+    """Make the folder and its parent ours alone: in a shared place somebody else may have put one there first."""
+    for place in (folder.parent, folder):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = place.lstat()
+        if place.is_symlink() or status.st_uid != os.getuid():
+            raise ConnectError(f"{place} belongs to somebody else: remove it, or set XDG_RUNTIME_DIR to a folder of your own")
+        if status.st_mode & 0o077:
+            place.chmod(0o700)

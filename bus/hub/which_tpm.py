@@ -1,0 +1,63 @@
+"""Which TPM: what the caller names, else TPMBUS_TPM, else the state folder's own software TPM. Never hardware unasked.
+
+swtpm                 the state folder's own software TPM, made and run by us
+software              no TPM at all: the software keystore, where policy allows it
+device:/dev/tpmrm0    or any other TCTI string of the TSS
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from bus.hub.state import State, owned
+from bus.policy import Policy
+from bus.tpm.engine import Engine
+from bus.tpm.interface import HARDWARE, SOFTWARE, SOFTWARE_TPM, Tpm
+from bus.tpm.software import SoftwareTpm
+from bus.tpm.swtpm import Swtpm
+from bus.tpm.vault import FolderVault
+
+OWN_SWTPM = "swtpm"
+_SIMULATORS = ("swtpm:", "mssim:", "libtpms:")
+
+
+def chosen_tpm(tpm: str | None = None) -> str:
+    return tpm or os.environ.get("TPMBUS_TPM") or OWN_SWTPM
+
+
+def origin_of(tpm: str) -> str:
+    """What keys made there may call themselves."""
+    if tpm == SOFTWARE:
+        return SOFTWARE
+    return SOFTWARE_TPM if tpm == OWN_SWTPM or tpm.startswith(_SIMULATORS) else HARDWARE
+
+
+@asynccontextmanager
+async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None) -> AsyncIterator[Engine]:
+    """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket."""
+    which = chosen_tpm(tpm)
+    with owned(state.tpm_lock, url=f"unix://{state.tpm_socket}"):
+        vault = FolderVault(state.vault)
+        own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
+        try:
+            async with Engine(_opener(which, own, policy), vault, software=SoftwareTpm(vault.secret())) as engine:
+                yield engine
+        finally:
+            if own is not None:
+                own.stop()
+
+
+def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] | None:
+    if which == SOFTWARE:
+        return None
+
+    def open_tpm() -> Tpm:
+        from bus.tpm.esapi import EsapiTpm  # noqa: PLC0415  the TPM library is loaded only where a TPM is used
+
+        if own is not None:
+            own.start()
+        return EsapiTpm(own.tcti if own else which, origin=origin_of(which), primary_handle=policy.primary_handle)
+
+    return open_tpm
