@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from bus.errors import TpmUnavailableError
 from bus.hub.state import State, owned
 from bus.policy import Policy
 from bus.tpm.engine import Engine
@@ -20,6 +21,7 @@ from bus.tpm.swtpm import Swtpm
 from bus.tpm.vault import FolderVault
 
 OWN_SWTPM = "swtpm"
+_LIBRARY = "install libtss2-dev, pkg-config, gcc and python3-dev, then `pip install --force-reinstall tpm2-pytss`"
 _SIMULATORS = ("swtpm:", "mssim:", "libtpms:")
 
 
@@ -54,7 +56,10 @@ def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] 
         return None
 
     def open_tpm() -> Tpm:
-        from bus.tpm.esapi import EsapiTpm  # noqa: PLC0415  the TPM library is loaded only where a TPM is used
+        try:
+            from bus.tpm.esapi import EsapiTpm  # noqa: PLC0415  the TPM library is loaded only where a TPM is used
+        except (ImportError, OSError) as error:
+            raise TpmUnavailableError("no_library", f"tpm2-pytss does not load ({error}): {_LIBRARY}") from error
 
         if own is not None:
             own.start()

@@ -223,6 +223,6 @@ async def _is_misuse(call: Callable[[], Awaitable[Any]], what: str) -> None:
     raise AssertionError(f"{what} should be a ValueError")
 
 
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001  an assertion reads best like this
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise AssertionError(message)

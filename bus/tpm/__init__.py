@@ -4,3 +4,9 @@ Tpm        what a chip can do, one call at a time, from one thread     esapi (ha
 TpmEngine  the same for many async callers, over named keys            engine (here) · remote (in another process, over service)
 Vault      the keys themselves: wrapped blobs on disk, or in memory
 """
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TSS2_LOG", "all+none")  # the TSS reads it when it loads; its own chatter on stderr helps nobody

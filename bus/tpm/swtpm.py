@@ -72,7 +72,7 @@ def manufacture(folder: Path) -> None:
 def _write_configuration(making: Path, *, at: Path) -> None:
     """What swtpm_setup and its CA read: with the paths of the folder as it will be `at`."""
     ca = at / "ca"
-    files = {
+    files: dict[str, dict[str, object]] = {
         "setup.conf": {
             "create_certs_tool": "swtpm_localca",
             "create_certs_tool_config": at / "localca.conf",

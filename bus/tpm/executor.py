@@ -1,0 +1,140 @@
+"""What runs in an engine's thread: it holds the chips, serves batches of jobs, and opens the TPM again when it died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
+
+from bus.clock import Clock
+from bus.errors import BusError, TpmError, TpmUnavailableError
+from bus.protocol.contexts import Purpose
+from bus.tpm.interface import SOFTWARE, Facts, Tpm
+from bus.tpm.keyring import Keyring
+from bus.tpm.tally import Tally
+from bus.tpm.worker import Job
+
+REOPEN_PAUSE_SECONDS: Final = 1.0
+"""After a TPM could not be opened again, calls fail at once for this long instead of each trying anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A wish other than a signature: run `function`, and count it under `verb`."""
+
+    verb: str
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    key: str
+    purpose: Purpose
+    contents: Sequence[bytes]
+    signer: bytes | None
+
+
+@dataclass(slots=True)
+class Executor:
+    open_tpm: Callable[[], Tpm] | None
+    software: Tpm | None
+    keyring: Keyring
+    clock: Clock
+    tally: Tally = field(default_factory=Tally)
+    tpm: Tpm | None = None
+    facts: Facts | None = None
+    _retry_at: float = 0.0
+
+    def execute(self, jobs: list[Job]) -> None:
+        """Serve jobs of one key together; each gets its result or its error, and the thread lives on."""
+        begun = self.clock.monotonic()
+        for job in jobs:
+            self.tally.waited(begun - job.arrived)
+        try:
+            for job, result in zip(jobs, self._with_a_tpm_that_lives(jobs), strict=True):
+                job.result = result
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the callers' to hear
+            self.tally.failures[error.code if isinstance(error, TpmError) else type(error).__name__] += 1
+            for job in jobs:
+                job.error = _copy(error) if isinstance(error, BusError) else error
+        self.tally.busy += self.clock.monotonic() - begun
+
+    def connect(self) -> None:
+        chips: dict[str, Tpm] = {}
+        if self.open_tpm is not None:
+            self.tpm = self.open_tpm()
+            self.facts = self.tpm.facts()
+            chips[self.facts.origin] = self.tpm
+            self.keyring.parents = {self.facts.origin: self.facts.primary_name}
+        if self.software is not None:
+            chips.setdefault(SOFTWARE, self.software)
+        if not chips:
+            raise ValueError("an engine needs a TPM or a software keystore")
+        self.keyring.chips = chips
+
+    def close(self) -> None:
+        self._drop_tpm()
+        if self.software is not None:
+            self.software.close()
+
+    def chip(self) -> Tpm:
+        """The TPM; without one, the software keystore."""
+        chip = self.tpm or (self.software if self.open_tpm is None else None)
+        if chip is None:
+            raise TpmUnavailableError("no_tpm", "the TPM is gone; it is opened again as soon as it answers")
+        return chip
+
+    def _with_a_tpm_that_lives(self, jobs: list[Job]) -> Iterable[Any]:
+        """Everything here can be done twice without harm, so a TPM that died meanwhile is opened again and asked once more."""
+        connected_before = self.facts is not None
+        if self.tpm is None and connected_before:
+            self._reconnect()
+        try:
+            return self._serve(jobs)
+        except TpmUnavailableError as error:
+            if error.code != "no_tpm" or not connected_before:
+                raise
+            self._reconnect()
+            return self._serve(jobs)
+
+    def _serve(self, jobs: list[Job]) -> Iterable[Any]:
+        work = jobs[0].work
+        if isinstance(work, Call):
+            self.tally.operations[work.verb] += 1
+            return [work.function()]
+        key = self.keyring.open(work.key)
+        contents = [(job.work.purpose, content) for job in jobs for content in job.work.contents]
+        proofs = self.keyring.sign(key, work.signer or key.signer, contents)
+        self.tally.operations["sign"] += 1
+        self.tally.signed(key.suite.name, len(contents))
+        ends = [0]
+        for job in jobs:
+            ends.append(ends[-1] + job.size)
+        return [proofs[start:end] for start, end in pairwise(ends)]
+
+    def _reconnect(self) -> None:
+        now = self.clock.monotonic()
+        if now < self._retry_at:
+            raise TpmUnavailableError("no_tpm", "the TPM is gone, and could not be opened again a moment ago")
+        self._drop_tpm()
+        try:
+            self.connect()
+        except TpmError:
+            self._retry_at = now + REOPEN_PAUSE_SECONDS
+            raise
+        self.tally.restarts += 1
+
+    def _drop_tpm(self) -> None:
+        tpm, self.tpm = self.tpm, None
+        if tpm is not None:
+            tpm.close()
+
+
+def _copy(error: BusError) -> BusError:
+    """An exception of its own for each waiting caller: a shared one would gather all their tracebacks."""
+    twin = error.__class__.__new__(error.__class__, *error.args)
+    twin.__dict__.update(error.__dict__)
+    twin.args = error.args
+    twin.__cause__ = error
+    return twin
