@@ -1,0 +1,44 @@
+# Each target sets up what it needs first (scripts/setup: silent and quick where nothing is missing).
+# Arguments for the command behind a target: make run ARGS="--json", make test ARGS="tests/protocol -k merkle".
+
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock bench soak clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: ## set up, give every agent of the fleet its key, and show them
+	@scripts/setup
+	@.venv/bin/tpmbus provision $(ARGS)
+
+test: ## set up, check style and types, and run all tests on the built wheel
+	@scripts/setup test
+	@scripts/lint
+	@scripts/test $(ARGS)
+
+lint: ## ruff and mypy
+	@scripts/setup
+	@scripts/lint
+
+format: ## let ruff lay out the code and mend what it can
+	@scripts/setup
+	@.venv/bin/ruff format --quiet .
+	@.venv/bin/ruff check --quiet --fix .
+
+lock: ## write the lock files again (ARGS=--upgrade for newer versions)
+	@scripts/setup
+	@scripts/lock $(ARGS)
+
+bench: ## measure, and print the numbers beside their targets
+	@scripts/setup
+	@scripts/bench $(ARGS)
+
+soak: ## the tests of random input again, for much longer
+	@scripts/setup test
+	@TPMBUS_SOAK=1 scripts/test -m "not slow" $(ARGS)
+
+clean: ## remove the virtual environment and everything that tools left
+	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

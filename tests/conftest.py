@@ -1,0 +1,129 @@
+"""What every test has: both event loops, a guard against blocking them, reproducible random input, and a software TPM.
+
+made_swtpm      a folder with a software TPM, made once for the whole run; never start it, copy it
+swtpm_folder    this test's copy
+swtpm           it runs, until the test ends
+runtime         a folder with a short path, for sockets
+tpmbus          the command line, in a process of its own
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).parent.parent
+
+# ---- coverage, in the processes that run tests (scripts/test asks for it) ------------------------------------------------------
+
+_coverage: Any = None
+if "TPMBUS_TEST_COVERAGE" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
+    import coverage
+
+    _coverage = coverage.Coverage(config_file=str(REPOSITORY / os.environ.pop("TPMBUS_TEST_COVERAGE")))
+    _coverage.start()  # before the first test imports a room
+
+
+def pytest_sessionfinish() -> None:
+    if _coverage is not None:
+        _coverage.stop()
+        _coverage.save()
+
+
+# ---- random input --------------------------------------------------------------------------------------------------------------
+
+settings.register_profile("here", deadline=None, print_blob=True, max_examples=100)
+# There the change is judged, not the dice; here and in `make soak` new input is tried each time, and what fails is printed.
+settings.register_profile("ci", parent=settings.get_profile("here"), max_examples=50, derandomize=True)
+settings.register_profile("soak", parent=settings.get_profile("here"), max_examples=20_000, suppress_health_check=list(HealthCheck))
+settings.load_profile("soak" if "TPMBUS_SOAK" in os.environ else "ci" if "CI" in os.environ else "here")
+
+# ---- event loops ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every test marked `anyio` runs on both."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def no_blocking() -> Iterator[Any]:
+    """What blocks a running event loop from inside `bus` raises BlockingError. It sees asyncio only. Test code may block."""
+    from blockbuster import blockbuster_ctx
+
+    with blockbuster_ctx("bus") as guard:
+        yield guard
+
+
+# ---- software TPMs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def made_swtpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by the first process that asks, for all of them: it takes two seconds."""
+    from bus.tpm.swtpm import manufacture
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "swtpm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        manufacture(shared / "swtpm")
+    return shared / "swtpm"
+
+
+@pytest.fixture
+def swtpm_folder(made_swtpm: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "swtpm"
+    shutil.copytree(made_swtpm, folder)
+    return folder
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """Not below `tmp_path`, which easily outgrows the 108 bytes of a socket's path."""
+    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def swtpm(swtpm_folder: Path, runtime: Path) -> Iterator[Any]:
+    from bus.tpm.swtpm import Swtpm
+
+    process = Swtpm(swtpm_folder, socket_path=runtime / "tpm.sock")
+    process.start()
+    yield process
+    process.stop()
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tpmbus(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run it with arguments, and environment variables as keywords. Its state is in this test's folder, unless told otherwise."""
+
+    def run(*arguments: str, input: str = "", **environment: str) -> subprocess.CompletedProcess[str]:  # noqa: A002  as in subprocess
+        return subprocess.run(
+            [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments],
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=os.environ | {"TPMBUS_STATE": str(tmp_path / "state")} | environment,
+        )
+
+    return run
