@@ -1,0 +1,1 @@
+"""The agents that are run together: who they are, and later what they do."""

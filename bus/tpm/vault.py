@@ -121,7 +121,7 @@ class FolderVault:
     """The vault of a state folder. Any number of processes may read it; one writes at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._seen: tuple[int, int, int] | None = None
         self._entries: dict[str, Entry] = {}
         try:
@@ -149,7 +149,7 @@ class FolderVault:
             self._write(f"{entry.info.id}.pem", key.pem)
             self._write(f"{entry.info.id}.pub", key.public)
         except OSError as error:
-            raise _disk(error, self._folder) from error
+            raise _disk(error, self.folder) from error
         self.update([*retired, entry])
 
     def update(self, changed: Iterable[Entry]) -> None:
@@ -158,7 +158,7 @@ class FolderVault:
         try:
             self._write("index.json", json.dumps(document, indent=1).encode() + b"\n")
         except OSError as error:
-            raise _disk(error, self._folder) from error
+            raise _disk(error, self.folder) from error
         self._refresh()
 
     @contextmanager
@@ -166,7 +166,7 @@ class FolderVault:
         try:
             lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _disk(error, self._folder) from error
+            raise _disk(error, self.folder) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._refresh()
@@ -186,7 +186,7 @@ class FolderVault:
         return secret
 
     def _path(self, name: str) -> Path:
-        return self._folder / name
+        return self.folder / name
 
     def _refresh(self) -> None:
         """Read the index again if it is not the one that was read last."""
@@ -240,7 +240,7 @@ class FolderVault:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
@@ -248,7 +248,7 @@ class FolderVault:
 
     def _sweep(self) -> None:
         """Remove what interrupted writers left: temporary files, and key files that no index entry names."""
-        for path in self._folder.iterdir():
+        for path in self.folder.iterdir():
             match = KEY_FILE.fullmatch(path.name)
             if path.name.endswith(".new") or (match and f"{match[1]}.{match[2]}" not in self._entries):
                 path.unlink(missing_ok=True)
