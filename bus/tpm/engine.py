@@ -21,7 +21,7 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
 from bus.protocol.suites import Suite
 from bus.tpm.executor import Call, Executor, Sign
-from bus.tpm.interface import AttestationKey, Attested, Endorsement, EngineStatistics, Facts, KeyInfo, Priority, Tpm
+from bus.tpm.interface import AttestationKey, Attested, Endorsement, EngineStatistics, Facts, KeyInfo, Priority, Timing, Tpm
 from bus.tpm.keyring import Keyring
 from bus.tpm.vault import Vault
 from bus.tpm.worker import Worker
@@ -139,6 +139,11 @@ class Engine:
             return AttestationKey(info.spki, info.public, b"\x00\x0b" + hashlib.sha256(info.public[2:]).digest())
 
         return await self._call("attestation", read)
+
+    async def measure(self, suite: Suite) -> Timing:
+        return await self._call(
+            "measure", lambda: self._keyring.measure(suite, self._executor.chip()), priority=Priority.BACKGROUND
+        )
 
     async def statistics(self) -> EngineStatistics:
         tpm = self._executor.tpm

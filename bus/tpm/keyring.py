@@ -6,6 +6,8 @@ wanted suite and origin that has not ended is used again rather than made anew, 
 
 from __future__ import annotations
 
+import secrets
+import statistics
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from bus.protocol.names import is_agent_name
 from bus.protocol.proof import BatchProof
 from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.tpm import vault as vaults
-from bus.tpm.interface import SOFTWARE, KeyInfo, Tpm, WrappedKey
+from bus.tpm.interface import SOFTWARE, KeyInfo, Timing, Tpm, WrappedKey, signing_path
 from bus.tpm.vault import Entry, Vault
 
 ATTESTATION = "attestation"
@@ -28,6 +30,7 @@ ATTESTATION_SUITE = IDENTITY_SUITES["ecc256/sha256"]
 KEEP_RETIRED_MS = 7 * 24 * 3600 * 1000
 """How long a key that was replaced signs on, where nobody says otherwise: as long as durable messages live by default."""
 _CACHED_KEYS = 1_024
+_MEASURED_SIGNATURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,21 @@ class Keyring:
         info = entry.info
         alive = info.ends_ms is None or info.ends_ms > self.clock.now_ms()
         return alive and info.suite == suite.name and info.origin == origin and entry.parent == self.parents.get(origin, b"")
+
+    def measure(self, suite: Suite, chip: Tpm) -> Timing:
+        """A key that never reaches the vault: how long it takes to make, and to sign with."""
+        auth = secrets.token_urlsafe(24).encode()
+        begun = self.clock.monotonic()
+        wrapped = chip.create(suite, auth=auth)
+        created = self.clock.monotonic() - begun
+        info = KeyInfo("MEASURED", 1, suite.name, wrapped.origin, wrapped.spki, wrapped.public, self.clock.now_ms(), None)
+        key = LoadedKey(info, suite, wrapped, auth, signatures.load_public(wrapped.spki), proof.key_signer(wrapped.spki))
+        times = []
+        for _ in range(_MEASURED_SIGNATURES):
+            begun = self.clock.monotonic()
+            self.sign(key, key.signer, [(Purpose.ENVELOPE, bytes(suite.digest_bytes))])
+            times.append(self.clock.monotonic() - begun)
+        return Timing(suite.name, signing_path(suite, chip.facts()), created, statistics.median(times))
 
     # -- using -----------------------------------------------------------------------------------------------------------------
 
