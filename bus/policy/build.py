@@ -40,7 +40,8 @@ def _role(name: str, entry: Entry[RoleWords]) -> Role:
         deny_publish=_patterns(entry, words.deny.publish, "deny", "publish"),
         deny_subscribe=_patterns(entry, words.deny.subscribe, "deny", "subscribe"),
         groups=tuple(
-            GroupGrant(grant.group, _patterns(entry, grant.on, "groups", number, "on")) for number, grant in enumerate(words.groups)
+            GroupGrant(grant.group, _patterns(entry, grant.topics, "groups", number, "topics"))
+            for number, grant in enumerate(words.groups)
         ),
         uids=tuple(UidGrant(grant.uid, frozenset(Purpose[purpose.upper()] for purpose in grant.purposes)) for grant in words.uids),
         key_origin=words.key_origin,

@@ -176,9 +176,17 @@ def regions(patterns: Iterable[str]) -> set[str]:
 
 def _moved(samples: Mapping[str, list[str]], has_moved: _Judge, *, but_for: _Judge) -> tuple[str, ...]:
     """The largest regions in which something has moved, each with those in it for which that is not said."""
-    moved = _largest(region for region, topics in samples.items() if any(map(has_moved, topics)))
+    moved = [region for region, topics in samples.items() if any(map(has_moved, topics))]
     outside = [region for region, topics in samples.items() if topics and all(map(but_for, topics))]
-    return tuple(region + _except(_largest(other for other in outside if covers(region, other))) for region in moved)
+    said: dict[str, list[str]] = {}
+    for region in sorted(moved, key=lambda region: (-sum(covers(region, other) for other in moved), region)):
+        if not any(covers(outer, region) and not _any_covers(excepted, region) for outer, excepted in said.items()):
+            said[region] = _largest(other for other in outside if covers(region, other))
+    return tuple(region + _except(excepted) for region, excepted in sorted(said.items()))
+
+
+def _any_covers(patterns: list[str], region: str) -> bool:
+    return any(covers(pattern, region) for pattern in patterns)
 
 
 def _except(patterns: list[str]) -> str:
@@ -203,7 +211,7 @@ def _all_patterns(policy: Policy) -> list[str]:
 
 def _named(role: Role, name: str) -> set[str]:
     if name == "groups":
-        return {f"{grant.group}{_on(tuple(map(str, grant.on)))}" for grant in role.groups}
+        return {f"{grant.group}{_on(tuple(map(str, grant.topics)))}" for grant in role.groups}
     if name == "uids":
         return {f"{grant.uid} for {', '.join(sorted(purpose.name.lower() for purpose in grant.purposes))}" for grant in role.uids}
     return set(role.may)

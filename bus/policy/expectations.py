@@ -96,7 +96,7 @@ def run(policy: Policy, texts: Mapping[str, str | bytes]) -> Outcome:
         problems += found
         words, mistakes = shape(root, ExpectationWords) if root is not None else (None, [])
         problems += mistakes
-        if root is not None and words is not None:
+        if root is not None and words is not None and not mistakes:
             problems += _incomplete(words, root)
             _run_file(policy, words, root, outcome)
     if problems:

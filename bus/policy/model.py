@@ -42,10 +42,10 @@ class GroupGrant:
     """A queue group that a role may join (`*`: any), on subscriptions within these patterns (none: on all of its own)."""
 
     group: str
-    on: tuple[Pattern, ...]
+    topics: tuple[Pattern, ...]
 
     def allows(self, group: str, pattern: str) -> bool:
-        return self.group in (group, OTHERS) and (not self.on or any(covers(outer.text, pattern) for outer in self.on))
+        return self.group in (group, OTHERS) and (not self.topics or any(covers(outer.text, pattern) for outer in self.topics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +148,5 @@ DEFAULT_TOPIC_RULE: Final = topic_rule(TopicWords(match=">"), BUILT_IN)
 
 DEFAULT_TRUST_MAX_AGE_MS: Final[int] = default_of(TrustWords, "max_age")
 DEFAULT_PRIMARY_HANDLE: Final[int] = default_of(TpmWords, "handle")
+KEY_ORIGINS: Final[tuple[str, ...]] = ("hardware", "software-tpm", SOFTWARE)
+"""From the strongest to the weakest."""

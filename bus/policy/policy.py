@@ -101,8 +101,8 @@ class Policy:
         return self._fill
 
     def permits(self, role: str, action: Action, topic: str, rule: TopicRule | None = None) -> bool:
-        """Whether a role may do this, and (where one is given) this rule is the one for the topic."""
-        return self._decide(role, action, topic).allowed and (rule is None or self.topic_rule(topic) is rule)
+        """Whether a role may do this on a topic, and (if given) this rule is for it. For checks: nothing is remembered."""
+        return self._rights[role, action].judge(topic).allowed and (rule is None or self.topic_rule(topic) is rule)
 
     def members(self, role: str) -> tuple[str, ...]:
         """The listed agents of a role, by name."""

@@ -32,7 +32,7 @@ class Reach:
         """The pattern by which the role may do this on topics that this rule, and no more specific one, is for."""
         own = role.publish if action == "publish" else role.subscribe
         for pattern in own if within is None else within:
-            self.left -= 1
+            self._spend(1)
             common = intersection(pattern.text, rule.match.text)
             if common is not None and self._any(role, action, common, rule):
                 return pattern
@@ -41,11 +41,14 @@ class Reach:
     def has_effect(self, role: Role, action: Action, pattern: Pattern) -> bool:
         return self._any(role, action, pattern.text, None)
 
+    def _spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise _TooLargeError
+
     def _any(self, role: Role, action: Action, pattern: str, rule: TopicRule | None) -> bool:
         for topic in shapes(pattern, fill=self.policy.fill):
-            self.left -= _STEPS_A_DECISION
-            if self.left < 0:
-                raise _TooLargeError
+            self._spend(_STEPS_A_DECISION)
             if self.policy.permits(role.name, action, topic, rule):
                 return True
         return False
@@ -90,12 +93,12 @@ def _about_readers(reach: Reach, rule: TopicRule) -> Iterator[Problem]:
     in_groups = [
         role.name
         for role in readers
-        if any(reach.pattern(role, "subscribe", rule, within=grant.on or None) for grant in role.groups)
+        if any(reach.pattern(role, "subscribe", rule, within=grant.topics or None) for grant in role.groups)
     ]
     if rule.needs_identity and in_groups:
         yield rule.place.problem(
             f"{rule.match.text!r} is critical and {_roles(in_groups)} may read it in queue groups: a dishonest broker can hand "
-            "one message to each member; name the topics that are for the group: '{group: NAME, on: [..]}'"
+            "one message to each member; name the topics that are for the group: '{group: NAME, topics: [..]}'"
         )
     if by_envelope and in_groups:
         yield rule.place.problem(
@@ -111,7 +114,7 @@ def _about_readers(reach: Reach, rule: TopicRule) -> Iterator[Problem]:
 
 
 def _in_a_group(reach: Reach, role: Role, rule: TopicRule) -> bool:
-    return any(reach.pattern(role, "subscribe", rule, within=grant.on or None) for grant in role.groups)
+    return any(reach.pattern(role, "subscribe", rule, within=grant.topics or None) for grant in role.groups)
 
 
 def _without_effect(reach: Reach, role: Role) -> Iterator[Problem]:

@@ -36,6 +36,10 @@ _EXPECTED: Final[AbstractMapping[str, str]] = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+_BOUNDS: Final[AbstractMapping[str, tuple[str, str]]] = {
+    "greater_than_equal": ("ge", "is too small: at least"),
+    "less_than_equal": ("le", "is too large: at most"),
+}
 
 
 def shape(root: Mapping, model: type[WordsT]) -> tuple[WordsT | None, list[Problem]]:
@@ -142,6 +146,10 @@ def _message(fault: Any, node: Node | None, *, with_hint: bool) -> str:
     if kind in _EXPECTED:
         quotes = "; write it in quotes" if kind == "string_type" and isinstance(node, Scalar) else ""
         return f"expected {_EXPECTED[kind]}, found {_value(node)}{quotes}"
+    if kind in _BOUNDS:
+        name, sentence = _BOUNDS[kind]
+        bound = context[name]
+        return f"{_value(node)} {sentence} {hex(bound) if _text(node).startswith('0x') else bound}"
     return f"{_value(node)}: {_lower(fault['msg'])}"
 
 

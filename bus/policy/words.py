@@ -65,7 +65,7 @@ class GroupWords(Words):
     """A queue group that the role may join, and where."""
 
     group: GroupName = Field(description='The name of the group; `"*"` for any.', examples=["builders"])
-    on: list[PatternText] = Field(
+    topics: list[PatternText] = Field(
         default=[],
         description="Subscriptions that may be shared in the group; without it, everything that the role may hear.",
         examples=[["work.>"]],
@@ -87,7 +87,7 @@ class RoleWords(Words):
     )
     groups: list[Annotated[GroupWords, BeforeValidator(as_group, json_schema_input_type=GroupName | GroupWords)]] = Field(
         default=[],
-        description='Queue groups that the role may join: a name (`"*"`: any), or `{group, on}`. Without it, none.',
+        description='Queue groups that the role may join: a name (`"*"`: any), or `{group, topics}`. Without it, none.',
         examples=[["builders"]],
     )
     uids: list[Annotated[UidWords, BeforeValidator(as_grant, json_schema_input_type=int | UidWords)]] = Field(

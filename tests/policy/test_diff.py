@@ -1,0 +1,156 @@
+"""Differences are about what is allowed: held against a naive count of every topic of a small world."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from bus.policy import load
+from bus.policy.diff import diff, regions
+from bus.protocol.topics import intersection
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from random_policies import ACTIONS, EVERY_SHAPE, Plan, plans, stands_for
+
+OLD = """version: 1
+agents: {A: x, B: x, C: y, GONE: y}
+roles:
+  x: {key: ecc256/sha256, publish: [a.>], subscribe: [">"], deny: {publish: [a.*]}, may: [revoke]}
+  y: {key: ecc256/sha256}
+topics:
+  - {match: a.>, priority: high}
+  - {match: a.b}
+rollout: {tpm_percent: 30}
+"""
+
+
+def changed(*pairs: tuple[str, str]) -> str:
+    text = OLD
+    for before, after in pairs:
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+def between(old: str, new: str):
+    return diff(load({"p": old}), load({"p": new}))
+
+
+def test_a_policy_does_not_differ_from_itself():
+    assert not between(OLD, OLD)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('subscribe: [">"]', 'subscribe: ["*", "*.>"]'),
+        ('subscribe: [">"]', 'subscribe: [">", a.b]'),
+        ("publish: [a.>], ", "publish: [a.*.>], "),
+        ("  - {match: a.b}\n", "  - {match: a.b}\n  - {match: a.b.c, priority: high}\n"),
+    ],
+)
+def test_the_same_said_otherwise_is_no_difference(before, after):
+    assert not between(OLD, changed((before, after)))
+
+
+def test_identical_agents_are_one_group():
+    (role,) = between(OLD, changed(("publish: [a.>]", "publish: [a.>, b.c]"))).roles
+    assert role.agents == ("A", "B")
+    assert (dict(role.gains), dict(role.loses), dict(role.changes)) == ({"publish": ("b.c",)}, {}, {})
+
+
+def test_a_denial_that_goes_is_a_gain_of_just_that():
+    (role,) = between(OLD, changed(("publish: [a.*]", "publish: [a.b]"))).roles
+    assert dict(role.gains) == {"publish": ("a.* except a.b",)}
+
+
+def test_a_loss_names_what_stays():
+    (role,) = between(OLD, changed(('subscribe: [">"]', "subscribe: [a.b]"))).roles
+    assert dict(role.loses) == {"subscribe": ("> except a.b",)}
+
+
+def test_agents_that_come_go_and_move():
+    result = between(OLD, changed(("{A: x, B: x, C: y, GONE: y}", "{A: x, B: y, C: y, NEW: x}")))
+    assert (dict(result.added), dict(result.removed)) == ({"NEW": "x"}, {"GONE": "y"})
+    (role,) = result.roles
+    assert (role.agents, role.before, role.after) == (("B",), "x", "y")
+    assert dict(role.loses) == {"publish": ("a.>",), "subscribe": (">",), "may": ("revoke",)}
+
+
+def test_keys_groups_uids_and_settings():
+    new = changed(
+        ("x: {key: ecc256/sha256,", "x: {key: ecc384/sha3-256, session: 5m, groups: [g, {group: h, topics: [a.>]}], uids: [7],"),
+        ("tpm_percent: 30", "tpm_percent: 60"),
+    )
+    result = between(OLD, new)
+    (role,) = result.roles
+    assert set(role.changes) == {"key", "session"}
+    assert role.gains["groups"] == ("g", "h on a.>")
+    assert role.gains["uids"][0].startswith("7 for ")
+    assert set(result.settings) == {"rollout"}
+
+
+def test_topics_say_what_changes_and_for_whom():
+    (topic,) = between(OLD, changed(("  - {match: a.b}\n", "  - {match: a.b, signed_by: session, ttl: 5s}\n"))).topics
+    assert (topic.match, dict(topic.changes), topic.roles) == ("a.b", {"ttl_ms": (60_000, 5_000)}, ("x",))
+
+
+def test_a_rule_that_goes_shows_what_takes_over():
+    (topic,) = between(OLD, changed(("  - {match: a.b}\n", ""))).topics
+    assert (topic.match, topic.changes["priority"]) == ("a.b", ("normal", "high"))
+
+
+def test_a_rule_under_a_more_specific_one_is_not_blamed():
+    new = changed(("priority: high}\n", "priority: high}\n  - {match: a.*, priority: bulk}\n"))
+    assert [topic.match for topic in between(OLD, new).topics] == ["a.*"]
+
+
+@given(plans(), plans())
+def test_gains_and_losses_are_those_of_a_naive_count(old: Plan, new: Plan):
+    new.agents = dict(old.agents)  # the same people, other rights
+    result = between(old.text(), new.text())
+    told = {agent: role for role in result.roles for agent in role.agents}
+    for agent in old.agents:
+        for action in ACTIONS:
+            gained = {topic for topic in EVERY_SHAPE if new.may(agent, action, topic) and not old.may(agent, action, topic)}
+            lost = {topic for topic in EVERY_SHAPE if old.may(agent, action, topic) and not new.may(agent, action, topic)}
+            role = told.get(agent)
+            said = (role.gains.get(action, ()), role.loses.get(action, ())) if role else ((), ())
+            for topics, patterns in zip((gained, lost), said, strict=True):
+                parts = [
+                    (outer, inner.split(", ") if inner else [])
+                    for outer, _, inner in (text.partition(" except ") for text in patterns)
+                ]
+                assert {topic for topic in topics if any(covers_it(part, topic) for part in parts)} == topics
+                assert all(any(covers_it(part, topic) for topic in topics) for part in parts)
+
+
+def covers_it(part: tuple[str, list[str]], topic: str) -> bool:
+    outer, excepted = part
+    return stands_for(outer, topic) and not any(stands_for(one, topic) for one in excepted)
+
+
+@given(plans(), plans())
+def test_topics_that_change_are_those_of_a_naive_count(old: Plan, new: Plan):
+    before, after = load({"p": old.text()}), load({"p": new.text()})
+
+    def words(policy, topic):
+        rule = policy.topic_rule(topic)
+        return (rule.signed_by, rule.priority)
+
+    moved = {topic for topic in EVERY_SHAPE if words(before, topic) != words(after, topic)}
+    told = [topic.match for topic in diff(before, after).topics]
+    assert bool(moved) is bool(told)
+    assert all(any(stands_for(match, topic) for match in told) for topic in moved)
+    assert all(any(stands_for(match, topic) for topic in moved) for match in told)
+
+
+def test_regions_are_closed_under_intersection_and_bounded():
+    found = regions(["a.>", "*.b", "a.*.c"])
+    assert all(intersection(one, other) in {None, *found} for one in found for other in found)
+    many = [".".join("*" if place != hole else "x" for place in range(13)) for hole in range(13)]
+    assert len(regions(many)) <= 2_000 + 13
