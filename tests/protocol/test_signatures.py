@@ -115,7 +115,9 @@ def test_the_digest_in_place_of_the_bytes_is_refused(suite):
 @every_suite
 def test_another_length_is_refused(suite):
     signature = sign(suite)
-    for wrong in (b"", signature[:-1], signature[1:], signature + b"\x00", b"\x00" + signature, signature * 2):
+    half = len(signature) // 2
+    padded = signature[:half] + b"\x00" + signature[half:]
+    for wrong in (b"", signature[:-1], signature[1:], signature + b"\x00", b"\x00" + signature, padded, signature * 2):
         refused(suite, wrong)
 
 
@@ -256,6 +258,18 @@ def test_numbers_outside_of_the_group_are_refused(suite):
     for add in (s + order, r + order):
         if add <= largest:
             refused(suite, fixed(suite, r, add))
+
+
+@every_ecc
+def test_a_second_encoding_of_a_small_number_is_refused(suite):
+    """Hardly any s is small enough to add the order to it. So the key is made to fit a signature with s = 1."""
+    order, k = ORDERS[suite.kind], 0xB05
+    curve = private(suite.kind).curve
+    r = ec.derive_private_key(k, curve).public_key().public_numbers().x % order
+    e = int.from_bytes(suite.digest(TBS)[: curve.key_size // 8], "big")
+    key = ec.derive_private_key((k - e) * pow(r, -1, order) % order, curve).public_key()
+    check(suite, fixed(suite, r, 1), key=key)
+    refused(suite, fixed(suite, r, 1 + order), key=key)
 
 
 @every_ecc
