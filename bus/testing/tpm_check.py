@@ -18,7 +18,7 @@ from bus.protocol import signatures
 from bus.protocol.contexts import Purpose
 from bus.protocol.proof import BatchProof
 from bus.protocol.suites import HASHES, IDENTITY_SUITES, Suite
-from bus.tpm.interface import SOFTWARE, KeyInfo, TpmEngine
+from bus.tpm.interface import SOFTWARE, KeyInfo, TpmEngine, name_of
 
 _FAR_FUTURE_MS = 4_000_000_000_000
 _QUICK = IDENTITY_SUITES["ecc256/sha256"]
@@ -159,9 +159,7 @@ async def _check_attestation(engine: TpmEngine) -> None:
         await _refuses("not_a_tpm", engine.endorsement)
         return
     attester = await engine.attestation_key()
-    _require(
-        attester.name == b"\x00\x0b" + hashlib.sha256(attester.public[2:]).digest(), "the attestation key's Name is not its hash"
-    )
+    _require(attester.name == name_of(attester.public), "the attestation key's Name is not its hash")
     endorsement = await engine.endorsement()
     _require(bool(endorsement.spki), "no endorsement key")
     for attested in (await engine.certify("ATTEST", qualifying=qualifying), await engine.quote([0, 7], qualifying=qualifying)):
@@ -172,8 +170,9 @@ async def _check_attestation(engine: TpmEngine) -> None:
         r, s = attested.signature[6 : 6 + r_size], attested.signature[8 + r_size :]
         fixed = r.rjust(half, b"\0") + s.rjust(half, b"\0")
         signatures.verify(_QUICK, signatures.load_public(attester.spki), attested.attest, fixed)
-    name = b"\x00\x0b" + hashlib.sha256(key.public[2:]).digest()
-    _require(name in (await engine.certify("ATTEST", qualifying=qualifying)).attest, "the certified key's Name is missing")
+    _require(
+        name_of(key.public) in (await engine.certify("ATTEST", qualifying=qualifying)).attest, "the certified key's Name is missing"
+    )
     await _refuses(None, lambda: engine.activate(b"\0\0", b"\0\0"))
 
 

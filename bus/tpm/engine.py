@@ -9,7 +9,6 @@ chip can hold is `slots`. It owns the chips' lives: it opens them in its thread,
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final, Self, TypeVar
 
@@ -21,7 +20,18 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
 from bus.protocol.suites import Suite
 from bus.tpm.executor import Call, Executor, Sign
-from bus.tpm.interface import AttestationKey, Attested, Endorsement, EngineStatistics, Facts, KeyInfo, Priority, Timing, Tpm
+from bus.tpm.interface import (
+    AttestationKey,
+    Attested,
+    Endorsement,
+    EngineStatistics,
+    Facts,
+    KeyInfo,
+    Priority,
+    Timing,
+    Tpm,
+    name_of,
+)
 from bus.tpm.keyring import Keyring
 from bus.tpm.vault import Vault
 from bus.tpm.worker import Worker
@@ -135,8 +145,7 @@ class Engine:
     async def attestation_key(self) -> AttestationKey:
         def read() -> AttestationKey:
             info = self._keyring.attester().info
-            # A Name is the number of the name algorithm (SHA-256) and the hash of the public area without its length.
-            return AttestationKey(info.spki, info.public, b"\x00\x0b" + hashlib.sha256(info.public[2:]).digest())
+            return AttestationKey(info.spki, info.public, name_of(info.public))
 
         return await self._call("attestation", read)
 

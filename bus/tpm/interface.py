@@ -7,6 +7,7 @@ leaf or a padded block: whoever may ask it for one thing must not be able to mak
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -87,6 +88,11 @@ class Facts:
     primary_handle: int
     primary_name: bytes
     lockout: Lockout | None = None
+
+
+def name_of(public: bytes) -> bytes:
+    """The TPM Name of a marshalled public area: the number of SHA-256, and the hash of what follows its length."""
+    return b"\x00\x0b" + hashlib.sha256(public[2:]).digest()
 
 
 def signing_path(suite: Suite, facts: Facts) -> str:
