@@ -31,7 +31,7 @@ _PLACES = {
     "ClosedError": "bus.errors",
 }
 
-__all__ = list(_PLACES)  # noqa: PLE0605  a test holds it to what is really there
+__all__ = list(_PLACES)
 
 try:
     __version__ = version("tpmbus")
