@@ -1,18 +1,36 @@
 """`tpmbus`: finds the command.
 
 Commands live one group a file and are imported when called, so that `tpmbus --help` does not pay for them.
-
-Exit codes: 0 done · 1 it ran, and the answer is no (a lint problem, a failed expectation) · 2 wrong usage · 3 policy is wrong
-· 4 not permitted, or in use by somebody else · 5 the TPM · 6 the way to another process · 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
 
+import sys
+from difflib import get_close_matches
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
+from bus.cli.output import EXIT_NO
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    0: "done",
+    1: "it ran, and the answer is no (a lint problem, a failed expectation), or it failed in a way that has no code",
+    2: "wrong usage",
+    3: "the policy is wrong",
+    4: "not permitted, or in use by somebody else",
+    5: "the TPM",
+    6: "the way to another process",
+    EXIT_INTERRUPTED: "stopped with Ctrl-C",
+}
+
 _COMMANDS = {
+    "completion": ("bus.cli.completion", "completion", "Print a script that lets the shell complete tpmbus."),
     "doctor": ("bus.cli.doctor", "doctor", "What works on this machine, what does not, and what to do about it."),
     "keys": ("bus.cli.keys", "keys", "List, show, rotate and export the agents' keys."),
     "policy": ("bus.cli.policy", "policy", "Check, explain, compare and test policy files."),
@@ -33,9 +51,26 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        near = [] if args[0] in _COMMANDS else get_close_matches(args[0], _COMMANDS)
+        if near and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and help from the table: completing `tpmbus <TAB>` imports no command."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=text) for name, (_, _, text) in sorted(_COMMANDS.items()) if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in sorted(_COMMANDS.items())])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,4 +80,16 @@ def cli() -> None:
 
 
 def main() -> None:
-    cli(prog_name="tpmbus")
+    try:
+        code = cli.main(prog_name="tpmbus", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort as error:  # what click makes of Ctrl-C, of a question answered with no, and of one that nobody can answer
+        click.echo("Stopped.", err=True)
+        code = EXIT_INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else EXIT_NO
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
