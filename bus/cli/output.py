@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_NO = 1
 """The command ran, and the answer is no."""
+_WIDTH_OF_PIPES = 200
+"""Columns, where no terminal says how many it has: a program that reads a table wants its rows whole."""
 
 _EXIT_CODES: tuple[tuple[type[errors.BusError], int], ...] = (
     (errors.PolicyError, 3),
@@ -67,7 +69,7 @@ class Output:
         for row in rows:
             table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
         console = Console()
-        console.print(table, width=console.width if console.is_terminal else 200)
+        (console if console.is_terminal else Console(width=_WIDTH_OF_PIPES)).print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

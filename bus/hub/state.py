@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bus.errors import ConnectError, StateInUseError
 
@@ -65,20 +66,47 @@ def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None 
 
 
 @contextmanager
-def owned(lock: Path, *, url: str) -> Iterator[None]:
-    """Own what this lock file stands for, until the end of the block or of the process. Raises StateInUseError(pid, url)."""
+def owned(lock: Path, **facts: str) -> Iterator[None]:
+    """Own what this lock file stands for, until the end of the block or of the process. Raises StateInUseError(pid, url).
+
+    `facts` are for whoever comes second; `url` among them says where to reach us.
+    """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
-            raise StateInUseError(int(holder.get("pid", 0)), str(holder.get("url", url))) from None
+            holder = _read_holder(descriptor)
+            raise StateInUseError(int(holder.get("pid", 0)), str(holder.get("url", facts.get("url", "")))) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), **facts}).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def holder_of(lock: Path) -> dict[str, Any] | None:
+    """Who owns it, in their own words; None if nobody does."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_holder(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _read_holder(descriptor: int) -> dict[str, Any]:
+    try:
+        holder: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:  # it has just taken the lock, and not said who it is
+        return {"pid": 0}
+    return holder
 
 
 def _from_environment(environ: Mapping[str, str]) -> Path:

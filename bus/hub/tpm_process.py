@@ -7,77 +7,143 @@ nobody has been connected for a while.
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 
-from bus.errors import ConnectError, TpmUnavailableError
-from bus.hub.state import State
+from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
+from bus.hub.state import State, holder_of
+from bus.hub.which_tpm import chosen_tpm
 from bus.tpm.remote import RemoteEngine
 
 START_SECONDS: Final = 30.0
 """Making a software TPM anew takes some two seconds, on a slow and busy machine more."""
+STOP_SECONDS: Final = 10.0
 IDLE_EXIT_SECONDS: Final = 60
+_POLL_SECONDS: Final = 0.02
 
 
 @asynccontextmanager
 async def open_engine(state: State, *, policy: str | None = None, tpm: str | None = None) -> AsyncIterator[RemoteEngine]:
-    """The state folder's engine, in its own process. Raises TpmUnavailableError with what that said if it does not start."""
+    """The state folder's engine, in its own process.
+
+    Raises what kept that process from starting, and StateInUseError if it runs with another TPM than the one asked for.
+    """
     async with await _connect_or_start(state, policy, tpm) as engine:
+        _check_same_tpm(state, tpm)
         yield engine
 
 
+async def stop_service(state: State) -> bool:
+    """Let it answer what was asked, end it, and wait for its end; False if it does not run."""
+    holder = holder_of(state.tpm_lock)
+    if holder is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(int(holder["pid"]), signal.SIGTERM)
+    with anyio.fail_after(STOP_SECONDS):
+        while holder_of(state.tpm_lock) is not None:  # noqa: ASYNC110  another process has no event that we could await
+            await anyio.sleep(_POLL_SECONDS)
+    return True
+
+
 async def _connect_or_start(state: State, policy: str | None, tpm: str | None) -> RemoteEngine:
-    try:
-        return await RemoteEngine.connect(state.tpm_socket)
-    except ConnectError:
-        pass
-    said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
-    try:
-        return await RemoteEngine.connect(state.tpm_socket)
-    except ConnectError as error:
-        raise TpmUnavailableError("service_start", f"the TPM service does not start: {said.strip() or error}") from error
+    failed: BusError = TpmUnavailableError("service_start", "the TPM service does not start")
+    with anyio.move_on_after(START_SECONDS):
+        while True:
+            with suppress(ConnectError):
+                return await RemoteEngine.connect(state.tpm_socket)
+            if holder_of(state.tpm_lock) is None:
+                said = await anyio.to_thread.run_sync(_start, _command(state, policy, tpm), state.folder)
+                if said is not None and not isinstance(said, StateInUseError | ConnectError):
+                    raise said
+                failed = said or failed
+            else:  # somebody else has just started it
+                await anyio.sleep(_POLL_SECONDS)
+    raise failed
 
 
-def _start(state: State, policy: str | None, tpm: str | None) -> str:
-    """Start it and wait until it is ready, or has ended because another process was quicker. Gives what it said."""
-    read, write = os.pipe()
-    command = [sys.executable, "-m", "bus.cli.main", "tpm", "serve", "--state", str(state.folder), "--ready-fd", str(write)]
+def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
+    command = [sys.executable, "-m", "bus.cli.main", "tpm", "serve", "--json", "--ready-fd", "1", "--state", str(state.folder)]
     command += ["--idle-exit", str(IDLE_EXIT_SECONDS)]
     command += ["--policy", _absolute(policy)] if policy else []
-    command += ["--tpm", tpm] if tpm else []
-    log = state.folder / "tpm-service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603  our own program
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(write,),
-            start_new_session=True,
-            cwd=state.folder,
-        )
-    os.close(write)
+    return command + (["--tpm", tpm] if tpm else [])
+
+
+def _start(command: list[str], folder: Path) -> BusError | None:
+    """Start it, as nobody's child, and wait until it is ready; gives what kept it from that."""
+    read, write = os.pipe()
     try:
-        _wait_for_ready(read)
+        with (folder / "tpm-service.log").open("ab") as log:
+            # The shell leaves it behind and ends: the service outlives us, and we need not wait for it.
+            subprocess.run(  # noqa: S603  our own program
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=write,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+                check=True,
+            )
+    finally:
+        os.close(write)
+    try:
+        return _outcome(_read_to_end(read))
     finally:
         os.close(read)
-    # If it has ended, reap it; if it serves, it is nobody's child to wait for: it outlives us.
-    process.poll()
-    return log.read_text(errors="replace")[-2000:]
 
 
-def _wait_for_ready(descriptor: int) -> None:
-    """Until the service says so, or its end closes the pipe."""
-    select.select([descriptor], [], [], START_SECONDS)
+def _read_to_end(descriptor: int) -> bytes:
+    said = b""
+    while select.select([descriptor], [], [], START_SECONDS)[0]:
+        more = os.read(descriptor, 65_536)
+        said += more
+        if not more or said == b"ready\n":
+            break
+    return said
+
+
+def _outcome(said: bytes) -> BusError | None:
+    if said == b"ready\n":
+        return None
+    try:
+        return _error(json.loads(said)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = said.decode(errors="replace").strip() or "it ended without a word; its log is tpm-service.log in the state folder"
+        return TpmUnavailableError("service_start", f"the TPM service does not start: {text}")
+
+
+def _error(document: dict[str, Any]) -> BusError:
+    """The error as the service wrote it on its way out."""
+    kind, message = document["type"], str(document["message"])
+    if kind == "VaultError":
+        return VaultError(document["code"], message, path=str(document["path"]))
+    if kind == "TpmRefusedError":
+        return TpmRefusedError(document["code"], message)
+    if kind == "StateInUseError":
+        return StateInUseError(int(document["pid"]), str(document["url"]))
+    if kind == "ConnectError":
+        return ConnectError(message)
+    return TpmUnavailableError(document.get("code", "service_start"), message)
+
+
+def _check_same_tpm(state: State, tpm: str | None) -> None:
+    """Whoever names a TPM must not get another one only because that one is open."""
+    named = tpm or os.environ.get("TPMBUS_TPM")
+    holder = holder_of(state.tpm_lock) or {}
+    used = holder.get("tpm")
+    if named and used and chosen_tpm(named) != used:
+        raise StateInUseError(int(holder["pid"]), f"unix://{state.tpm_socket} (its TPM is {used}; `tpmbus tpm stop` ends it)")
 
 
 def _absolute(policy: str) -> str:

@@ -40,7 +40,7 @@ def origin_of(tpm: str) -> str:
 async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None) -> AsyncIterator[Engine]:
     """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket."""
     which = chosen_tpm(tpm)
-    with owned(state.tpm_lock, url=f"unix://{state.tpm_socket}"):
+    with owned(state.tpm_lock, url=f"unix://{state.tpm_socket}", tpm=which):
         vault = FolderVault(state.vault)
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
