@@ -49,7 +49,7 @@ class Engine:
         clock = clock or SystemClock()
         self._keyring = Keyring(vault, clock)
         self._executor = Executor(open_tpm, software, self._keyring, clock)
-        self._worker = Worker(self._executor.execute, clock, MAX_BATCH)
+        self._worker = Worker(self._executor.execute, self._executor.close, clock, MAX_BATCH)
 
     async def __aenter__(self) -> Self:
         """Start the thread and open the TPM. Raises TpmUnavailableError, TpmRefusedError("foreign_primary")."""
@@ -57,7 +57,7 @@ class Engine:
         try:
             await self._call("open", self._executor.connect)
         except BaseException:
-            self._worker.close()
+            self._stop()
             raise
         return self
 
@@ -161,11 +161,14 @@ class Engine:
 
     async def aclose(self) -> None:
         """Stop: waiting callers get ClosedError. A TPM that hangs is not waited for longer than a few seconds."""
-        self._worker.close()
+        self._stop()
         with anyio.CancelScope(shield=True):
-            ended = await anyio.to_thread.run_sync(self._worker.join, CLOSE_SECONDS)
-        if ended:
-            self._executor.close()
+            await anyio.to_thread.run_sync(self._worker.join, CLOSE_SECONDS)
+
+    def _stop(self) -> None:
+        """The thread closes the chips when it ends, even if that is long after the last caller has gone."""
+        self._executor.closing = True
+        self._worker.close()
 
     async def _call(self, verb: str, function: Callable[[], _Result], *, priority: Priority = Priority.NORMAL) -> _Result:
         result: _Result = await self._worker.run(object(), Call(verb, function), priority=priority)

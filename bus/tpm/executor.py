@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Final
 
 from bus.clock import Clock
-from bus.errors import BusError, TpmError, TpmUnavailableError
+from bus.errors import BusError, ClosedError, TpmError, TpmUnavailableError
 from bus.protocol.contexts import Purpose
+from bus.protocol.suites import Suite
 from bus.tpm.interface import SOFTWARE, Facts, Tpm
 from bus.tpm.keyring import Keyring
 from bus.tpm.tally import Tally
@@ -44,6 +44,8 @@ class Executor:
     tally: Tally = field(default_factory=Tally)
     tpm: Tpm | None = None
     facts: Facts | None = None
+    closing: bool = False
+    """Set from outside, for a thread that a TPM holds: what died meanwhile is not opened again."""
     _retry_at: float = 0.0
 
     def execute(self, jobs: list[Job]) -> None:
@@ -52,21 +54,25 @@ class Executor:
         for job in jobs:
             self.tally.waited(begun - job.arrived)
         try:
-            for job, result in zip(jobs, self._with_a_tpm_that_lives(jobs), strict=True):
-                job.result = result
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the callers' to hear
+            self._with_a_tpm_that_lives(jobs)
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is the callers' to hear
             self.tally.failures[error.code if isinstance(error, TpmError) else type(error).__name__] += 1
             for job in jobs:
-                job.error = _copy(error) if isinstance(error, BusError) else error
+                job.error = job.error or (_copy(error) if isinstance(error, BusError) else error)
         self.tally.busy += self.clock.monotonic() - begun
 
     def connect(self) -> None:
         chips: dict[str, Tpm] = {}
         if self.open_tpm is not None:
-            self.tpm = self.open_tpm()
-            self.facts = self.tpm.facts()
-            chips[self.facts.origin] = self.tpm
-            self.keyring.parents = {self.facts.origin: self.facts.primary_name}
+            tpm = self.open_tpm()
+            try:
+                facts = tpm.facts()
+            except BaseException:
+                tpm.close()
+                raise
+            self.tpm, self.facts = tpm, facts
+            chips[facts.origin] = tpm
+            self.keyring.parents = {facts.origin: facts.primary_name}
         if self.software is not None:
             chips.setdefault(SOFTWARE, self.software)
         if not chips:
@@ -85,35 +91,41 @@ class Executor:
             raise TpmUnavailableError("no_tpm", "the TPM is gone; it is opened again as soon as it answers")
         return chip
 
-    def _with_a_tpm_that_lives(self, jobs: list[Job]) -> Iterable[Any]:
+    def _with_a_tpm_that_lives(self, jobs: list[Job]) -> None:
         """Everything here can be done twice without harm, so a TPM that died meanwhile is opened again and asked once more."""
         connected_before = self.facts is not None
         if self.tpm is None and connected_before:
             self._reconnect()
         try:
-            return self._serve(jobs)
+            self._serve(jobs)
         except TpmUnavailableError as error:
             if error.code != "no_tpm" or not connected_before:
                 raise
             self._reconnect()
-            return self._serve(jobs)
+            self._serve(jobs)
 
-    def _serve(self, jobs: list[Job]) -> Iterable[Any]:
+    def _serve(self, jobs: list[Job]) -> None:
         work = jobs[0].work
         if isinstance(work, Call):
             self.tally.operations[work.verb] += 1
-            return [work.function()]
+            jobs[0].result = work.function()
+            return
         key = self.keyring.open(work.key)
+        jobs = [job for job in jobs if _fits(job, key.suite)]
+        if not jobs:
+            return
         contents = [(job.work.purpose, content) for job in jobs for content in job.work.contents]
         proofs = self.keyring.sign(key, work.signer or key.signer, contents)
         self.tally.operations["sign"] += 1
         self.tally.signed(key.suite.name, len(contents))
-        ends = [0]
+        start = 0
         for job in jobs:
-            ends.append(ends[-1] + job.size)
-        return [proofs[start:end] for start, end in pairwise(ends)]
+            job.result = proofs[start : start + job.size]
+            start += job.size
 
     def _reconnect(self) -> None:
+        if self.closing:
+            raise ClosedError("the TPM engine was closed while its TPM hung")
         now = self.clock.monotonic()
         if now < self._retry_at:
             raise TpmUnavailableError("no_tpm", "the TPM is gone, and could not be opened again a moment ago")
@@ -129,6 +141,14 @@ class Executor:
         tpm, self.tpm = self.tpm, None
         if tpm is not None:
             tpm.close()
+
+
+def _fits(job: Job, suite: Suite) -> bool:
+    """Whether a job's contents are digests of its key's suite. One that is wrong must not spoil the batch of the others."""
+    wrong = next((content for content in job.work.contents if len(content) != suite.digest_bytes), None)
+    if wrong is not None:
+        job.error = ValueError(f"a content for {suite} is a digest of {suite.digest_bytes} bytes, not {len(wrong)}")
+    return wrong is None
 
 
 def _copy(error: BusError) -> BusError:

@@ -42,9 +42,10 @@ class Job:
 
 @dataclass(slots=True)
 class Worker:
-    """`execute(jobs)` runs in the thread; it sets each job's result or error, and must not raise."""
+    """`execute(jobs)` runs in the thread, and at its end `finish`. Execute sets each job's result or error, and must not raise."""
 
     execute: Callable[[list[Job]], None]
+    finish: Callable[[], None]
     clock: Clock
     batch_limit: int
     places: int = 3
@@ -108,7 +109,7 @@ class Worker:
                     self._changed.wait()
                 taken = self._schedule.take(loaded=self._recent, limit=self.batch_limit)
                 if taken is None:
-                    return
+                    break
                 key, jobs = taken
                 self._size -= sum(job.size for job in jobs)
                 closing = self._closing
@@ -120,6 +121,7 @@ class Worker:
                 if key not in self._recent:
                     self._recent.append(key)
             _tell(jobs)
+        self.finish()
 
 
 def _tell(jobs: list[Job]) -> None:

@@ -1,0 +1,51 @@
+"""What tests of the engine share: a gate that holds a TPM in the middle of an operation, and engines on fakes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import anyio.to_thread
+import pytest
+
+from bus.testing import FakeTpm
+from bus.tpm.engine import Engine
+from bus.tpm.vault import MemoryVault
+
+PATIENCE_SECONDS = 20
+"""How long a test waits for what must happen; it never does."""
+
+
+class Gate:
+    """A fault for FakeTpm: the operation that runs into it stays there until the test opens it."""
+
+    def __init__(self) -> None:
+        self._reached, self._opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self._reached.set()
+        assert self._opened.wait(PATIENCE_SECONDS), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def reached(self) -> None:
+        assert await anyio.to_thread.run_sync(self._reached.wait, PATIENCE_SECONDS), "no operation came to the gate"
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def chip() -> FakeTpm:
+    return FakeTpm()
+
+
+@pytest.fixture
+def engine(chip: FakeTpm) -> Engine:
+    """Not started: the test says `async with engine`."""
+    return Engine(lambda: chip, MemoryVault())
