@@ -87,6 +87,8 @@ class Keyring:
             return self._make(name, suite, origin, mine, ends_ms=until)
 
     def rotate(self, name: str, *, keep_until_ms: int, suite: Suite | None) -> KeyInfo:
+        if not is_agent_name(name):  # neither one generation of a key, nor the attestation key, which must stay restricted
+            raise TpmRefusedError("unknown_key", f"no agent is called {name!r}: only agents' keys are rotated")
         with self.vault.writing():
             entries = self.vault.entries()
             old = vaults.find(entries, name).info

@@ -68,10 +68,10 @@ class Vault(Protocol):
 
 def find(entries: Iterable[Entry], key: str) -> Entry:
     """The entry of NAME (its current generation) or NAME.GENERATION. Raises TpmRefusedError("unknown_key")."""
-    name, _, generation = key.partition(".")
+    name, dot, generation = key.partition(".")
     for entry in entries:
         info = entry.info
-        if info.name == name and (info.ends_ms is None if not generation else str(info.generation) == generation):
+        if info.name == name and (str(info.generation) == generation if dot else info.ends_ms is None):
             return entry
     raise TpmRefusedError(
         "unknown_key", f"the vault has no key {key}: `tpmbus keys list` shows what it has, `tpmbus provision` makes it"
