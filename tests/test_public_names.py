@@ -6,11 +6,28 @@ import bus
 import bus.testing
 from bus import errors
 
-ERRORS = """
-    AttestationError BackboneError BusError ClosedError ConnectError ConnectionLostError LocalProtocolError MessageTooLargeError
-    NotPermittedError OverloadedError PolicyError ProtocolError RemoteProtocolError StateInUseError TpmError TpmRefusedError
-    TpmUnavailableError TransportError VaultError VerificationError
-""".split()
+ERRORS = [
+    "AttestationError",
+    "BackboneError",
+    "BusError",
+    "ClosedError",
+    "ConnectError",
+    "ConnectionLostError",
+    "LocalProtocolError",
+    "MessageTooLargeError",
+    "NotPermittedError",
+    "OverloadedError",
+    "PolicyError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "StateInUseError",
+    "TpmError",
+    "TpmRefusedError",
+    "TpmUnavailableError",
+    "TransportError",
+    "VaultError",
+    "VerificationError",
+]
 
 BUS = [*ERRORS]
 

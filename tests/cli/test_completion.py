@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not (Path(COMMAND_FOLDER) / "tpmbus").exists(), 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
-def complete(*words: str) -> set[str]:
+def complete(*words: str) -> list[str]:
     """What bash would offer for the last of these words."""
     script = f"""
         eval "$(tpmbus completion bash)"
@@ -33,20 +33,20 @@ def complete(*words: str) -> set[str]:
     """
     done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=50, check=True, env=ENVIRONMENT)
     assert done.stderr == ""
-    return set(done.stdout.split())
+    return sorted(done.stdout.split())
 
 
 @needs_bash
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["tpmbus", "pol"], {"policy"}),
-        (["tpmbus", "p"], {"policy", "provision"}),
-        (["tpmbus", "policy", "l"], {"lint"}),
-        (["tpmbus", "policy", "explain", "DIRECTOR", "pub"], {"publish"}),
-        (["tpmbus", "policy", "lint", "--js"], {"--json"}),
-        (["tpmbus", "completion", "z"], {"zsh"}),
-        (["tpmbus", "nonsense", "x"], set()),
+        (["tpmbus", "pol"], ["policy"]),
+        (["tpmbus", "p"], ["policy", "provision"]),
+        (["tpmbus", "policy", "l"], ["lint"]),
+        (["tpmbus", "policy", "explain", "DIRECTOR", "pub"], ["publish"]),
+        (["tpmbus", "policy", "lint", "--js"], ["--json"]),
+        (["tpmbus", "completion", "z"], ["zsh"]),
+        (["tpmbus", "nonsense", "x"], []),
     ],
     ids=" ".join,
 )
