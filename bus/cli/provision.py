@@ -29,11 +29,11 @@ def provision(
     """
     import anyio
 
-    anyio.run(_provision, agents, roster, tpm, state, policy, output)
+    anyio.run(lambda: _provision(agents, roster=roster, tpm=tpm, state=state, policy_path=policy, output=output))
 
 
 async def _provision(
-    agents: tuple[str, ...], roster: str | None, tpm: str | None, state: Path | None, policy_path: str | None, output: Output
+    agents: tuple[str, ...], *, roster: str | None, tpm: str | None, state: Path | None, policy_path: str | None, output: Output
 ) -> None:
     from bus.fleet.roster import with_roster
     from bus.hub.state import open_state

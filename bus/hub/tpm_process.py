@@ -35,42 +35,45 @@ _POLL_SECONDS: Final = 0.02
 
 @asynccontextmanager
 async def open_engine(state: State, *, policy: str | None = None, tpm: str | None = None) -> AsyncIterator[RemoteEngine]:
-    """The state folder's engine, in its own process.
+    """The state folder's engine, in its own process; started again if it dies.
 
-    Raises what kept that process from starting, and StateInUseError if it runs with another TPM than the one asked for.
+    Raises what keeps that process from starting, and StateInUseError if it runs with another TPM than the one asked for.
     """
-    async with await _connect_or_start(state, policy, tpm) as engine:
-        _check_same_tpm(state, tpm)
+
+    async def start() -> None:
+        await _start_or_wait(state, policy, tpm)
+
+    async with await RemoteEngine.connect(state.tpm_socket, start=start) as engine:
+        await anyio.to_thread.run_sync(_check_same_tpm, state, tpm)
         yield engine
 
 
 async def stop_service(state: State) -> bool:
     """Let it answer what was asked, end it, and wait for its end; False if it does not run."""
-    holder = holder_of(state.tpm_lock)
+    holder = await anyio.to_thread.run_sync(holder_of, state.tpm_lock)
     if holder is None:
         return False
     with suppress(ProcessLookupError):
         os.kill(int(holder["pid"]), signal.SIGTERM)
     with anyio.fail_after(STOP_SECONDS):
-        while holder_of(state.tpm_lock) is not None:  # noqa: ASYNC110  another process has no event that we could await
+        while await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is not None:  # noqa: ASYNC110  another process's lock has no event
             await anyio.sleep(_POLL_SECONDS)
     return True
 
 
-async def _connect_or_start(state: State, policy: str | None, tpm: str | None) -> RemoteEngine:
-    failed: BusError = TpmUnavailableError("service_start", "the TPM service does not start")
+async def _start_or_wait(state: State, policy: str | None, tpm: str | None) -> None:
+    """Start the service, or wait for the one that somebody else has just started. Raises what keeps it from starting."""
     with anyio.move_on_after(START_SECONDS):
-        while True:
-            with suppress(ConnectError):
-                return await RemoteEngine.connect(state.tpm_socket)
-            if holder_of(state.tpm_lock) is None:
-                said = await anyio.to_thread.run_sync(_start, _command(state, policy, tpm), state.folder)
-                if said is not None and not isinstance(said, StateInUseError | ConnectError):
-                    raise said
-                failed = said or failed
-            else:  # somebody else has just started it
-                await anyio.sleep(_POLL_SECONDS)
-    raise failed
+        while await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
+            said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
+            if said is None:
+                return
+            if not isinstance(said, StateInUseError | ConnectError):
+                raise said
+        while not state.tpm_socket.is_socket():  # noqa: ASYNC110  nor has its socket
+            await anyio.sleep(_POLL_SECONDS)
+        return
+    raise TpmUnavailableError("service_start", f"the TPM service does not start within {START_SECONDS:.0f} s")
 
 
 def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
@@ -80,18 +83,18 @@ def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
     return command + (["--tpm", tpm] if tpm else [])
 
 
-def _start(command: list[str], folder: Path) -> BusError | None:
+def _start(state: State, policy: str | None, tpm: str | None) -> BusError | None:
     """Start it, as nobody's child, and wait until it is ready; gives what kept it from that."""
     read, write = os.pipe()
     try:
-        with (folder / "tpm-service.log").open("ab") as log:
+        with (state.folder / "tpm-service.log").open("ab") as log:
             # The shell leaves it behind and ends: the service outlives us, and we need not wait for it.
             subprocess.run(  # noqa: S603  our own program
-                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                ["/bin/sh", "-c", '"$@" &', "sh", *_command(state, policy, tpm)],
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=log,
-                cwd=folder,
+                cwd=state.folder,
                 start_new_session=True,
                 check=True,
             )

@@ -47,7 +47,7 @@ class Wish:
 
 
 class Pipeline:
-    """`reach` makes a connection or raises ConnectError. `run` must be running while requests are made."""
+    """`reach` makes a connection; ConnectError means "try again". `run` must be running while requests are made."""
 
     def __init__(self, path: Path, stream: UnixStream, reach: Callable[[], Any], *, wait_seconds: float) -> None:
         self._path, self._first, self._reach, self._wait_seconds = path, stream, reach, wait_seconds
@@ -210,16 +210,21 @@ class Pipeline:
                 if anyio.current_time() >= give_up_at:
                     self._tell_all(error)
                     return None
+            except BusError as error:  # it was to be started, and says what keeps it from that
+                self._tell_all(error)
+                return None
             else:
                 return stream
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _tell_all(self, cause: ConnectError) -> None:
+    def _tell_all(self, cause: BusError) -> None:
+        if isinstance(cause, ConnectError):
+            gone = TpmUnavailableError("no_service", f"the TPM service is gone ({cause}): `tpmbus tpm serve` starts it")
+            gone.__cause__ = cause
+            cause = gone
         for wish in self._pending.values():
-            error = TpmUnavailableError("no_service", f"the TPM service is gone ({cause}): `tpmbus tpm serve` starts it")
-            error.__cause__ = cause
-            wish.settle(error=error)
+            wish.settle(error=_again(cause))
         self._pending.clear()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -43,12 +43,28 @@ class RemoteEngine:
         self._scope: anyio.CancelScope | None = None
 
     @classmethod
-    async def connect(cls, path: Path, *, server_uids: Collection[int] = (), wait_seconds: float = WAIT_SECONDS) -> RemoteEngine:
-        """Reach the service at this socket. It must be this user's, root's, or of a uid that is named. Raises ConnectError."""
+    async def connect(
+        cls,
+        path: Path,
+        *,
+        server_uids: Collection[int] = (),
+        wait_seconds: float = WAIT_SECONDS,
+        start: Callable[[], Awaitable[None]] | None = None,
+    ) -> RemoteEngine:
+        """Reach the service at this socket. It must be this user's, root's, or of a uid that is named. Raises ConnectError.
+
+        Where nobody listens, now or after the service has died, `start` is called first; what it raises goes to the callers.
+        """
         trusted = {os.geteuid(), ROOT_UID, *server_uids}
 
         async def reach() -> UnixStream:
-            stream = await unix.connect(path)
+            try:
+                stream = await unix.connect(path)
+            except ConnectError:
+                if start is None:
+                    raise
+                await start()
+                stream = await unix.connect(path)
             if stream.peer.uid not in trusted:
                 stream.close()
                 raise ConnectError(f"what listens at {path} is another user's (uid {stream.peer.uid}): it gets nothing from us")
