@@ -180,7 +180,11 @@ class Keyring:
                 path=f"{info.id}.pem",
             )
         wrapped = self.vault.read(entry)
-        public = signatures.load_public(info.spki)
+        try:
+            public = signatures.load_public(info.spki)
+        except VerificationError as error:
+            what = f"the vault's index gives {info.id} a public key that is none: restore it from a backup"
+            raise VaultError("damaged", what, path="index.json") from error
         suite = IDENTITY_SUITES[info.suite]
         return self._remember(LoadedKey(info, suite, wrapped, self.vault.auth(info), public, proof.key_signer(info.spki)))
 

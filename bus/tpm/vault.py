@@ -5,6 +5,7 @@
     NAME.GEN.pub        its public area as the TPM marshals it (software: SubjectPublicKeyInfo)
     secret              32 bytes; the keys' auth values are derived from it
 
+Both are there from the first moment: if one is gone, something was lost, and nothing is made or swept away in its place.
 Key files are written once and never changed; the index is replaced as a whole, and that is the moment at which a key exists.
 So a process can be killed at any instant: what it left behind without an index entry is nothing, and is swept away later.
 Writers exclude each other by `flock`, which the kernel gives back when a process dies.
@@ -31,7 +32,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from bus.errors import TpmRefusedError, VaultError
 from bus.protocol import contexts
-from bus.tpm.interface import KeyInfo, WrappedKey
+from bus.protocol.suites import IDENTITY_SUITES
+from bus.tpm.interface import ORIGINS, KeyInfo, WrappedKey
 
 VERSION: Final = 1
 KEY_FILE: Final = re.compile(r"([A-Z][A-Z0-9]{0,31}|attestation)\.([1-9][0-9]{0,8})\.(pem|pub)")
@@ -129,8 +131,7 @@ class FolderVault:
             if folder.stat().st_mode & 0o077:
                 folder.chmod(0o700)
             with self.writing():
-                if not self._path("secret").exists():
-                    self._write("secret", secrets.token_bytes(32))
+                self._begin()
                 self._sweep()
         except OSError as error:
             raise _disk(error, folder) from error
@@ -180,7 +181,7 @@ class FolderVault:
     def secret(self) -> bytes:
         """What auth values come from, and what the software keystore seals with."""
         path = self._path("secret")
-        secret = path.read_bytes()
+        secret = self._read("secret", remedy="restore it from a backup: without it no key can be used")
         if len(secret) != 32:
             raise VaultError("damaged", f"{path} has been cut short: restore it from a backup", path=str(path))
         return secret
@@ -188,22 +189,32 @@ class FolderVault:
     def _path(self, name: str) -> Path:
         return self.folder / name
 
+    def _begin(self) -> None:
+        """Make what a new vault has. The secret comes last: once it is there, the vault is."""
+        if not self._path("index.json").exists():
+            self.update(())
+        if not self._path("secret").exists() and not self._entries:
+            self._write("secret", secrets.token_bytes(32))
+
     def _refresh(self) -> None:
         """Read the index again if it is not the one that was read last."""
         path = self._path("index.json")
         try:
             status = path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         except FileNotFoundError:
+            seen = None
+        if seen is None and not self._path("secret").exists():
             self._seen, self._entries = None, {}
             return
-        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self._seen:
+        if seen is not None and seen == self._seen:
             return
+        text = self._read("index.json", remedy="restore it from a backup: it says which keys there are")
         try:
-            document = json.loads(path.read_bytes())
+            document = json.loads(text)
             version, lines = document["version"], document["keys"]
             entries = [_from_json(line) for line in lines] if version == VERSION else []
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise VaultError(
                 "damaged", f"the vault's index {path} is not what was written ({error}): restore it from a backup", path=str(path)
             ) from error
@@ -213,12 +224,7 @@ class FolderVault:
 
     def _checked(self, name: str, digest: bytes) -> bytes:
         path = self._path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise VaultError(
-                "missing", f"{path} is gone: restore it, or make a new key with `tpmbus keys rotate`", path=str(path)
-            ) from error
+        data = self._read(name, remedy="restore it, or make a new key with `tpmbus keys rotate`")
         if hashlib.sha256(data).digest() != digest:
             raise VaultError(
                 "damaged",
@@ -226,6 +232,15 @@ class FolderVault:
                 path=str(path),
             )
         return data
+
+    def _read(self, name: str, *, remedy: str) -> bytes:
+        path = self._path(name)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise VaultError("missing", f"{path} is gone: {remedy}", path=str(path)) from error
+        except OSError as error:
+            raise VaultError("disk", f"cannot read {path}: {error}", path=str(path)) from error
 
     def _write(self, name: str, data: bytes) -> None:
         """All of it or nothing, and on disk when this returns."""
@@ -272,8 +287,13 @@ def _to_json(entry: Entry) -> dict[str, Any]:
 def _from_json(line: dict[str, Any]) -> Entry:
     fields = dict(line)
     parent, pem, public = (bytes.fromhex(fields.pop(name)) for name in ("parent", "pem_sha256", "public_sha256"))
-    fields["spki"], fields["public"] = b64decode(fields["spki"]), b64decode(fields["public"])
-    return Entry(KeyInfo(**fields), parent, pem, public)
+    fields["spki"], fields["public"] = b64decode(fields["spki"], validate=True), b64decode(fields["public"], validate=True)
+    info = KeyInfo(**fields)
+    whole = [type(info.generation), type(info.created_ms), int if info.ends_ms is None else type(info.ends_ms)] == [int] * 3
+    known = info.suite in IDENTITY_SUITES and info.origin in ORIGINS
+    if not (whole and known and KEY_FILE.fullmatch(f"{info.id}.pem")):
+        raise ValueError(f"it tells of a key {info.id} in a way that nobody writes")
+    return Entry(info, parent, pem, public)
 
 
 def _disk(error: OSError, folder: Path) -> VaultError:
