@@ -43,14 +43,12 @@ def lint(*, path: str | None, policy: str | None, output: Output) -> int:
         output.line(f"{problem}")
     for warning in report.warnings:
         output.line(f"{warning} (warning)")
-    counts = {
-        "files": len(texts),
-        "agents": len(report.policy.agents),
-        "roles": len(report.policy.roles),
-        "topics": len(report.policy.topics),
-    }
-    found = f"{_count(report.problems, 'mistake')}, {_count(report.warnings, 'warning')}"
-    output.line(f"{found} in {', '.join(f'{number} {what}' for what, number in counts.items())}")
+    found = report.policy
+    counts = {"files": len(texts), "agents": len(found.agents), "roles": len(found.roles), "topics": len(found.topics)}
+    output.line(
+        f"{_count(report.problems, 'mistake')}, {_count(report.warnings, 'warning')} in {_count(texts, 'file')}: "
+        f"{_count(found.agents, 'agent')}, {_count(found.roles, 'role')}, {_count(found.topics, 'topic rule')}"
+    )
     output.document(
         {
             "ok": not report.problems,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from bus.policy.model import Pattern, Role, TopicRule
 from bus.policy.source import Place
-from bus.protocol.names import pattern_fault, topic_fault
+from bus.protocol.names import MAX_TOPIC_BYTES, pattern_fault, topic_fault
 from bus.protocol.suites import Suite
 from bus.protocol.topics import PatternTrie, has_wildcard, shapes
 
@@ -60,14 +60,15 @@ class Answer:
 
 def fault(action: Action, topic: str) -> str | None:
     """Why nobody could do this on this topic; None if somebody could."""
-    shown = repr(topic[:80])
+    if len(topic) > MAX_TOPIC_BYTES:
+        return f"{topic[:80]!r} and so on is longer than {MAX_TOPIC_BYTES} bytes"
     if not topic.isascii():
-        return f"{shown} has characters other than A-Z a-z 0-9 _ - ."
+        return f"{topic[:80]!r} has characters other than A-Z a-z 0-9 _ - ."
     wild = has_wildcard(topic)
     if wild and action == "publish":
-        return f"{shown} is a pattern; messages are published on topics"
+        return f"{topic[:80]!r} is a pattern; messages are published on topics"
     found = pattern_fault(topic) if wild else topic_fault(topic)
-    return f"{shown} {found}" if found else None
+    return f"{topic[:80]!r} {found}" if found else None
 
 
 class Rights:

@@ -148,5 +148,3 @@ DEFAULT_TOPIC_RULE: Final = topic_rule(TopicWords(match=">"), BUILT_IN)
 
 DEFAULT_TRUST_MAX_AGE_MS: Final[int] = default_of(TrustWords, "max_age")
 DEFAULT_PRIMARY_HANDLE: Final[int] = default_of(TpmWords, "handle")
-KEY_ORIGINS: Final[tuple[str, ...]] = ("hardware", "software-tpm", SOFTWARE)
-"""From the strongest to the weakest."""

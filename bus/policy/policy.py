@@ -102,7 +102,7 @@ class Policy:
 
     def permits(self, role: str, action: Action, topic: str, rule: TopicRule | None = None) -> bool:
         """Whether a role may do this on a topic, and (if given) this rule is for it. For checks: nothing is remembered."""
-        return self._rights[role, action].judge(topic).allowed and (rule is None or self.topic_rule(topic) is rule)
+        return self._rights[role, action].judge(topic).allowed and (rule is None or self._topic_rule(topic) is rule)
 
     def members(self, role: str) -> tuple[str, ...]:
         """The listed agents of a role, by name."""
@@ -110,18 +110,19 @@ class Policy:
 
     def topic_rule(self, topic: str) -> TopicRule:
         """How messages of this topic travel; for a pattern, those that no more specific rule is for."""
-        if fault("subscribe", topic):
-            return DEFAULT_TOPIC_RULE
+        return DEFAULT_TOPIC_RULE if fault("subscribe", topic) else self._topic_rule(topic)
+
+    def _topic_rule(self, topic: str) -> TopicRule:
         if has_wildcard(topic):
             topic = next(shapes(topic, fill=self._fill))
         return self._rules.best(topic) or DEFAULT_TOPIC_RULE
 
     def audience(self, topic: str) -> tuple[str, ...]:
         """Every listed agent to which messages of this topic are sealed, by name: who may hear it, or read its dead letters."""
-        if has_wildcard(topic) or fault("subscribe", topic):
+        if fault("subscribe", topic) or has_wildcard(topic):
             return ()
         roles = tuple(name for name in self.roles if self._decide(name, "subscribe", topic).allowed)
-        key = (roles, self.topic_rule(topic).dead_readers)
+        key = (roles, self._topic_rule(topic).dead_readers)
         audience = self._audiences.get(key)
         if audience is None:
             audience = tuple(sorted({*self.named(roles), *self.named(key[1])}))
@@ -166,7 +167,7 @@ class Policy:
             answer = Answer(allowed=False, rule="policy has no such agent", place=BUILT_IN)
         else:
             answer = self._rights[role, action].judge(topic)
-        decision = Decision(answer.allowed, action, topic, role, answer.rule, answer.place, self.topic_rule(topic), suite)
+        decision = Decision(answer.allowed, action, topic, role, answer.rule, answer.place, self._topic_rule(topic), suite)
         _remember(self._decisions, (role, action, topic), decision)
         return decision
 

@@ -14,10 +14,10 @@ from bus.errors import Problem
 from bus.policy.decide import Action
 from bus.policy.model import Pattern, Role, TopicRule
 from bus.policy.policy import Policy
-from bus.protocol.topics import intersection, shapes
+from bus.protocol.topics import ONE, REST, intersection, shapes
 
 MAX_STEPS: Final = 2_000_000
-"""A few seconds; a thousand critical rules over a thousand patterns are within it."""
+"""A few seconds. Ten thousand agents with a thousand critical rules and two thousand patterns need a twentieth."""
 _STEPS_A_DECISION: Final = 8
 
 
@@ -27,16 +27,30 @@ class Reach:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.left = MAX_STEPS
+        self._by_first: dict[tuple[str, Action], dict[str, list[Pattern]]] = {}
 
     def pattern(self, role: Role, action: Action, rule: TopicRule, *, within: Iterable[Pattern] | None = None) -> Pattern | None:
         """The pattern by which the role may do this on topics that this rule, and no more specific one, is for."""
-        own = role.publish if action == "publish" else role.subscribe
-        for pattern in own if within is None else within:
+        for pattern in self._candidates(role, action, rule.match.text) if within is None else within:
             self._spend(1)
             common = intersection(pattern.text, rule.match.text)
             if common is not None and self._any(role, action, common, rule):
                 return pattern
         return None
+
+    def _candidates(self, role: Role, action: Action, match: str) -> list[Pattern]:
+        """The role's patterns without those whose first token already differs: in a large policy, nearly all."""
+        key = role.name, action
+        if key not in self._by_first:
+            by_first: dict[str, list[Pattern]] = {}
+            for pattern in role.publish if action == "publish" else role.subscribe:
+                by_first.setdefault(pattern.text.split(".", 1)[0], []).append(pattern)
+            self._by_first[key] = by_first
+        found = self._by_first[key]
+        first = match.split(".", 1)[0]
+        if first in (ONE, REST):
+            return [pattern for patterns in found.values() for pattern in patterns]
+        return [pattern for token in (first, ONE, REST) for pattern in found.get(token, ())]
 
     def has_effect(self, role: Role, action: Action, pattern: Pattern) -> bool:
         return self._any(role, action, pattern.text, None)

@@ -147,6 +147,7 @@ def test_patterns_together_can_cover_a_subscription():
         "tasks.\ud800",
         "a b",
         "x" * 10_000_000,
+        "." * 10_000_000,
         ".".join("a" * 17),
     ],
 )
