@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from bus.errors import RemoteProtocolError, TpmRefusedError
-from bus.protocol.suites import IDENTITY_SUITES
 from bus.protocol.tpm_structures import EncryptedSecret, IdObject
-from bus.tpm.interface import Attested, KeyInfo, Priority, TpmEngine
+from bus.tpm.interface import Attested, Priority, TpmEngine
 from bus.tpm.wire import KEYS_IN_A_PAGE, VERSION
 
 Fields = Mapping[str, Any]
@@ -21,7 +20,6 @@ class Answers:
 
     def __init__(self, engine: TpmEngine) -> None:
         self._engine = engine
-        self._content_bytes: dict[str, int] = {}
         self._answers: Mapping[str, Callable[[Fields], Awaitable[Fields]]] = {
             "ping": self._ping,
             "getEK": self._get_ek,
@@ -79,20 +77,15 @@ class Answers:
 
     async def _sign_many(self, fields: Fields) -> Fields:
         key, contents = _agents_key(fields["key"]), fields["contents"]
-        await self._check_contents(key, contents)
         priority = fields["priority"] if fields["priority"] is not None else Priority.NORMAL
         proofs = await self._engine.sign_many(key, fields["purpose"], contents, signer=fields["signer"], priority=priority)
         return {"batches": proofs}
 
     async def _create(self, fields: Fields) -> Fields:
-        self._content_bytes.clear()
         return {"key": await self._engine.create(fields["name"], fields["suite"], origin=fields["origin"])}
 
     async def _rotate(self, fields: Fields) -> Fields:
-        self._content_bytes.clear()
-        info = await self._engine.rotate(fields["name"], keep_until_ms=fields["keep_until_ms"], suite=fields["suite"])
-        self._content_bytes.clear()
-        return {"key": info}
+        return {"key": await self._engine.rotate(fields["name"], keep_until_ms=fields["keep_until_ms"], suite=fields["suite"])}
 
     async def _keys(self, after: str | None, sees: Callable[[str], bool]) -> Fields:
         found = sorted((info for info in await self._engine.keys() if sees(info.name)), key=lambda info: info.id)
@@ -120,29 +113,12 @@ class Answers:
     async def _statistics(self, _: Fields) -> Fields:
         return {"statistics": await self._engine.statistics()}
 
-    async def _check_contents(self, key: str, contents: list[bytes]) -> None:
-        """Contents of one length that is wrong would fail the batch that they are in, and so others' contents beside them."""
-        sizes = {len(content) for content in contents}
-        if sizes == {self._content_bytes.get(key, 0)}:
-            return
-        wanted = _content_bytes(await self._engine.keys(), key)
-        self._content_bytes[key] = wanted
-        if sizes != {wanted}:
-            raise ValueError(f"a content for {key} is a digest of {wanted} bytes")
-
 
 def _agents_key(key: str) -> str:
     """The attestation key lies in the same vault, and is for nobody to name."""
     if _KEY.fullmatch(key) is None:
         raise TpmRefusedError("unknown_key", f"{key!r} is no key of an agent: NAME, or NAME.GENERATION for an older one")
     return key
-
-
-def _content_bytes(infos: list[KeyInfo], key: str) -> int:
-    for info in infos:
-        if key == info.id or (key == info.name and info.ends_ms is None):
-            return IDENTITY_SUITES[info.suite].digest_bytes
-    raise TpmRefusedError("unknown_key", f"the vault has no key {key}: `tpmbus keys list` shows what it has")
 
 
 def _attested(found: Attested) -> Fields:

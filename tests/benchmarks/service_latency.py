@@ -103,9 +103,8 @@ def main() -> None:
         with busy_cores():
             busy = anyio.run(signatures, socket, seconds)
             busy_rate = anyio.run(throughput, socket, seconds)
-    print(
-        f"\n{len(idle)} signatures on an idle machine, {len(busy)} while {os.cpu_count()} processes keep {os.cpu_count()} cores busy"
-    )
+    cores = os.cpu_count()
+    print(f"\n{len(idle)} signatures on an idle machine, {len(busy)} while {cores} processes keep {cores} cores busy")
     rows = [
         Row("idle: p50 of a signature through the service", percentile(idle, 50), "ms", 2),
         Row("idle: p99", percentile(idle, 99), "ms", 10),
