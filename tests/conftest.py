@@ -5,17 +5,21 @@ swtpm_folder    this test's copy
 swtpm           it runs, until the test ends
 runtime         a folder with a short path, for sockets
 tpmbus          the command line, in a process of its own
+fleet           a state folder, the command line in it, and its TPM service, which ends with the test
+provisioned     one whose 76 agents have their keys; shared, only to look at
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +131,71 @@ def tpmbus(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+# ---- fleets --------------------------------------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """A state folder with its own runtime folder, and the command line in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.first: dict[str, Any] = {}
+        self.environ = os.environ | {"TPMBUS_STATE": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder)}
+        for name in ("TPMBUS_TPM", "TPMBUS_POLICY", "TPM_ENABLED", "TPM_ENABLE_PERCENT", "TPM_SAMPLE_RATE"):
+            self.environ.pop(name, None)
+
+    @property
+    def state(self) -> Any:
+        from bus.hub.state import open_state
+
+        return open_state(self.folder / "state", environ=self.environ)
+
+    def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments],
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=self.environ | environment,
+        )
+
+    def json(self, *arguments: str, **environment: str) -> dict[str, Any]:
+        done = self.run(*arguments, "--json", **environment)
+        assert done.returncode == 0, done.stderr + done.stdout
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def stop(self) -> None:
+        import anyio
+
+        from bus.hub.tpm_process import stop_service
+
+        anyio.run(stop_service, self.state)
+
+
+@contextmanager
+def make_fleet() -> Iterator[Fleet]:
+    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
+    fleet = Fleet(folder)
+    yield fleet
+    fleet.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    """No key made yet, and no software TPM."""
+    with make_fleet() as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def provisioned() -> Iterator[Fleet]:
+    """The reference fleet, all keys made. Only look at it. `first` is what making them said."""
+    with make_fleet() as fleet:
+        fleet.first = fleet.json("provision")
+        yield fleet

@@ -1,0 +1,76 @@
+"""What the README and the how-to guides say is run here, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOT_HERE = ("TPMBUS_TPM=device:", "make ", ". .venv/")
+"""Lines of shell that a test cannot run: hardware, and what sets up the checkout itself."""
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    yield from re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith(NOT_HERE)]
+
+
+def test_every_link_in_the_documentation_leads_somewhere():
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        if not target.startswith("https:") and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_python_of_the_readme_runs(tmp_path, fleet):
+    [script] = blocks(ROOT / "README.md", "python")
+    environment = fleet.environ | {"TPMBUS_STATE": str(tmp_path)}
+    # The example keeps its state in `state`, in the folder where it runs: here that is the fleet's.
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=fleet.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "DIRECTOR.1 in a software-tpm: 96 bytes over 1 content(s)\n"
+
+
+@pytest.mark.parametrize("line", commands(ROOT / "README.md"))
+def test_the_commands_of_the_readme_run(line, provisioned):
+    done = in_shell(line, provisioned)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_of_looking_after_keys_run_in_their_order(fleet):
+    lines = commands(ROOT / "docs/how-to/look-after-keys.md")
+    assert len(lines) >= 7
+    for line in lines:
+        done = in_shell(line, fleet, typed="y\n")
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def in_shell(line: str, fleet, *, typed: str = "") -> subprocess.CompletedProcess[str]:
+    tpmbus = f"{shlex.quote(sys.executable)} -c 'from bus.cli.main import main; main()'"
+    script = re.sub(r"^tpmbus\b", tpmbus, line)
+    return subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=ROOT,
+        env=fleet.environ,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
