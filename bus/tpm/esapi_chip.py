@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from tpm2_pytss import (
@@ -37,8 +37,8 @@ from tpm2_pytss.tsskey import TSSPrivKey
 
 from bus.errors import TpmRefusedError, TpmUnavailableError, VaultError
 from bus.tpm import hmac_session
-from bus.tpm.esapi_types import FORGETTING, HASHES, primary_template, translate, translate_code
-from bus.tpm.hmac_session import HmacSession
+from bus.tpm.esapi_types import FORGETTING, HASHES, primary_template, translate
+from bus.tpm.hmac_session import HmacSession, ResponseError
 from bus.tpm.interface import WrappedKey, name_of
 from bus.tpm.slots import Moves, Slots
 
@@ -91,19 +91,21 @@ class Chip:
         """Run what talks to the TPM. A full chip is emptied of all that is ours, and asked once more; nothing else is repeated."""
         try:
             return command()
-        except (TSS2_Exception, TpmRefusedError) as error:
-            rc = error.rc
+        except TpmRefusedError:
             self._forget_sessions()
-            if rc not in FORGETTING:
-                raise _ours(error) from error
+            raise
+        except (TSS2_Exception, ResponseError) as error:
+            self._forget_sessions()
+            if error.rc not in FORGETTING:
+                raise translate(error) from error
             self.recoveries += 1
-            _log.warning("TPM response 0x%x: dropping all loaded keys and sessions, and trying once more", rc)
+            _log.warning("TPM response 0x%x: dropping all loaded keys and sessions, and trying once more", error.rc)
         try:
             self.slots.forget_all()
             self._flush_strangers()
             return command()
-        except (TSS2_Exception, TpmRefusedError) as error:
-            raise _ours(error) from error
+        except (TSS2_Exception, ResponseError) as error:
+            raise translate(error) from error
 
     def close(self) -> None:
         with suppress(TSS2_Exception):
@@ -200,7 +202,7 @@ class Chip:
 
     def _flush_number(self, session: HmacSession | None) -> None:
         if session is not None:
-            with suppress(TSS2_Exception, TpmRefusedError):
+            with suppress(TSS2_Exception, ResponseError, TpmRefusedError):
                 self._exchange(struct.pack(">HIII", 0x8001, 14, 0x165, session.handle))
 
     # -- the primary -----------------------------------------------------------------------------------------------------------
@@ -262,9 +264,3 @@ class Chip:
             _, data = self.esys.get_capability(TPM2_CAP.HANDLES, first, 64)
             for number in [int(handle) for handle in data.data.handles]:
                 self._exchange(struct.pack(">HIII", 0x8001, 14, 0x165, number))
-
-
-def _ours(error: Any) -> Exception:
-    if isinstance(error, TSS2_Exception):
-        return translate(error)
-    return translate_code(error.rc, str(error)) if error.code == "rc" else error

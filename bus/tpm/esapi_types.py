@@ -17,6 +17,7 @@ from tpm2_pytss import (
 
 from bus.errors import TpmRefusedError, TpmUnavailableError, VaultError
 from bus.protocol.suites import Suite
+from bus.tpm.hmac_session import ResponseError
 
 OURS: Final = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.NODA
 SIGNING: Final = OURS | TPMA_OBJECT.SIGN_ENCRYPT | TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.SENSITIVEDATAORIGIN
@@ -82,13 +83,9 @@ def open_sealed_blob(blob: bytes) -> tuple[list[int], TPM2B_PRIVATE, TPM2B_PUBLI
     return [pcr for pcr in range(32) if bitmap >> pcr & 1], private, public
 
 
-def translate(error: TSS2_Exception) -> TpmRefusedError | TpmUnavailableError:
-    """Our error for the library's."""
-    return translate_code(int(error.rc), str(error))
-
-
-def translate_code(rc: int, text: str) -> TpmRefusedError | TpmUnavailableError:
-    """Unavailable if another try may help, refused if not."""
+def translate(error: TSS2_Exception | ResponseError) -> TpmRefusedError | TpmUnavailableError:
+    """Our error for the library's: unavailable if another try may help, refused if not."""
+    rc, text = int(error.rc), str(error)
     if rc & 0xFFFF0000:  # the layers above the chip: no connection, a broken one, a confused context
         return TpmUnavailableError("no_tpm", f"the TPM does not answer: {text}", rc=rc)
     if rc in _REASONS:

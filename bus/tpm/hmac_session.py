@@ -31,6 +31,14 @@ _CONTINUE: Final = b"\x01"
 _NONCE_BYTES: Final = 32
 
 
+class ResponseError(Exception):
+    """The TPM answered with a response code; `esapi_chip` knows what that means to us."""
+
+    def __init__(self, rc: int) -> None:
+        self.rc = rc
+        super().__init__(f"response 0x{rc:x}")
+
+
 @dataclass(slots=True)
 class HmacSession:
     """One session. `nonce_tpm` rolls with every answer; `nonce` makes ours."""
@@ -51,10 +59,10 @@ class HmacSession:
         return struct.pack(">HII", _SESSIONS, 10 + len(body), code) + body, nonce
 
     def parse(self, code: int, answer: bytes, nonce: bytes, *, auth: bytes) -> bytes:
-        """The answer's parameters, after its own HMAC was checked. Raises TpmRefusedError with the TPM's response code."""
+        """The answer's parameters, after its own HMAC was checked. Raises ResponseError, TpmRefusedError("tampered")."""
         rc = response_code(answer)
         if rc:
-            raise TpmRefusedError("rc", "the TPM refused a command", rc=rc)
+            raise ResponseError(rc)
         self.uses += 1
         size = struct.unpack_from(">I", answer, 10)[0]
         parameters, rest = answer[14 : 14 + size], answer[14 + size :]
@@ -79,7 +87,7 @@ class Opening:
     def finish(self, answer: bytes, *, nonce: Callable[[int], bytes]) -> HmacSession:
         rc = response_code(answer)
         if rc:
-            raise TpmRefusedError("rc", "the TPM starts no session", rc=rc)
+            raise ResponseError(rc)
         handle = struct.unpack_from(">I", answer, 10)[0]
         nonce_tpm, _ = unsized(answer[14:])
         return HmacSession(handle, _kdf_a(self.salt, b"ATH", nonce_tpm, self.nonce), nonce_tpm, nonce)

@@ -81,7 +81,7 @@ class Keyring:
                     return entry.info
             until = self.clock.now_ms() + KEEP_RETIRED_MS
             if usable:
-                again = vaults.make_current(usable[-1])
+                again = vaults.make_current(max(usable, key=lambda entry: entry.info.generation))
                 self.vault.update([*(vaults.retire(entry, ends_ms=until) for entry in current), again])
                 return again.info
             return self._make(name, suite, origin, mine, ends_ms=until)
