@@ -155,23 +155,32 @@ AS_STRANGER = """
 import json, os, socket, sys
 if os.getuid() == 0:
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-with socket.socket(socket.AF_UNIX) as caller:
+
+def ask(caller, line):
+    try:
+        caller.sendall(line.encode())
+    except OSError:
+        pass
+    try:
+        return caller.makefile("rb").readline().decode().strip() or "null"
+    except OSError:
+        return "null"
+
+callers = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for caller in callers:
     caller.connect(sys.argv[1])
-    answers = caller.makefile("rb")
-    for line in sys.stdin:
-        try:
-            caller.sendall(line.encode())
-        except OSError:
-            pass
-        print(answers.readline().decode().strip() or "null")
+    if caller is not callers[-1]:
+        assert "version" in ask(caller, json.dumps({"command": "ping"}) + "\\n")
+for line in sys.stdin:
+    print(ask(callers[-1], line))
 """
 
 
-async def ask_as_stranger(path: Path, *requests: dict[str, Any]) -> list[Any]:
-    """A process of another user asks, one request after the other; its answers, None where the connection was closed."""
+async def ask_as_stranger(path: Path, *requests: dict[str, Any], connections: int = 1) -> list[Any]:
+    """A process of another user asks, one request after the other, on the last of its connections; None where it was closed."""
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     with anyio.fail_after(20):
-        done = await anyio.run_process([sys.executable, "-c", AS_STRANGER, str(path)], input=lines.encode())
+        done = await anyio.run_process([sys.executable, "-c", AS_STRANGER, str(path), str(connections)], input=lines.encode())
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
