@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from bus.errors import TpmRefusedError
 from bus.protocol import contexts
-from bus.protocol.signatures import CRYPTOGRAPHY_HASHES
+from bus.protocol.signatures import CRYPTOGRAPHY_HASHES, kind_of
 from bus.protocol.suites import HASHES, KINDS, Suite
 from bus.tpm.interface import MAX_SEAL_BYTES, SOFTWARE, Attested, Endorsement, Facts, WrappedKey
 
@@ -70,11 +70,11 @@ class SoftwareTpm:
 
     def sign(self, key: WrappedKey, suite: Suite, digest: bytes, *, auth: bytes) -> bytes:
         private = self._private(key, auth)
+        if not isinstance(private, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) or kind_of(private.public_key()) != suite.kind:
+            raise TpmRefusedError("refused", f"a {suite.kind} key was asked for, the file holds another kind")
         algorithm = CRYPTOGRAPHY_HASHES[suite.hash]
         if isinstance(private, rsa.RSAPrivateKey):
             return private.sign(digest, padding.PSS(padding.MGF1(algorithm), algorithm.digest_size), Prehashed(algorithm))
-        if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise TpmRefusedError("refused", f"a {suite.kind} key was asked for, the file holds another kind")
         half = suite.signature_bytes // 2
         r, s = decode_dss_signature(private.sign(digest, ec.ECDSA(Prehashed(algorithm))))
         return r.to_bytes(half, "big") + s.to_bytes(half, "big")
@@ -120,7 +120,7 @@ class SoftwareTpm:
             return private
         try:
             private = load_pem_private_key(key.pem, auth)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise TpmRefusedError("auth_fail", "the key file does not open with this vault's secret") from error
         self._loads += 1
         self._open[slot] = private

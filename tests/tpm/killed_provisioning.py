@@ -1,0 +1,99 @@
+"""A program for test_killed: provisions a vault, and is killed at one instant after the other.
+
+killed_provisioning.py FOLDER COUNT        kills itself at the 1st, 2nd, 3rd .. moment at which the vault touches the disk
+killed_provisioning.py FOLDER COUNT share  waits for a line, then provisions beside others, and prints what it was given
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+
+from bus.protocol.contexts import Purpose
+from bus.protocol.suites import IDENTITY_SUITES
+from bus.testing import FakeTpm
+from bus.testing.tpm_check import check_proof
+from bus.tpm.engine import Engine
+from bus.tpm.vault import FolderVault
+
+QUICK = IDENTITY_SUITES["ecc256/sha256"]
+TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.listdir", "fcntl.flock"}
+
+
+async def provision(folder: Path, count: int, *, rotate: bool = False) -> dict[str, str]:
+    given = {}
+    async with Engine(FakeTpm, FolderVault(folder)) as engine:
+        for number in range(count):
+            info = await engine.create(f"AGENT{number}", QUICK)
+            given[info.id] = info.spki.hex()
+        if rotate and not any(info.generation == 2 for info in await engine.keys()):
+            await engine.rotate("AGENT0", keep_until_ms=2**52)
+    return given
+
+
+async def check(folder: Path, count: int) -> dict[str, str]:
+    """Everything that exists signs, and nothing is half there."""
+    vault = FolderVault(folder)
+    async with Engine(FakeTpm, vault) as engine:
+        for info in await engine.keys():
+            for found in await engine.sign_many(info.id, Purpose.ENVELOPE, [bytes(32)]):
+                check_proof(found, info, Purpose.ENVELOPE, bytes(32))
+        found = {info.id: info.spki.hex() for info in await engine.keys()}
+        current = [info.name for info in await engine.keys() if info.ends_ms is None]
+    assert len(current) == len(set(current)), f"two current keys of one name: {current}"
+    files = set(os.listdir(folder))  # noqa: PTH208  nothing else runs in this loop
+    wanted = {"lock", "secret", "index.json"} | {f"{key}.{kind}" for key in found for kind in ("pem", "pub")}
+    assert files == wanted, f"left behind: {files - wanted}, missing: {wanted - files}"
+    assert len(found) <= count + 1
+    return found
+
+
+def killed_at(moment: int, folder: Path, count: int) -> bool:
+    """Provision in a child that is killed at this moment; False if it came to its end before."""
+    child = os.fork()
+    if child == 0:
+        left = moment
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        anyio.run(lambda: provision(folder, count, rotate=True))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
+        return False
+    return True
+
+
+def main() -> None:
+    folder, count = Path(sys.argv[1]), int(sys.argv[2])
+    if sys.argv[3:] == ["share"]:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(json.dumps(anyio.run(provision, folder, count)))
+        return
+    moment = 1
+    while killed_at(moment, folder / str(moment), count):
+        vault = folder / str(moment)
+        before = anyio.run(check, vault, count)
+        anyio.run(lambda vault=vault: provision(vault, count, rotate=True))
+        after = anyio.run(check, vault, count)
+        assert before.items() <= after.items(), f"moment {moment}: a key was made twice or lost"
+        assert sorted(after) == sorted([f"AGENT{number}.1" for number in range(count)] + ["AGENT0.2"]), after
+        moment += 1
+    print(json.dumps({"moments": moment - 1}))
+
+
+if __name__ == "__main__":
+    main()
