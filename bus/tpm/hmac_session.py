@@ -64,7 +64,7 @@ class HmacSession:
         if rc:
             raise ResponseError(rc)
         self.uses += 1
-        size = struct.unpack_from(">I", answer, 10)[0]
+        size = _first_number(answer)
         parameters, rest = answer[14 : 14 + size], answer[14 + size :]
         nonce_tpm, rest = unsized(rest)
         attributes, (proof, _) = rest[:1], unsized(rest[1:])
@@ -88,7 +88,7 @@ class Opening:
         rc = response_code(answer)
         if rc:
             raise ResponseError(rc)
-        handle = struct.unpack_from(">I", answer, 10)[0]
+        handle = _first_number(answer)
         nonce_tpm, _ = unsized(answer[14:])
         return HmacSession(handle, _kdf_a(self.salt, b"ATH", nonce_tpm, self.nonce), nonce_tpm, nonce)
 
@@ -109,6 +109,13 @@ def response_code(answer: bytes) -> int:
     if len(answer) < 10 or struct.unpack_from(">I", answer, 2)[0] != len(answer):
         raise TpmRefusedError("tampered", "an answer of the TPM is cut short")
     return int(struct.unpack_from(">I", answer, 6)[0])
+
+
+def _first_number(answer: bytes) -> int:
+    """What stands behind the header: the handle that was made, or the size of the parameters."""
+    if len(answer) < 14:
+        raise TpmRefusedError("tampered", "an answer of the TPM is cut short")
+    return int(struct.unpack_from(">I", answer, 10)[0])
 
 
 def sized(data: bytes) -> bytes:
