@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,38 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parent.parent
 
-# ---- coverage, in the processes that run tests (scripts/test asks for it) ------------------------------------------------------
+# ---- coverage, in the processes that run tests (scripts/test asks for it) -------------------------------------------------------
+
+MEASURED = {REPOSITORY / "tests" / "protocol", REPOSITORY / "tests" / "policy"}
+NOT_MEASURED = {"test_hostile.py"}  # what is done in bounded time would be done in twice the time
 
 _coverage: Any = None
 if "TPMBUS_TEST_COVERAGE" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
     import coverage
 
     _coverage = coverage.Coverage(config_file=str(REPOSITORY / os.environ.pop("TPMBUS_TEST_COVERAGE")))
-    _coverage.start()  # before the first test imports a room
+    _coverage.start()  # before the first test file imports a room
+
+
+def pytest_collection_finish() -> None:
+    if _coverage is not None:
+        _coverage.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Only the tests of a pure room are slowed down, and only they count."""
+    if _coverage is None or item.path.parent not in MEASURED or item.path.name in NOT_MEASURED:
+        return (yield)
+    _coverage.start()
+    try:
+        return (yield)
+    finally:
+        _coverage.stop()
 
 
 def pytest_sessionfinish() -> None:
     if _coverage is not None:
-        _coverage.stop()
         _coverage.save()
 
 
