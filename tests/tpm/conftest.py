@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio.to_thread
 import pytest
 
 from bus.testing import FakeTpm
 from bus.tpm.engine import Engine
-from bus.tpm.vault import MemoryVault
+from bus.tpm.vault import FolderVault, MemoryVault
 
 PATIENCE_SECONDS = 20
 """How long a test waits for what must happen; it never does."""
@@ -43,6 +44,11 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def chip() -> FakeTpm:
     return FakeTpm()
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> FolderVault:
+    return FolderVault(tmp_path / "vault")
 
 
 @pytest.fixture
