@@ -11,6 +11,7 @@ import pytest
 
 from bus.testing import FakeTpm
 from bus.tpm.engine import Engine
+from bus.tpm.software import SoftwareTpm
 from bus.tpm.vault import FolderVault, MemoryVault
 
 PATIENCE_SECONDS = 20
@@ -49,6 +50,12 @@ def chip() -> FakeTpm:
 @pytest.fixture
 def vault(tmp_path: Path) -> FolderVault:
     return FolderVault(tmp_path / "vault")
+
+
+@pytest.fixture
+def software(vault: FolderVault) -> SoftwareTpm:
+    """The keystore that belongs to the vault."""
+    return SoftwareTpm(vault.secret())
 
 
 @pytest.fixture

@@ -41,10 +41,9 @@ async def test_the_slow_one_passes():
     await check_tpm(lambda: Engine(lambda: SlowTpm(FakeTpm(), 0.001, 0.002), MemoryVault()), suites=QUICK_SUITES)
 
 
-async def test_a_software_tpm_passes_with_every_suite(swtpm, vault):
+async def test_a_software_tpm_passes_with_every_suite(swtpm, vault, software):
     from bus.tpm.esapi import EsapiTpm
 
-    software = SoftwareTpm(vault.secret())
     await check_tpm(lambda: Engine(lambda: EsapiTpm(swtpm.tcti, origin=SOFTWARE_TPM), vault, software=software))
 
 
