@@ -38,11 +38,11 @@ class Wish:
     done: anyio.Event = field(default_factory=anyio.Event)
     sent: int = 0
     """How many connections it went out on."""
-    answer: Mapping[str, Any] | None = None
+    answer: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
 
-    def settle(self, *, answer: Mapping[str, Any] | None = None, error: Exception | None = None) -> None:
-        self.answer, self.error = answer, error
+    def settle(self, *, answer: dict[str, Any] | None = None, error: Exception | None = None) -> None:
+        self.answer, self.error = answer or {}, error
         self.done.set()
 
 
@@ -78,7 +78,7 @@ class Pipeline:
             self._pending.pop(wish.number, None)
         if wish.error is not None:
             raise wish.error
-        return wire.answer_fields(wish.command, wish.answer or {})
+        return wish.answer
 
     def forget(self, wishes: list[Wish]) -> None:
         for wish in wishes:
@@ -166,13 +166,14 @@ class Pipeline:
             return
         if not isinstance(number, int) or number >= self._next:
             raise RemoteProtocolError("malformed", "an answer to nothing that was asked")
-        wish = self._pending.pop(number, None)
+        wish = self._pending.get(number)
         if wish is None:
             return  # its caller was cancelled
         if "error" in document:
             wish.settle(error=error_from(document["error"]))
         else:
-            wish.settle(answer=document)
+            wish.settle(answer=wire.answer_fields(wish.command, document))
+        del self._pending[number]
 
     # -- between connections ---------------------------------------------------------------------------------------------------
 
