@@ -58,6 +58,7 @@ class Pipeline:
         self._wanted = anyio.Event()
         self._parting: Exception | None = None
         self._closed = False
+        self._running = anyio.CancelScope()
 
     def submit(self, command: str, fields: Mapping[str, Any]) -> Wish:
         """Send a request. Raises ValueError for values that the command does not take, ClosedError."""
@@ -85,25 +86,31 @@ class Pipeline:
             self._pending.pop(wish.number, None)
 
     async def run(self) -> None:
-        """Keep a connection while there is something to ask; until cancelled."""
-        stream: UnixStream | None = self._first
+        """Keep a connection while there is something to ask; until closed or cancelled."""
         try:
-            while True:
-                if stream is not None:
-                    await self._use(stream)
-                    self._sort_out_loss()
-                self._wanted = anyio.Event()
-                if not self._pending:
-                    await self._wanted.wait()
-                stream = await self._reach_again()
+            with self._running:
+                await self._run()
         finally:
             self.close()
 
     def close(self) -> None:
+        """End the connection, and tell those who wait."""
         self._closed = True
+        self._running.cancel()
         for wish in self._pending.values():
             wish.settle(error=ClosedError("the connection to the TPM service was closed while this waited"))
         self._pending.clear()
+
+    async def _run(self) -> None:
+        stream: UnixStream | None = self._first
+        while True:
+            if stream is not None:
+                await self._use(stream)
+                self._sort_out_loss()
+            self._wanted = anyio.Event()
+            if not self._pending:
+                await self._wanted.wait()
+            stream = await self._reach_again()
 
     # -- one connection --------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,6 @@ class RemoteEngine:
         self._pipeline = pipeline
         self._slow = anyio.Semaphore(_SLOW_AT_A_TIME)
         self._tasks: AsyncExitStack | None = None
-        self._scope: anyio.CancelScope | None = None
 
     @classmethod
     async def connect(
@@ -76,7 +75,6 @@ class RemoteEngine:
         async with AsyncExitStack() as stack:
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(self._pipeline.run)
-            self._scope = group.cancel_scope
             self._tasks = stack.pop_all()
         return self
 
@@ -88,8 +86,6 @@ class RemoteEngine:
     async def aclose(self) -> None:
         """Close the connection; whoever still waits gets ClosedError. The service goes on for others."""
         self._pipeline.close()
-        if self._scope is not None:
-            self._scope.cancel()
 
     # -- the verbs -------------------------------------------------------------------------------------------------------------
 

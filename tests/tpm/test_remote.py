@@ -181,7 +181,8 @@ async def test_what_the_body_raises_comes_out_as_it_is(runtime):
             await engine.keys()
 
 
-async def test_closing_tells_those_who_wait(runtime, gate):
+async def test_closing_tells_those_who_wait_and_the_body_goes_on(runtime, gate):
+    went_on = False
     async with serving(runtime) as served, await RemoteEngine.connect(served.path) as engine:
         served.tpm.faults.append(gate)
         told: list[Exception] = []
@@ -198,6 +199,9 @@ async def test_closing_tells_those_who_wait(runtime, gate):
             await engine.aclose()
         assert len(told) == 1
         gate.open()
+        await anyio.lowlevel.checkpoint()
+        went_on = True
+    assert went_on
 
 
 async def test_cancelling_the_body_closes_the_connection(runtime):
