@@ -167,7 +167,7 @@ class Attest:
         if reader.u32() != ATTEST_MAGIC:
             raise _malformed("no TPM made this: it does not begin with ff 54 43 47")
         kind = reader.u16()
-        signer, extra = _name(reader), reader.tpm2b(66)
+        signer, extra = _name(reader), reader.tpm2b(64)
         clock = ClockInfo(reader.u64(), reader.u32(), reader.u32(), reader.flag())
         firmware = reader.u64()
         if kind == _CERTIFY:
