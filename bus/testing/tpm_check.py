@@ -1,7 +1,8 @@
 """One check for every engine: hardware, swtpm, software keystore, slow, fake, here or behind the service.
 
 `await check_tpm(make)` runs it; `make()` gives an async context manager with a fresh engine. It raises AssertionError with
-what is wrong, or what the engine raised where it had no reason to. An engine without a TPM behind it may refuse attestation, and then only with "not_a_tpm".
+what is wrong, or what the engine raised where it had no reason to. An engine without a TPM behind it may refuse attestation,
+and then only with "not_a_tpm".
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ made beside it, so that nothing but this state folder's own trust rests on them.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import shutil
@@ -14,7 +15,8 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ from bus.errors import TpmUnavailableError
 
 _log = logging.getLogger(__name__)
 
+SETUP_SECONDS: Final = 60.0
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 5.0
 MAX_SOCKET_PATH: Final = 107 - len(".ctrl")
@@ -42,31 +45,56 @@ def is_installed() -> bool:
 def manufacture(folder: Path) -> None:
     """Make the TPM's state in `folder/state` and its CA in `folder/ca`, unless they are there.
 
-    All of it is made in a folder beside and renamed into place: a process that is killed here leaves no half-made TPM.
+    All of it is made in a folder beside and renamed into place: a process that is killed here leaves no half-made TPM, and the
+    next one removes what it left. One makes at a time; who waited finds it made. Raises TpmUnavailableError("swtpm_setup").
     """
     if (folder / "state").is_dir():
         return
     if not is_installed():
         raise TpmUnavailableError("no_swtpm", _MISSING)
-    making = folder.with_name(f"{folder.name}.making.{os.getpid()}")
+    try:
+        with _alone_in(folder.parent):
+            if not (folder / "state").is_dir():
+                _manufacture(folder)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TpmUnavailableError("swtpm_setup", f"no software TPM can be made in {folder}: {error}") from error
+
+
+def _manufacture(folder: Path) -> None:
+    making = folder.with_name(f"{folder.name}.making")
     shutil.rmtree(making, ignore_errors=True)
-    (making / "state").mkdir(parents=True, mode=0o700)
-    (making / "ca").mkdir(mode=0o700)
-    making.chmod(0o700)
+    try:
+        _set_up(making, at=folder)
+        making.rename(folder)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
+def _set_up(making: Path, *, at: Path) -> None:
+    for place in (making, making / "state", making / "ca"):
+        place.mkdir(mode=0o700)
     _write_configuration(making, at=making)
     command = ["swtpm_setup", "--tpm2", "--config", str(making / "setup.conf"), "--tpmstate", str(making / "state")]
     command += ["--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603  fixed program, own paths
+    done = subprocess.run(  # noqa: S603  fixed program, own paths
+        command, capture_output=True, text=True, timeout=SETUP_SECONDS, check=False, preexec_fn=_die_with_parent
+    )
     if done.returncode:
-        shutil.rmtree(making, ignore_errors=True)
         raise TpmUnavailableError("swtpm_setup", f"swtpm_setup failed with exit code {done.returncode}: {_last_lines(done)}")
-    _write_configuration(making, at=folder)
+    _write_configuration(making, at=at)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Exclude other makers, by a lock on the folder itself, which the kernel gives back when a process dies."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        making.rename(folder)
-    except OSError:
-        shutil.rmtree(making, ignore_errors=True)
-        if not (folder / "state").is_dir():  # else another process was quicker, and its TPM is as good
-            raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_configuration(making: Path, *, at: Path) -> None:
