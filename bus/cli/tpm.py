@@ -86,6 +86,18 @@ def status(*, output: Output, state: Path | None, socket_path: Path | None) -> N
     output.table(("what", "value"), _rows(place, facts, statistics, keys), title="TPM service")
 
 
+@tpm.command()
+@command(state=True)
+def stop(*, output: Output, state: Path | None) -> None:
+    """End the service of this state folder, after it has answered what was asked. It starts again when it is needed."""
+    from bus.hub.state import open_state
+    from bus.hub.tpm_process import stop_service
+
+    ended = _run(stop_service, open_state(state))
+    output.line("The TPM service has ended." if ended else "No TPM service was running.")
+    output.document({"ended": ended})
+
+
 def _rows(place: Path, facts: Facts, statistics: EngineStatistics, keys: int) -> list[tuple[str, object]]:
     per_signature = statistics.signed_contents / statistics.signatures if statistics.signatures else 0.0
     return [

@@ -172,3 +172,15 @@ def test_doctor_names_what_others_can_read_and_what_is_damaged(fleet):
     secret = str(fleet.state.vault / "secret")
     assert problems["key MONITOR.1"] == "tpmbus keys rotate MONITOR"
     assert problems[secret] == f"chmod go= {secret}"
+
+
+# ---- tpm ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_service_is_stopped_by_hand_and_starts_again_when_needed(fleet):
+    assert fleet.json("tpm", "stop") == {"ended": False}
+    fleet.json("provision", "MONITOR")
+    assert fleet.json("tpm", "status")["keys"] == 1
+    assert fleet.json("tpm", "stop") == {"ended": True}
+    assert fleet.run("tpm", "status").returncode == 6
+    assert fleet.json("provision", "MONITOR")["made"] == 0
