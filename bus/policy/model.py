@@ -72,10 +72,6 @@ class Role:
         """Whether the role may share this subscription in this group; whether it may subscribe at all is another question."""
         return any(grant.allows(group, pattern) for grant in self.groups)
 
-    @property
-    def may_use_software(self) -> bool:
-        return self.key_origin == SOFTWARE
-
 
 @dataclass(frozen=True, slots=True)
 class TopicRule:

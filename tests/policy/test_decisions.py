@@ -217,6 +217,14 @@ def test_a_role_for_everybody_else():
     assert dict(policy.agents) == {"BOSS": "boss"}
 
 
+@pytest.mark.parametrize(
+    ("deny", "allowed"), [("[a.*]", True), ("[a.*.>]", True), ("[a.*, a.*.>]", False), ("[a.b, a.c.>]", True), ("[a.>]", False)]
+)
+def test_denials_that_together_leave_nothing_refuse_a_subscription(deny, allowed):
+    text = f"version: 1\nagents: {{A: x}}\nroles: {{x: {{key: ecc256/sha256, subscribe: [a.>], deny: {{subscribe: {deny}}}}}}}\n"
+    assert load({"p": text}).decide("A", "subscribe", "a.>").allowed is allowed
+
+
 def test_groups_are_for_the_subscriptions_they_name(small):
     role = small.role_of("LEAD")
     assert role.may_join("all", ">")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,28 +113,3 @@ def test_a_folder_that_ends_in_yaml_and_a_pipe_are_no_policy_files(place):
     os.mkfifo(place / "p/pipe.yaml")
     write(place / "p/a.yaml")
     assert list(files.read("p")) == ["p/a.yaml"]
-
-
-@pytest.mark.slow
-def test_the_wheel_carries_policies_and_roster(tmp_path):
-    repository = Path(__file__).parents[2]
-    built = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    site = str(tmp_path / "site")
-    code = f"""
-import sys
-sys.path.insert(0, {site!r})
-import bus.policy
-assert bus.policy.__file__.startswith({site!r})
-print(len(bus.policy.open_policy().agents), len(bus.policy.open_policy("tutorial").agents))
-"""
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.stdout.split() == ["76", "4"], ran.stderr

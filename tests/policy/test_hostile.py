@@ -9,7 +9,7 @@ import pytest
 from bus.errors import PolicyError
 from bus.policy import load
 from bus.policy.loader import MAX_FILES, MAX_PROBLEMS, lint
-from bus.policy.source import MAX_NODES, read
+from bus.policy.source import MAX_NODES, MAX_SCALAR, read
 
 LAUGHS = "version: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -83,6 +83,13 @@ def test_too_many_texts_are_refused():
         load({f"{number}.yaml": "version: 1\n" for number in range(MAX_FILES + 1)})
     with pytest.raises(PolicyError):
         load({f"{number}.yaml": b" " * (1 << 20) for number in range(17)})
+
+
+@pytest.mark.parametrize("text", ["key: {}", 'key: "{}"'])
+def test_one_text_has_its_limit(text):
+    assert read(text.format("a" * MAX_SCALAR), file="p")[0] is not None
+    root, (problem,), _ = read(text.format("a" * (MAX_SCALAR + 1)), file="p")
+    assert (root, problem.line, problem.column) == (None, 1, 6)
 
 
 def test_thirty_two_levels_are_enough_and_the_limit():

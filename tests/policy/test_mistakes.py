@@ -286,9 +286,11 @@ def test_agents_of_a_roster_and_of_a_policy_are_held_against_each_other():
 
 @pytest.mark.parametrize("name", ["NO", "ON", "YES", "Y", "N", "OFF", "NULL", "TRUE", "FALSE", "E1"])
 def test_names_that_older_yaml_takes_for_something_else_stay_names(name):
-    policy = load({"p.yaml": f"version: 1\nagents: {{{name}: no}}\nroles: {{no: {{key: ecc256/sha256, publish: [on.off]}}}}\n"})
+    roles = "roles: {no: {key: ecc256/sha256, publish: [on.off]}}\n"
+    policy = load({"p.yaml": f"version: 1\nagents: {{{name}: no}}\naudit_readers: [{name}]\n{roles}"})
     assert policy.role_of(name).name == "no"
     assert policy.decide(name, "publish", "on.off").allowed
+    assert policy.named(policy.audit_readers) == (name,)
 
 
 def test_no_texts_are_no_policy():
