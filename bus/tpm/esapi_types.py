@@ -32,8 +32,11 @@ CURVES: Final = {"ecc256": TPM2_ECC.NIST_P256, "ecc384": TPM2_ECC.NIST_P384}
 PCR_BANK: Final = "sha256"
 
 MEMORY, SESSIONS, GAP, LOCKOUT, PCR_CHANGED, POLICY_FAIL = 0x902, 0x903, 0x901, 0x921, 0x128, 0x99D
-FORGETTING: Final = frozenset({MEMORY, SESSIONS, GAP, 0x910, 0x918})
-"""Codes after which dropping all handles and sessions and trying once more helps (with REFERENCE_H0 and _S0: a stale handle)."""
+_HANDLES_USED_UP: Final = (0x905, 0x906)
+_STALE: Final = (0x910, 0x911, 0x912, 0x918, 0x919, 0x91A)
+"""REFERENCE_H0 to _H2 and _S0 to _S2: another client has flushed what is ours."""
+FORGETTING: Final = frozenset({MEMORY, SESSIONS, GAP, *_HANDLES_USED_UP, *_STALE})
+"""Codes after which dropping all handles and sessions and trying once more helps."""
 _REASONS: Final = {
     LOCKOUT: ("lockout", "the TPM is in dictionary-attack lockout: wait, or have its owner run `tpm2_dictionarylockout -c`"),
     POLICY_FAIL: ("policy_fail", "the platform registers (PCRs) are not what they were when this was sealed"),

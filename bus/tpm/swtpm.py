@@ -186,8 +186,7 @@ class Swtpm:
         while time.monotonic() < deadline:
             if not self.is_running():
                 break
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self._control))
+            if _answers(self._control) and _answers(self._socket):
                 return
             time.sleep(0.005)
         tail = (self._folder / "swtpm.log").read_text(errors="replace")[-400:].strip()
@@ -205,6 +204,13 @@ class Swtpm:
                 pass
         for path in (self._socket, self._control):
             path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        return True
+    return False
 
 
 def _die_with_parent() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -16,6 +18,11 @@ from bus.tpm.vault import FolderVault, MemoryVault
 
 PATIENCE_SECONDS = 20
 """How long a test waits for what must happen; it never does."""
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from relay import Relay  # noqa: E402  it lies beside this file
 
 
 class Gate:
@@ -45,6 +52,14 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def chip() -> FakeTpm:
     return FakeTpm()
+
+
+@pytest.fixture
+def relay(swtpm: Any, runtime: Path) -> Iterator[Relay]:
+    """Between the library and this test's software TPM: open `relay.tcti`."""
+    relay = Relay(runtime / "relay.sock", to=runtime / "tpm.sock")
+    yield relay
+    relay.close()
 
 
 @pytest.fixture

@@ -133,6 +133,37 @@ def test_it_starts_while_the_one_of_a_killed_process_is_still_ending(holder, swt
         ours.stop()
 
 
+SLOW_STARTER = """#!{python}
+import socket, sys, time
+places = {{word.partition("path=")[2].partition(",")[0] for word in sys.argv if "path=" in word}}
+control, = (place for place in places if place.endswith(".ctrl"))
+data, = places - {{control}}
+listening = []
+for place in (control, data):
+    listening.append(socket.socket(socket.AF_UNIX))
+    listening[-1].bind(place)
+    listening[-1].listen()
+    time.sleep(0.3)
+time.sleep(60)
+"""
+
+
+def test_it_has_started_when_both_of_its_sockets_answer(swtpm_folder, runtime, tmp_path, monkeypatch):
+    """It listens on the control channel first; who came between found nobody on the other."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "swtpm"
+    program.write_text(SLOW_STARTER.format(python=sys.executable))
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    ours = Swtpm(swtpm_folder, socket_path=runtime / "tpm.sock")
+    ours.start()
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(runtime / "tpm.sock"))
+    finally:
+        ours.stop()
+
+
 def test_one_that_does_not_start_says_why(swtpm, swtpm_folder, runtime):
     """Two cannot have one state."""
     second = Swtpm(swtpm_folder, socket_path=runtime / "second.sock")
