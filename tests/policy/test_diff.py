@@ -73,6 +73,16 @@ def test_a_loss_names_what_stays():
     assert dict(role.loses) == {"subscribe": ("> except a.b",)}
 
 
+def test_a_loss_within_what_stays_is_named_too():
+    """Of `>` everything but `a.>` is lost, and of that `a.a`."""
+    rights = "version: 1\nagents: {{A: x}}\nroles: {{x: {{key: ecc256/sha256, {}}}}}\n"
+    new = rights.format("publish: [a.>], deny: {publish: [a.a]}")
+    (role,) = between(rights.format('publish: [">"]'), new).roles
+    assert dict(role.loses) == {"publish": ("> except a.>", "a.a")}
+    (role,) = between(new, rights.format('publish: [">"]')).roles
+    assert dict(role.gains) == {"publish": (">",)}
+
+
 def test_agents_that_come_go_and_move():
     result = between(OLD, changed(("{A: x, B: x, C: y, GONE: y}", "{A: x, B: y, C: y, NEW: x}")))
     assert (dict(result.added), dict(result.removed)) == ({"NEW": "x"}, {"GONE": "y"})
