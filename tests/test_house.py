@@ -323,7 +323,7 @@ def test_import_bus_is_quick_and_needs_no_other_package():
     foreign = {name.split(".")[0] for name in said["modules"]} - sys.stdlib_module_names - {"bus"}
     assert foreign == set()
     assert {name for name in said["modules"] if name.split(".")[0] == "bus"} == {"bus"}
-    assert len(said["modules"]) < 120
+    assert len(said["modules"]) < 150
     assert said["ms"] < 3_000
 
 
