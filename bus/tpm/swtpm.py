@@ -154,14 +154,17 @@ class Swtpm:
         command += ["--server", f"type=unixio,path={self._socket},mode=0600"]
         command += ["--ctrl", f"type=unixio,path={self._control},mode=0600"]
         command += ["--flags", "not-need-init,startup-clear", "--log", f"level=1,file={log}"]
-        self._process = subprocess.Popen(  # noqa: S603  fixed program, own paths
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  it only makes a system call
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  fixed program, own paths
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  it only makes a system call
+            )
+        except OSError as error:
+            raise TpmUnavailableError("no_swtpm", f"swtpm cannot be run ({error}); {_MISSING}") from error
         self.starts += 1
         self._wait_until_it_listens()
 
