@@ -9,29 +9,53 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from bus.errors import BusError as BusError
+if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from bus.errors import (
+        AttestationError,
+        BackboneError,
+        BusError,
+        ClosedError,
+        ConnectError,
+        ConnectionLostError,
+        LocalProtocolError,
+        MessageTooLargeError,
+        NotPermittedError,
+        OverloadedError,
+        PolicyError,
+        ProtocolError,
+        RemoteProtocolError,
+        StateInUseError,
+        TpmError,
+        TpmRefusedError,
+        TpmUnavailableError,
+        TransportError,
+        VaultError,
+        VerificationError,
+    )
 
-_PLACES = {
-    "BusError": "bus.errors",
-    "PolicyError": "bus.errors",
-    "NotPermittedError": "bus.errors",
-    "ProtocolError": "bus.errors",
-    "LocalProtocolError": "bus.errors",
-    "RemoteProtocolError": "bus.errors",
-    "VerificationError": "bus.errors",
-    "AttestationError": "bus.errors",
-    "TpmError": "bus.errors",
-    "TpmUnavailableError": "bus.errors",
-    "TpmRefusedError": "bus.errors",
-    "VaultError": "bus.errors",
-    "OverloadedError": "bus.errors",
-    "MessageTooLargeError": "bus.errors",
-    "StateInUseError": "bus.errors",
-    "ClosedError": "bus.errors",
-}
-
-__all__ = list(_PLACES)
+__all__ = [
+    "AttestationError",
+    "BackboneError",
+    "BusError",
+    "ClosedError",
+    "ConnectError",
+    "ConnectionLostError",
+    "LocalProtocolError",
+    "MessageTooLargeError",
+    "NotPermittedError",
+    "OverloadedError",
+    "PolicyError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "StateInUseError",
+    "TpmError",
+    "TpmRefusedError",
+    "TpmUnavailableError",
+    "TransportError",
+    "VaultError",
+    "VerificationError",
+]
+_PLACES = dict.fromkeys(__all__, "bus.errors")
 
 try:
     __version__ = version("tpmbus")

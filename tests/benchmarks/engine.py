@@ -128,9 +128,8 @@ async def overhead() -> list[Row]:
             checks.append(time.perf_counter() - begun)
     added = statistics.median(a - b for a, b in zip(through, bare, strict=True)) * 1e6
     check = statistics.median(checks) * 1e6
-    print(
-        f"\nswtpm P-256, medians: bare {statistics.median(bare) * 1e6:.0f} us, through the engine {statistics.median(through) * 1e6:.0f} us"
-    )
+    medians = [round(statistics.median(times) * 1e6) for times in (bare, through)]
+    print(f"\nswtpm P-256, medians: bare {medians[0]} us, through the engine {medians[1]} us")
     return [
         Row("the engine adds to an idle swtpm signature, all included", added, "us", 150),
         Row("of which the check in software before release", check, "us", 150),
@@ -144,4 +143,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     os.environ.pop("TPMBUS_TPM", None)
-    anyio.run(main, backend_options={"use_uvloop": find_spec("uvloop") is not None})  # the targets are uvloop's
+    # The targets are uvloop's.
+    anyio.run(main, backend_options={"use_uvloop": find_spec("uvloop") is not None})

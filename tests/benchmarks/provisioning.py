@@ -1,6 +1,6 @@
 """From an empty state folder to 76 keys, and again when all exist; and what importing costs.
 
-    python tests/benchmarks/provisioning.py [RUNS]
+python tests/benchmarks/provisioning.py [RUNS]
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ def provisioning(runs: int) -> list[Row]:
             assert document["made"] == 0
             warm.append(seconds)
             stop_service(state)
-    print(f"\ncold runs {[round(value, 2) for value in cold]}, of which opening the TPM and making keys {[round(v, 2) for v in cold_keys]}")
+    print(f"\ncold runs {rounded(cold)}, of which opening the TPM and making keys {rounded(cold_keys)}; warm {rounded(warm)}")
     return [
         Row(f"76 agents provisioned, whole command, median of {runs}", statistics.median(cold), "s", 10),
         Row("the same when all exist, whole command", statistics.median(warm), "s", 1),
     ]
+
+
+def rounded(seconds: list[float]) -> list[float]:
+    return [round(value, 2) for value in seconds]
 
 
 def stop_service(state: Path) -> None:
@@ -52,7 +56,7 @@ def stop_service(state: Path) -> None:
 
 
 def importing() -> list[Row]:
-    code = "import time; t = time.perf_counter(); import bus; print(time.perf_counter() - t); import sys; print('tpm2_pytss' in sys.modules)"
+    code = "import sys, time; t = time.perf_counter(); import bus; print(time.perf_counter() - t, 'tpm2_pytss' in sys.modules)"
     times = []
     for _ in range(9):
         seconds, loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -31,4 +31,6 @@ def show(title: str, rows: Sequence[Row]) -> None:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    return statistics.quantiles(sorted(values), n=1000, method="inclusive")[round(percent * 10) - 1] if len(values) > 1 else values[0]
+    return (
+        statistics.quantiles(sorted(values), n=1000, method="inclusive")[round(percent * 10) - 1] if len(values) > 1 else values[0]
+    )
