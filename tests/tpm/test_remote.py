@@ -116,6 +116,7 @@ async def test_a_cancelled_calls_late_answer_is_dropped_and_the_next_call_gets_i
             tasks.start_soon(engine.sign_many, "MONITOR", Purpose.ENVELOPE, contents_for(SUITE, 3))
             await gate.reached()
             tasks.cancel_scope.cancel()
+        assert not engine._pipeline._pending  # forgotten at once, and not asked again of another service
         gate.open()
         for number in range(20):
             content = contents_for(SUITE, 1, seed=str(number))[0]

@@ -250,6 +250,10 @@ async def test_the_endorsement_key_and_its_certificate_fit(swtpm, runtime):
         assert len(name) == 34
         attester = await caller.ask(command="attestationKey")
         assert PublicArea.parse(base64.b64decode(attester["public"])).name == name
+        sign = {"command": "signMany", "purpose": "enroll", "contents": [base64.b64encode(bytes(32)).decode()]}
+        for key in ("attestation", "attestation.1"):  # nobody has it sign, or vouch for itself
+            assert (await caller.ask(**sign, key=key))["error"]["code"] == "unknown_key"
+            assert (await caller.ask(command="certify", key=key, qualifying=""))["error"]["code"] == "unknown_key"
         assert PublicArea.parse(base64.b64decode(attester["public"])).attributes & 0x00010000  # restricted
 
 

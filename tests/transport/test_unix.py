@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from bus.errors import ConnectError, ConnectionLostError, StateInUseError
@@ -147,19 +147,20 @@ async def test_closing_wakes_who_waits(runtime):
 
 async def test_one_that_always_has_something_to_say_does_not_keep_the_loop(runtime):
     async with pair(runtime) as (near, far), anyio.create_task_group() as tasks:
+        turns = 0
 
-        async def talk() -> None:
+        async def other() -> None:
+            nonlocal turns
             while True:
-                await near.send(bytes(1_000))
+                turns += 1
+                await anyio.lowlevel.checkpoint()
 
-        async def listen() -> None:
-            while True:
-                await far.receive(1_000)
-
-        tasks.start_soon(talk)
-        tasks.start_soon(listen)
-        for _ in range(100):
-            await anyio.lowlevel.checkpoint()
+        while near.send_nowait(bytes(65_536)):
+            pass
+        tasks.start_soon(other)
+        for _ in range(1_000):
+            assert await far.receive(1)
+        assert turns > 100
         tasks.cancel_scope.cancel()
 
 
