@@ -26,10 +26,10 @@ WHEEL = os.environ.get("TPMBUS_TEST_WHEEL")
 
 
 def tracked() -> list[Path]:
-    """The files of this version; without git (an unpacked archive), all that look like them."""
+    """The files of this version, but for raw input of the fuzzers; without git (an unpacked archive), all that look like them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     if listed.returncode == 0:
-        names = [name for name in listed.stdout.split("\0") if name]
+        names = [name for name in listed.stdout.split("\0") if name and not name.startswith("tests/fuzz/corpus/")]
         return [ROOT / name for name in names if (ROOT / name).is_file()]
     return [
         path
