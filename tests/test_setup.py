@@ -76,7 +76,8 @@ def test_a_machine_that_has_everything_comes_to_making_the_environment(machine):
     assert "missing" not in done.stderr
 
 
-APT = f'echo "apt-get $*" >> "$LOG"; case "$*" in *install*) for name in $GIVES; do ln -s {shutil.which("true")} "$BIN/$name"; done ;; esac'
+APT = f"""echo "apt-get $*" >> "$LOG"
+case "$*" in *install*) for name in $GIVES; do ln -s {shutil.which("true")} "$BIN/$name"; done ;; esac"""
 
 
 def test_root_gets_what_is_missing_and_nothing_else(machine):
