@@ -1,4 +1,4 @@
-"""A software TPM that is killed, that hangs, that does not start again: callers get proofs or a typed error, and nothing is lost."""
+"""A software TPM that is killed, that hangs, that does not start again: proofs or a typed error, and nothing is lost."""
 
 from __future__ import annotations
 
