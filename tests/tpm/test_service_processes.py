@@ -350,4 +350,4 @@ async def test_a_tpm_that_is_killed_comes_back_behind_the_service(swtpm_folder, 
                 assert (await engine.statistics()).restarts == 3
             service.stop()
     finally:
-        own.stop()
+        await anyio.to_thread.run_sync(own.stop)
