@@ -53,7 +53,10 @@ def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None 
     environ = os.environ if environ is None else environ
     chosen = folder or _from_environment(environ)
     state = chosen.expanduser().absolute()
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConnectError(f"{state} cannot be the state folder: {error}; choose another with --state or TPMBUS_STATE") from error
     runtime = _runtime_root(environ) / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:8]
     _own(runtime)
     link = state / "run"
@@ -103,10 +106,10 @@ def holder_of(lock: Path) -> dict[str, Any] | None:
 
 def _read_holder(descriptor: int) -> dict[str, Any]:
     try:
-        holder: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
+        holder = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:  # it has just taken the lock, and not said who it is
         return {"pid": 0}
-    return holder
+    return holder if isinstance(holder, dict) and isinstance(holder.get("pid"), int) else {"pid": 0}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Path:
