@@ -345,6 +345,7 @@ async def test_a_tpm_that_is_killed_comes_back_behind_the_service(swtpm_folder, 
                 for _ in range(3):
                     assert own.pid is not None
                     os.kill(own.pid, signal.SIGKILL)
+                    await until(lambda: not own.is_running())
                     found = await engine.sign_many("MONITOR", Purpose.SESSION, CONTENT)
                     check_proof(found[0], key, Purpose.SESSION, CONTENT[0])
                 assert (await engine.statistics()).restarts == 3
