@@ -2,6 +2,7 @@
 
 killed_provisioning.py FOLDER COUNT        kills itself at the 1st, 2nd, 3rd .. moment at which the vault touches the disk
 killed_provisioning.py FOLDER COUNT share  waits for a line, then provisions beside others, and prints what it was given
+    killed_provisioning.py FOLDER COUNT swtpm  provisions a state folder with its own software TPM, and prints each key it made
 """
 
 from __future__ import annotations
@@ -76,8 +77,25 @@ def killed_at(moment: int, folder: Path, count: int) -> bool:
     return True
 
 
+async def provision_swtpm(folder: Path, runtime: Path, count: int) -> None:
+    from bus.hub.state import State
+    from bus.hub.which_tpm import open_engine_here
+    from bus.policy import open_policy
+
+    async with open_engine_here(State(folder, runtime), open_policy(), tpm="swtpm") as engine:
+        print("open", flush=True)
+        for number in range(count):
+            info = await engine.create(f"AGENT{number}", QUICK)
+            print(info.id, info.spki.hex(), flush=True)
+            await engine.sign_many(info.id, Purpose.ENVELOPE, [bytes(32)])
+    print("done", flush=True)
+
+
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
+    if sys.argv[3:4] == ["swtpm"]:
+        anyio.run(provision_swtpm, folder, Path(sys.argv[4]), count)
+        return
     if sys.argv[3:] == ["share"]:
         print("ready", flush=True)
         sys.stdin.readline()
