@@ -120,7 +120,10 @@ def _write_configuration(making: Path, *, at: Path) -> None:
 
 
 class Swtpm:
-    """The running process. `tcti` is what to open; after a crash, `start` brings it back with the same keys."""
+    """The running process. `tcti` is what to open; after a crash, `start` brings it back with the same keys.
+
+    It ends with the thread that started it, so that nothing is left behind by a process that was killed.
+    """
 
     def __init__(self, folder: Path, *, socket_path: Path) -> None:
         if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH:

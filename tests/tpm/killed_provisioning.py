@@ -2,7 +2,7 @@
 
 killed_provisioning.py FOLDER COUNT        kills itself at the 1st, 2nd, 3rd .. moment at which the vault touches the disk
 killed_provisioning.py FOLDER COUNT share  waits for a line, then provisions beside others, and prints what it was given
-    killed_provisioning.py FOLDER COUNT swtpm  provisions a state folder with its own software TPM, and prints each key it made
+killed_provisioning.py FOLDER COUNT swtpm RUNTIME  provisions a state folder with its own software TPM, and prints each key it made
 """
 
 from __future__ import annotations
