@@ -101,6 +101,8 @@ class Engine:
             raise ValueError(f"sign 1 to {MAX_BATCH} contents at a time, not {len(contents)}")
         if signer is not None and len(signer) != SIGNER_BYTES:
             raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+        if not all(isinstance(content, bytes | bytearray | memoryview) for content in contents):
+            raise TypeError("a content is bytes: the digest that its purpose prescribes")
         work = Sign(key, purpose, tuple(bytes(content) for content in contents), signer)
         proofs: list[BatchProof] = await self._worker.run(("sign", key, signer), work, size=len(contents), priority=priority)
         return proofs

@@ -171,6 +171,19 @@ async def test_misuse_is_a_value_error_before_anything_waits(engine, contents, o
             await engine.sign_many("ALPHA", 77, [bytes(32)])
 
 
+@pytest.mark.parametrize(
+    "contents", [[32], bytes(32), ["x" * 32], [None], [[0] * 32]], ids=["int", "bytes", "text", "none", "ints"]
+)
+async def test_what_is_no_bytes_is_not_taken_for_a_digest(engine, contents):
+    """`bytes(32)` is 32 zeros, and nobody meant to sign those."""
+    async with engine:
+        await engine.create("ALPHA", QUICK)
+        with pytest.raises(TypeError):
+            await engine.sign_many("ALPHA", Purpose.ENVELOPE, contents)
+        for content_type in (bytes, bytearray, memoryview):
+            assert len(await engine.sign_many("ALPHA", Purpose.ENVELOPE, [content_type(content(0))])) == 1
+
+
 # ---- who goes first ------------------------------------------------------------------------------------------------------------
 
 
