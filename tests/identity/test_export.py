@@ -73,9 +73,10 @@ def test_the_thumbprint_is_that_of_the_rfc():
     assert jwk["kid"] == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 
 
-def test_coordinates_with_leading_zeros_keep_them():
+@pytest.mark.parametrize("coordinate", ["x", "y"])
+def test_coordinates_with_leading_zeros_keep_them(coordinate):
     scalar = 1
-    while ec.derive_private_key(scalar, ec.SECP256R1()).public_key().public_numbers().y >> 248:
+    while getattr(ec.derive_private_key(scalar, ec.SECP256R1()).public_key().public_numbers(), coordinate) >> 248:
         scalar += 1
     info = info_of(ec.derive_private_key(scalar, ec.SECP256R1()), "ecc256/sha256")
     jwk = json.loads(export(info, "jwk"))
