@@ -29,7 +29,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def _fault(tokens: list[str], text: str, *, wildcards: bool) -> str | None:
-    if len(text.encode()) > MAX_TOPIC_BYTES:
+    if len(text) > MAX_TOPIC_BYTES:  # characters: what is not ASCII is a fault anyway, and half a surrogate has no bytes
         return f"is longer than {MAX_TOPIC_BYTES} bytes"
     if len(tokens) > MAX_TOKENS:
         return f"has more than {MAX_TOKENS} tokens"

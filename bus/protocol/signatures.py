@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from bus.errors import VerificationError
 from bus.protocol.suites import Suite
@@ -28,9 +29,13 @@ _CURVES = {"ecc256": ("secp256r1", 32), "ecc384": ("secp384r1", 48)}
 def load_public(spki: bytes) -> PublicKeyTypes:
     """A public key from its SubjectPublicKeyInfo. Raises VerificationError("malformed")."""
     try:
-        return load_der_public_key(spki)
+        key = load_der_public_key(spki)
     except Exception as error:
         raise VerificationError("malformed", detail="not a public key") from error
+    # Under a key of small order one signature fits any bytes; OpenSSL takes such keys, libsodium knows them.
+    if isinstance(key, ed25519.Ed25519PublicKey) and not crypto_core_ed25519_is_valid_point(key.public_bytes_raw()):
+        raise VerificationError("malformed", detail="an Ed25519 key that is no valid point")
+    return key
 
 
 def kind_of(key: PublicKeyTypes) -> str | None:

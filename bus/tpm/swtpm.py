@@ -27,10 +27,12 @@ _log = logging.getLogger(__name__)
 SETUP_SECONDS: Final = 60.0
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
 MAX_SOCKET_PATH: Final = 107 - len(".ctrl")
 """A Unix socket's path has 108 bytes with its end; the control socket's name is the longer one."""
 
 _CTRL_SHUTDOWN: Final = (3).to_bytes(4, "big")
+_GET_RANDOM: Final = bytes.fromhex("8001 0000000c 0000017b 0001")
 _PR_SET_PDEATHSIG: Final = 1
 _MISSING: Final = (
     "swtpm is not installed: `apt-get install swtpm swtpm-tools` (Fedora: dnf install swtpm swtpm-tools; Arch: pacman -S swtpm; "
@@ -146,9 +148,10 @@ class Swtpm:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it if it does not run, and wait until it answers."""
-        if self.is_running():
+        """Start it if it does not run, and wait until it listens. One that runs and does not answer is replaced."""
+        if self.is_running() and _answers(self._socket):
             return
+        self.stop()  # it was killed, and is alive a moment longer than its sockets
         manufacture(self._folder)
         self._stop_leftover()
         log = self._folder / "swtpm.log"
@@ -192,7 +195,7 @@ class Swtpm:
         while time.monotonic() < deadline:
             if not self.is_running():
                 break
-            if _answers(self._control) and _answers(self._socket):
+            if _listens(self._control) and _listens(self._socket):
                 return
             time.sleep(0.005)
         tail = (self._folder / "swtpm.log").read_text(errors="replace")[-400:].strip()
@@ -212,10 +215,20 @@ class Swtpm:
             path.unlink(missing_ok=True)
 
 
-def _answers(path: Path) -> bool:
+def _listens(path: Path) -> bool:
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(path))
         return True
+    return False
+
+
+def _answers(path: Path) -> bool:
+    """Whether the TPM itself answers: a process that is being killed may still let us connect."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(ANSWER_SECONDS)
+        probe.connect(str(path))
+        probe.sendall(_GET_RANDOM)
+        return len(probe.recv(64)) > 0
     return False
 
 
