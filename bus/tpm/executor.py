@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,6 +16,8 @@ from bus.tpm.keyring import Keyring
 from bus.tpm.tally import Tally
 from bus.tpm.worker import Job
 
+REOPEN_TRIES_SECONDS: Final = (0.02, 0.1, 0.3)
+"""Pauses before opening it is tried again: one that was killed still takes calls a moment before it is gone."""
 REOPEN_PAUSE_SECONDS: Final = 1.0
 """After a TPM could not be opened again, calls fail at once for this long instead of each trying anew."""
 
@@ -130,11 +133,15 @@ class Executor:
         if now < self._retry_at:
             raise TpmUnavailableError("no_tpm", "the TPM is gone, and could not be opened again a moment ago")
         self._drop_tpm()
-        try:
-            self.connect()
-        except TpmError:
-            self._retry_at = now + REOPEN_PAUSE_SECONDS
-            raise
+        for pause in (*REOPEN_TRIES_SECONDS, None):
+            try:
+                self.connect()
+                break
+            except TpmError as error:
+                if pause is None or error.code != "no_tpm" or self.closing:
+                    self._retry_at = now + REOPEN_PAUSE_SECONDS
+                    raise
+                time.sleep(pause)
         self.tally.restarts += 1
 
     def _drop_tpm(self) -> None:

@@ -11,7 +11,10 @@ import json
 import os
 import signal
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -54,27 +57,38 @@ async def check(folder: Path, count: int) -> dict[str, str]:
     return found
 
 
-def killed_at(moment: int, folder: Path, count: int) -> bool:
-    """Provision in a child that is killed at this moment; False if it came to its end before."""
+def in_a_child(work, *, killed_at: int = 0, folder: Path = Path()) -> Any:
+    """Run it in a process of its own, which may be killed at this moment; this one never has threads, so it may fork.
+
+    Gives what it gave, or None if it was killed.
+    """
+    read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        left = moment
+        left = killed_at
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal left
-            if event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
+            if left and event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
                 left -= 1
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(watch)
-        anyio.run(lambda: provision(folder, count, rotate=True))
-        os._exit(0)
+        try:
+            os.write(write, json.dumps(anyio.run(work)).encode())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  it must not go on as if it were its parent
+            traceback.print_exc()
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        answer = pipe.read()
     _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
-        return False
-    return True
+    if os.WIFSIGNALED(status):
+        return None
+    assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
+    return json.loads(answer)
 
 
 async def provision_swtpm(folder: Path, runtime: Path, count: int) -> None:
@@ -102,11 +116,14 @@ def main() -> None:
         print(json.dumps(anyio.run(provision, folder, count)))
         return
     moment = 1
-    while killed_at(moment, folder / str(moment), count):
+    while True:
         vault = folder / str(moment)
-        before = anyio.run(check, vault, count)
-        anyio.run(lambda vault=vault: provision(vault, count, rotate=True))
-        after = anyio.run(check, vault, count)
+        work = partial(provision, vault, count, rotate=True)
+        if in_a_child(work, killed_at=moment, folder=vault) is not None:
+            break
+        before = in_a_child(partial(check, vault, count))
+        in_a_child(work)
+        after = in_a_child(partial(check, vault, count))
         assert before.items() <= after.items(), f"moment {moment}: a key was made twice or lost"
         assert sorted(after) == sorted([f"AGENT{number}.1" for number in range(count)] + ["AGENT0.2"]), after
         moment += 1

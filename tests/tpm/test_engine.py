@@ -19,6 +19,7 @@ from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing import FakeTpm, ManualClock, SlowTpm
 from bus.testing.tpm_check import check_proof
 from bus.tpm.engine import Engine
+from bus.tpm.executor import REOPEN_TRIES_SECONDS
 from bus.tpm.interface import Priority
 from bus.tpm.vault import MemoryVault
 
@@ -285,7 +286,7 @@ async def test_76_keys_that_wait_at_once_at_a_slow_tpm_have_one_turn_each(gate):
 # ---- cancellation --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_caller_that_is_cancelled_before_it_begins_asks_for_nothing(engine, chip):
+async def test_a_caller_that_is_cancelled_before_it_begins_leaves_nothing_behind(engine, chip):
     async with engine:
         await engine.create("ALPHA", QUICK)
         with anyio.CancelScope() as scope:
@@ -293,7 +294,8 @@ async def test_a_caller_that_is_cancelled_before_it_begins_asks_for_nothing(engi
             await sign(engine)
         assert scope.cancelled_caught
         await engine.facts()  # the thread has seen all that was asked before
-        assert (await engine.statistics()).signatures == 0
+        assert engine._worker.waiting == engine._worker._size == 0
+        assert (await engine.statistics()).signatures <= 1  # the thread may have been quicker; nobody gets it
 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_takes_its_wish_back(engine, chip, gate):
@@ -627,17 +629,40 @@ async def test_a_tpm_that_died_is_opened_again_and_nobody_notices():
         assert (statistics.restarts, dict(statistics.failures), len(dying.chips)) == (1, {}, 2)
 
 
+async def test_a_tpm_that_does_not_open_at_once_is_tried_again():
+    """One that was killed still takes calls a moment before it is gone, and its successor comes when it is."""
+    dying = Dying()
+    async with Engine(dying.open, MemoryVault()) as engine:
+        key = await engine.create("ALPHA", QUICK)
+        dying.kill()
+        dying.refuse = [TpmUnavailableError("no_tpm", "not yet") for _ in REOPEN_TRIES_SECONDS]
+        check_proof((await sign(engine))[0], key, Purpose.ENVELOPE, content(0))
+        assert (await engine.statistics()).restarts == 1
+
+
+async def test_a_tpm_that_refuses_to_be_opened_again_is_asked_once():
+    dying = Dying()
+    async with Engine(dying.open, MemoryVault()) as engine:
+        await engine.create("ALPHA", QUICK)
+        dying.kill()
+        dying.refuse = [TpmRefusedError("foreign_primary", "another one") for _ in range(2)]
+        with pytest.raises(TpmRefusedError) as caught:
+            await sign(engine)
+        assert (caught.value.code, len(dying.refuse)) == ("foreign_primary", 1)
+
+
 async def test_a_tpm_that_cannot_be_opened_again_is_not_tried_by_every_caller():
     dying, clock = Dying(), ManualClock()
     async with Engine(dying.open, MemoryVault(), clock=clock) as engine:
         key = await engine.create("ALPHA", QUICK)
         dying.kill()
-        dying.refuse = [TpmUnavailableError("no_tpm", "still gone"), TpmUnavailableError("no_tpm", "gone for long")]
+        tries = len(REOPEN_TRIES_SECONDS) + 1
+        dying.refuse = [TpmUnavailableError("no_tpm", "still gone") for _ in range(2 * tries)]
         for _ in range(5):
             with pytest.raises(TpmUnavailableError) as caught:
                 await sign(engine)
             assert caught.value.code == "no_tpm"
-        assert len(dying.refuse) == 1, "each caller tried for itself"
+        assert len(dying.refuse) == tries, "each caller tried for itself"
         clock.advance(1.1)
         with pytest.raises(TpmUnavailableError):
             await sign(engine)
@@ -678,9 +703,6 @@ async def test_a_tpm_that_dies_again_while_it_is_opened_is_opened_once_more():
     async with Engine(open_tpm, MemoryVault(), clock=clock) as engine:
         key = await engine.create("ALPHA", QUICK)
         chips[0].faults.append(gone)
-        with pytest.raises(TpmUnavailableError):
-            await sign(engine)
-        clock.advance(1.1)
         check_proof((await sign(engine))[0], key, Purpose.ENVELOPE, content(0))
     assert [chip.closed for chip in chips] == [True, True, True]
 

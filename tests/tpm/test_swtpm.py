@@ -71,6 +71,18 @@ def test_it_starts_once_and_stops_in_order(swtpm, swtpm_folder):
     assert swtpm.starts == 2
 
 
+def test_one_that_lives_but_answers_nobody_is_replaced(swtpm, runtime):
+    """One that was killed is alive a moment longer than its sockets, and who asks it to start then would find nobody there."""
+    pid = swtpm.pid
+    for path in (runtime / "tpm.sock", runtime / "tpm.sock.ctrl"):
+        path.unlink()
+    swtpm.start()
+    assert not alive(pid)
+    assert (swtpm.starts, swtpm.is_running()) == (2, True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(runtime / "tpm.sock"))
+
+
 def test_nobody_else_can_reach_it(swtpm, swtpm_folder, runtime):
     for path in (runtime / "tpm.sock", runtime / "tpm.sock.ctrl"):
         assert path.stat().st_mode & 0o077 == 0
