@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+
+import anyio
+from anyio import to_thread
 
 from bus.errors import TpmUnavailableError
 from bus.hub.state import State, owned
@@ -40,15 +44,19 @@ def origin_of(tpm: str) -> str:
 async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None) -> AsyncIterator[Engine]:
     """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket."""
     which = chosen_tpm(tpm)
-    with owned(state.tpm_lock, url=f"unix://{state.tpm_socket}", tpm=which):
-        vault = FolderVault(state.vault)
+    with ExitStack() as held:
+        lock = partial(owned, state.tpm_lock, url=f"unix://{state.tpm_socket}", tpm=which)
+        await to_thread.run_sync(lambda: held.enter_context(lock()))
+        vault = await to_thread.run_sync(FolderVault, state.vault)
+        software = SoftwareTpm(await to_thread.run_sync(vault.secret))
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
-            async with Engine(_opener(which, own, policy), vault, software=SoftwareTpm(vault.secret())) as engine:
+            async with Engine(_opener(which, own, policy), vault, software=software) as engine:
                 yield engine
         finally:
             if own is not None:
-                own.stop()
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(own.stop)
 
 
 def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] | None:

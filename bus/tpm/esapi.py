@@ -31,7 +31,7 @@ from tpm2_pytss import (
 )
 from tpm2_pytss.tsskey import TSSPrivKey
 
-from bus.errors import TpmRefusedError, TpmUnavailableError
+from bus.errors import TpmRefusedError, TpmUnavailableError, VaultError
 from bus.protocol import pss
 from bus.protocol.suites import Suite
 from bus.tpm import esapi_types as types
@@ -254,7 +254,11 @@ class EsapiTpm:
                     chip.esys.flush_context(policy)
                 chip.esys.flush_context(endorsement)
 
-        return chip.run(activate)
+        try:
+            return chip.run(activate)
+        except VaultError as error:  # what it means of a key file, the TPM says of a credential with the same response code
+            reason = "this credential was not made for this TPM's endorsement key and attestation key, or it was changed on its way"
+            raise TpmRefusedError("wrong_credential", reason, rc=error.rc) from error
 
     def endorsement(self) -> Endorsement:
         chip = self._chip

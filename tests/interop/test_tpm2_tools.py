@@ -138,8 +138,9 @@ def test_a_credential_for_another_attestation_key_is_not_activated(swtpm, vault,
     tools("tpm2_makecredential", "-T", "none", "-u", "ek.pub", "-s", "secret", "-n", "000b" + "ab" * 32, "-o", "credential")
     blob = (tmp_path / "credential").read_bytes()
     size = 2 + int.from_bytes(blob[8:10], "big")
-    with pytest.raises(TpmRefusedError):
+    with pytest.raises(TpmRefusedError) as refused:
         with_engine(swtpm, vault, lambda engine: engine.activate(blob[8 : 8 + size], blob[8 + size :]))
+    assert refused.value.code == "wrong_credential"
 
 
 def test_tpm2_checkquote_accepts_our_quote(swtpm, vault, tools, tmp_path):
