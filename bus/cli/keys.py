@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from bus.tpm.vault import FolderVault
 
 
+_LONGEST_MS = 366 * 86_400_000
+
+
 @click.group(short_help="List, show, rotate and export the agents' keys.")
 def keys() -> None:
     """The agents' identity keys: wrapped by the TPM, kept in the vault of the state folder."""
@@ -27,8 +30,9 @@ def keys() -> None:
 def list_keys(*, state: Path | None, output: Output) -> None:
     """Every key of the vault, older generations included."""
     from bus.identity.export import fingerprint
+    from bus.protocol.names import is_agent_name
 
-    infos = [entry.info for entry in _vault(state).entries()]
+    infos = [entry.info for entry in _vault(state).entries() if is_agent_name(entry.info.name)]
     output.table(
         ("key", "suite", "where", "made", "signs until", "fingerprint"),
         ((info.id, info.suite, info.origin, _date(info.created_ms), _until(info), fingerprint(info)) for info in infos),
@@ -133,7 +137,10 @@ def _milliseconds(text: str) -> int:
     units = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
     if not text[:-1].isdecimal() or text[-1:] not in units:
         raise click.BadParameter(f"{text!r} is no duration: a number and one of s, m, h, d", param_hint="--keep")
-    return int(text[:-1]) * units[text[-1]]
+    milliseconds = int(text[:-1]) * units[text[-1]]
+    if milliseconds > _LONGEST_MS:
+        raise click.BadParameter("a retired key signs for a year at most", param_hint="--keep")
+    return milliseconds
 
 
 def _as_json(info: KeyInfo) -> dict[str, Any]:
@@ -153,7 +160,10 @@ def _as_json(info: KeyInfo) -> dict[str, Any]:
 
 
 def _date(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return "for ever"
 
 
 def _until(info: KeyInfo) -> str:

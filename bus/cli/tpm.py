@@ -71,9 +71,10 @@ def serve(
 def status(*, output: Output, state: Path | None, socket_path: Path | None) -> None:
     """What the running service's TPM is, and what it has done."""
     from bus.hub.state import open_state
+    from bus.hub.tpm_process import service_socket
     from bus.tpm.remote import RemoteEngine
 
-    place = socket_path or open_state(state).tpm_socket
+    place = socket_path or service_socket(open_state(state))
 
     async def ask() -> tuple[Facts, EngineStatistics, int]:
         async with await RemoteEngine.connect(place) as engine:

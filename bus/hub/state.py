@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bus.errors import ConnectError, StateInUseError
+
+_LOCK_TRIES = 20
+_LOCK_PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None 
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConnectError(f"{state} cannot be the state folder: {error}; choose another with --state or TPMBUS_STATE") from error
+    status = state.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        reason = "belongs to somebody else" if status.st_uid != os.getuid() else "can be written by others"
+        raise ConnectError(f"{state} {reason}: whoever writes there decides what we do; choose another folder, or `chmod go-w` it")
     runtime = _runtime_root(environ) / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:8]
     _own(runtime)
     link = state / "run"
@@ -74,16 +82,15 @@ def owned(lock: Path, **facts: str) -> Iterator[None]:
 
     `facts` are for whoever comes second; `url` among them says where to reach us.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(descriptor):
             holder = _read_holder(descriptor)
-            raise StateInUseError(int(holder.get("pid", 0)), str(holder.get("url", facts.get("url", "")))) from None
+            raise StateInUseError(int(holder.get("pid", 0)), str(holder.get("url", facts.get("url", ""))))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), **facts}).encode(), 0)
         yield
+        os.ftruncate(descriptor, 0)  # so that nobody takes us for the next holder, who has not yet said who it is
     finally:
         os.close(descriptor)
 
@@ -91,7 +98,7 @@ def owned(lock: Path, **facts: str) -> Iterator[None]:
 def holder_of(lock: Path) -> dict[str, Any] | None:
     """Who owns it, in their own words; None if nobody does."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     try:
@@ -102,6 +109,20 @@ def holder_of(lock: Path) -> dict[str, Any] | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whoever only looks who the holder is (`holder_of`) has the lock for an instant: so more than one try."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _read_holder(descriptor)["pid"]:
+                return False
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return True
+    return False
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:

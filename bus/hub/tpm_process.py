@@ -43,22 +43,28 @@ async def open_engine(state: State, *, policy: str | None = None, tpm: str | Non
     async def start() -> None:
         await _start_or_wait(state, policy, tpm)
 
-    async with await RemoteEngine.connect(state.tpm_socket, start=start) as engine:
+    async with await RemoteEngine.connect(await anyio.to_thread.run_sync(service_socket, state), start=start) as engine:
         await anyio.to_thread.run_sync(_check_same_tpm, state, tpm)
         yield engine
 
 
+def service_socket(state: State) -> Path:
+    """Where the service of this state folder listens: started with another runtime folder, it is elsewhere than we would put it."""
+    url = str((holder_of(state.tpm_lock) or {}).get("url", ""))
+    return Path(url.removeprefix("unix://")) if url.startswith("unix:///") else state.tpm_socket
+
+
 async def stop_service(state: State) -> bool:
     """Let it answer what was asked, end it, and wait for its end; False if it does not run."""
-    holder = await anyio.to_thread.run_sync(holder_of, state.tpm_lock)
-    if holder is None:
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(int(holder["pid"]), signal.SIGTERM)
+    told = 0
     with anyio.fail_after(STOP_SECONDS):
-        while await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is not None:  # noqa: ASYNC110  another process's lock has no event
+        while (holder := await anyio.to_thread.run_sync(holder_of, state.tpm_lock)) is not None:
+            if holder["pid"] not in (0, told):  # 0: it has not said yet who it is
+                told = holder["pid"]
+                with suppress(ProcessLookupError):
+                    os.kill(told, signal.SIGTERM)
             await anyio.sleep(_POLL_SECONDS)
-    return True
+    return bool(told)
 
 
 async def _start_or_wait(state: State, policy: str | None, tpm: str | None) -> None:
@@ -70,14 +76,26 @@ async def _start_or_wait(state: State, policy: str | None, tpm: str | None) -> N
                 return
             if not isinstance(said, StateInUseError | ConnectError):
                 raise said
-        while not state.tpm_socket.is_socket():  # noqa: ASYNC110  nor has its socket
+        while not service_socket(state).is_socket():  # noqa: ASYNC110  nor has its socket
             await anyio.sleep(_POLL_SECONDS)
         return
     raise TpmUnavailableError("service_start", f"the TPM service does not start within {START_SECONDS:.0f} s")
 
 
 def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
-    command = [sys.executable, "-m", "bus.cli.main", "tpm", "serve", "--json", "--ready-fd", "1", "--state", str(state.folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "bus.cli.main",
+        "tpm",
+        "serve",
+        "--json",
+        "--ready-fd",
+        "1",
+        "--state",
+        str(state.folder),
+    ]
     command += ["--idle-exit", str(IDLE_EXIT_SECONDS)]
     command += ["--policy", _absolute(policy)] if policy else []
     return command + (["--tpm", tpm] if tpm else [])
@@ -87,14 +105,15 @@ def _start(state: State, policy: str | None, tpm: str | None) -> BusError | None
     """Start it, as nobody's child, and wait until it is ready; gives what kept it from that."""
     read, write = os.pipe()
     try:
-        with (state.folder / "tpm-service.log").open("ab") as log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(state.folder / "tpm-service.log", flags, 0o600), "ab") as log:
             # The shell leaves it behind and ends: the service outlives us, and we need not wait for it.
             subprocess.run(  # noqa: S603  our own program
                 ["/bin/sh", "-c", '"$@" &', "sh", *_command(state, policy, tpm)],
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=log,
-                cwd=state.folder,
+                cwd="/",
                 start_new_session=True,
                 check=True,
             )

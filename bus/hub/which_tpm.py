@@ -15,18 +15,20 @@ from functools import partial
 import anyio
 from anyio import to_thread
 
-from bus.errors import TpmUnavailableError
+from bus.errors import NotPermittedError, TpmUnavailableError
 from bus.hub.state import State, owned
 from bus.policy import Policy
 from bus.tpm.engine import Engine
-from bus.tpm.interface import HARDWARE, SOFTWARE, SOFTWARE_TPM, Tpm
+from bus.tpm.interface import HARDWARE, ORIGINS, SOFTWARE, SOFTWARE_TPM, Tpm
+from bus.tpm.keyring import ATTESTATION
 from bus.tpm.software import SoftwareTpm
 from bus.tpm.swtpm import Swtpm
 from bus.tpm.vault import FolderVault
 
 OWN_SWTPM = "swtpm"
 _LIBRARY = "install libtss2-dev, pkg-config, gcc and python3-dev, then `pip install --force-reinstall tpm2-pytss`"
-_SIMULATORS = ("swtpm:", "mssim:", "libtpms:")
+_CHIPS = ("device:", "tabrmd:")
+"""TCTIs behind which a chip may be. Of what stands behind any other, nobody knows that it is one."""
 
 
 def chosen_tpm(tpm: str | None = None) -> str:
@@ -34,10 +36,10 @@ def chosen_tpm(tpm: str | None = None) -> str:
 
 
 def origin_of(tpm: str) -> str:
-    """What keys made there may call themselves."""
+    """What keys made there may call themselves; a TPM that says it is a simulator is none the more hardware (`esapi`)."""
     if tpm == SOFTWARE:
         return SOFTWARE
-    return SOFTWARE_TPM if tpm == OWN_SWTPM or tpm.startswith(_SIMULATORS) else HARDWARE
+    return HARDWARE if tpm.startswith(_CHIPS) else SOFTWARE_TPM
 
 
 @asynccontextmanager
@@ -51,12 +53,29 @@ async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = No
         software = SoftwareTpm(await to_thread.run_sync(vault.secret))
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
-            async with Engine(_opener(which, own, policy), vault, software=software) as engine:
+            opener, permit = _opener(which, own, policy), permission(policy)
+            async with Engine(opener, vault, software=software, permit=permit) as engine:
                 yield engine
         finally:
             if own is not None:
                 with anyio.CancelScope(shield=True):
                     await to_thread.run_sync(own.stop)
+
+
+def permission(policy: Policy) -> Callable[[str, str], None]:
+    """Raises NotPermittedError where policy wants an agent's key in a better place than this one.
+
+    A name that policy does not know may have a key in a TPM: another roster may know it. It gets no software key.
+    """
+
+    def permit(name: str, origin: str) -> None:
+        role = policy.roles.get(policy.agents.get(name) or policy.others or "")
+        least = role.key_origin if role is not None else SOFTWARE_TPM
+        if name != ATTESTATION and ORIGINS.index(origin) < ORIGINS.index(least):
+            rule = f"role {role.name} demands key_origin {least}" if role is not None else "policy knows no agent of this name"
+            raise NotPermittedError(name, f"have or use a key of origin {origin}", rule)
+
+    return permit
 
 
 def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] | None:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bus.errors import VerificationError
 from bus.protocol import contexts, merkle
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import BY_NUMBER, HASHES, Suite
@@ -33,6 +34,11 @@ class BatchProof:
 
     def tbs(self, purpose: Purpose, content: bytes) -> bytes:
         """What the signature must cover if this content was in the batch. Raises VerificationError("bad_proof")."""
+        whole = type(self.suite) is int and type(self.index) is int and type(self.count) is int
+        if not (whole and self.suite in BY_NUMBER and self.count <= MAX_BATCH and len(self.signer) == SIGNER_BYTES):
+            raise VerificationError("bad_proof", detail="no proof has such a suite, signer, count or index")
+        if purpose not in tuple(Purpose):
+            raise VerificationError("bad_proof", detail="there is no such purpose")
         hash_name = BY_NUMBER[self.suite].hash
         top = merkle.root_from_path(
             leaf(purpose, content, hash_name=hash_name), index=self.index, count=self.count, path=self.path, hash_name=hash_name

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from bus.errors import VerificationError
@@ -32,6 +32,8 @@ def load_public(spki: bytes) -> PublicKeyTypes:
         key = load_der_public_key(spki)
     except Exception as error:
         raise VerificationError("malformed", detail="not a public key") from error
+    if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
+        raise VerificationError("malformed", detail="a public key in another than its one encoding")
     # Under a key of small order one signature fits any bytes; OpenSSL takes such keys, libsodium knows them.
     if isinstance(key, ed25519.Ed25519PublicKey) and not crypto_core_ed25519_is_valid_point(key.public_bytes_raw()):
         raise VerificationError("malformed", detail="an Ed25519 key that is no valid point")
@@ -40,7 +42,7 @@ def load_public(spki: bytes) -> PublicKeyTypes:
 
 def kind_of(key: PublicKeyTypes) -> str | None:
     """The key's kind in the words of policy, or None for a key that no suite knows."""
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size == 3072:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size == 3072 and key.public_numbers().e == 65537:
         return "rsa3072"
     if isinstance(key, ec.EllipticCurvePublicKey):
         return next((kind for kind, (curve, _) in _CURVES.items() if key.curve.name == curve), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import anyio
@@ -20,6 +20,7 @@ from bus.tpm import wire
 from bus.tpm.answers import Answers
 from bus.tpm.faults import FATAL, INTERNAL, fault_of
 from bus.tpm.fields import WrongFieldError
+from bus.tpm.interface import Priority
 from bus.tpm.lines import LineReader
 from bus.tpm.permissions import Permissions
 from bus.tpm.wire import RequestId
@@ -36,7 +37,7 @@ class Limits:
     """What the service bears."""
 
     callers: int = 4_096
-    callers_of_a_stranger: int = 64
+    callers_of_a_stranger: int = 16
     """Connections of one user who is not the owner."""
     line_bytes: int = wire.MAX_REQUEST_BYTES
     line_seconds: float = 10.0
@@ -47,6 +48,15 @@ class Limits:
     """A proof has up to a kilobyte: so this bounds the answers that a caller leaves unread."""
     unread_bytes: int = 262_144
     """So many bytes of answers may wait before nothing more is read from the caller."""
+
+    def of_a_stranger(self) -> Limits:
+        """Whom policy lets sign, and nothing else: enough for that, and too little to be in others' way with all connections."""
+        return replace(
+            self,
+            line_bytes=min(self.line_bytes, 131_072),
+            requests_in_flight=min(self.requests_in_flight, 8),
+            contents_in_flight=min(self.contents_in_flight, 1_024),
+        )
 
 
 class Caller:
@@ -105,7 +115,10 @@ class Caller:
             number = wire.take_id(document)
             command = wire.take_command(document)
             fields = wire.request_fields(command, document)
-            self._permissions().check(self.uid, command, key=fields.get("key"), purpose=fields.get("purpose"))
+            permissions = self._permissions()
+            permissions.check(self.uid, command, key=fields.get("key"), purpose=fields.get("purpose"))
+            if not permissions.owns(self.uid):
+                fields = _behind_the_owner(fields)
         except (BusError, WrongFieldError) as error:
             await self._has_room(1)
             self._fail(group, number, error)
@@ -182,3 +195,10 @@ class Caller:
         if self._all is not None and not self._all.cancel_called:
             _log.info("closing the connection of process %d (uid %d): %s", self._stream.peer.pid, self.uid, why)
             self._all.cancel()
+
+
+def _behind_the_owner(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a stranger asks waits until the owner's wishes are served, or a second has passed: see `schedule`."""
+    if "priority" not in fields:
+        return fields
+    return fields | {"priority": max(fields["priority"] or Priority.RENEWAL, Priority.RENEWAL)}

@@ -32,7 +32,7 @@ from bus.tpm.interface import (
     Tpm,
     name_of,
 )
-from bus.tpm.keyring import Keyring
+from bus.tpm.keyring import Keyring, anywhere
 from bus.tpm.vault import Vault
 from bus.tpm.worker import Worker
 
@@ -44,10 +44,17 @@ class Engine:
     """`open_tpm` opens the TPM (again, after it died); it runs in the engine's thread. `software` serves keys of that origin."""
 
     def __init__(
-        self, open_tpm: Callable[[], Tpm] | None, vault: Vault, *, software: Tpm | None = None, clock: Clock | None = None
+        self,
+        open_tpm: Callable[[], Tpm] | None,
+        vault: Vault,
+        *,
+        software: Tpm | None = None,
+        permit: Callable[[str, str], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """`permit(name, origin)` raises where policy does not let a key live there; without it, nobody asks."""
         clock = clock or SystemClock()
-        self._keyring = Keyring(vault, clock)
+        self._keyring = Keyring(vault, clock, permit=permit or anywhere)
         self._executor = Executor(open_tpm, software, self._keyring, clock)
         self._worker = Worker(self._executor.execute, self._executor.close, clock, MAX_BATCH)
 
@@ -142,7 +149,7 @@ class Engine:
         return await self._call("activate", activate)
 
     async def endorsement(self) -> Endorsement:
-        return await self._call("endorsement", lambda: self._executor.chip().endorsement())
+        return await self._call("endorsement", self._executor.endorsement)
 
     async def attestation_key(self) -> AttestationKey:
         def read() -> AttestationKey:

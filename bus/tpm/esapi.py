@@ -37,13 +37,15 @@ from bus.protocol.suites import Suite
 from bus.tpm import esapi_types as types
 from bus.tpm.esapi_chip import Chip
 from bus.tpm.hmac_session import RSA_DECRYPT, SIGN, sized, unsized
-from bus.tpm.interface import HARDWARE, MAX_SEAL_BYTES, Attested, Endorsement, Facts, Lockout, WrappedKey
+from bus.tpm.interface import HARDWARE, MAX_SEAL_BYTES, SOFTWARE_TPM, Attested, Endorsement, Facts, Lockout, WrappedKey
 
 _LABELS: Final = {32: TPM2_ALG.SHA256, 48: TPM2_ALG.SHA384}
 """ECDSA does not hash, so a chip without SHA-3 signs such a digest under the label of a hash as long: the label is not signed."""
 _NO_TICKET: Final = struct.pack(">HIH", 0x8024, 0x40000007, 0)
 """TPMT_TK_HASHCHECK of a digest that was made outside the chip."""
 _EK_KINDS: Final = ("EK-RSA2048", "EK-ECC256", "EK-HIGH-ECC384", "EK-HIGH-RSA3072")
+_SIMULATORS: Final = ("IBM SW", "XCG")
+"""How libtpms, swtpm and the reference simulator describe themselves."""
 _UNSEAL_TRIES: Final = 30
 _IN_LOCKOUT: Final = 0x200
 
@@ -53,8 +55,10 @@ class EsapiTpm:
 
     def __init__(self, tcti: str, *, origin: str = HARDWARE, primary_handle: int = 0x81000001) -> None:
         """Open it. Raises TpmUnavailableError if it does not answer, TpmRefusedError("foreign_primary")."""
-        self._tcti, self._origin = tcti, origin
+        self.tcti = tcti
         self._chip = Chip(tcti, primary_handle=primary_handle)
+        # Whatever the way to it looks like: /dev/tpm0 of a virtual machine is such a one too.
+        self._origin = SOFTWARE_TPM if self._chip.description().startswith(_SIMULATORS) else origin
 
     def facts(self) -> Facts:
         chip = self._chip

@@ -231,6 +231,8 @@ class Chip:
 
     def _primary_public(self) -> ec.EllipticCurvePublicKey:
         public, *_ = self.esys.read_public(self.primary)
+        if name_of(public.marshal()) != bytes(self.esys.tr_get_name(self.primary)):
+            raise TpmRefusedError("tampered", "our primary key is not the one that it was a moment ago: something sits in between")
         point = public.publicArea.unique.ecc
         x, y = int.from_bytes(bytes(point.x), "big"), int.from_bytes(bytes(point.y), "big")
         return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()

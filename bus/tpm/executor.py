@@ -11,7 +11,7 @@ from bus.clock import Clock
 from bus.errors import BusError, ClosedError, TpmError, TpmUnavailableError
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import Suite
-from bus.tpm.interface import SOFTWARE, Facts, Tpm
+from bus.tpm.interface import SOFTWARE, Endorsement, Facts, Tpm
 from bus.tpm.keyring import Keyring
 from bus.tpm.tally import Tally
 from bus.tpm.worker import Job
@@ -49,6 +49,7 @@ class Executor:
     facts: Facts | None = None
     closing: bool = False
     """Set from outside, for a thread that a TPM holds: what died meanwhile is not opened again."""
+    _endorsement: Endorsement | None = None
     _retry_at: float = 0.0
 
     def execute(self, jobs: list[Job]) -> None:
@@ -70,10 +71,11 @@ class Executor:
             tpm = self.open_tpm()
             try:
                 facts = tpm.facts()
+                self.keyring.check_same_tpm(facts.origin, facts.primary_name)
             except BaseException:
                 tpm.close()
                 raise
-            self.tpm, self.facts = tpm, facts
+            self.tpm, self.facts, self._endorsement = tpm, facts, None
             chips[facts.origin] = tpm
             self.keyring.parents = {facts.origin: facts.primary_name}
         if self.software is not None:
@@ -81,6 +83,12 @@ class Executor:
         if not chips:
             raise ValueError("an engine needs a TPM or a software keystore")
         self.keyring.chips = chips
+
+    def endorsement(self) -> Endorsement:
+        """Read once for each opening: the chip derives the key anew each time, and it is always the same."""
+        if self._endorsement is None:
+            self._endorsement = self.chip().endorsement()
+        return self._endorsement
 
     def close(self) -> None:
         self._drop_tpm()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import statistics
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -45,6 +45,10 @@ class LoadedKey:
     signer: bytes
 
 
+def anywhere(name: str, origin: str) -> None:
+    """Let every key live where it wants: for tests, and for programs without a policy."""
+
+
 @dataclass(slots=True)
 class Keyring:
     vault: Vault
@@ -53,10 +57,13 @@ class Keyring:
     """By origin: which chip serves keys that live there."""
     parents: Mapping[str, bytes] = field(default_factory=dict)
     """By origin: the Name of the primary key under which that chip wraps."""
+    permit: Callable[[str, str], None] = anywhere
+    """Raises NotPermittedError where policy does not let the key of a name live there: before it is made, and before it signs."""
     _loaded: OrderedDict[str, LoadedKey] = field(default_factory=OrderedDict)
 
     def infos(self) -> list[KeyInfo]:
-        return [entry.info for entry in self.vault.entries()]
+        """The agents' keys."""
+        return [entry.info for entry in self.vault.entries() if entry.info.name != ATTESTATION]
 
     def chip(self, origin: str) -> Tpm:
         try:
@@ -67,11 +74,27 @@ class Keyring:
                 "wrong_origin", f"no {origin} TPM is open here ({here}): this key cannot be made or used"
             ) from None
 
+    def check_same_tpm(self, origin: str, primary_name: bytes) -> None:
+        """Raises VaultError("wrong_tpm") unless the vault's keys of this origin, if it has any, belong to this TPM.
+
+        Asked before anything secret goes to the chip: else what sits in between could give us a primary key of its own.
+        """
+        parents = {entry.parent for entry in self.vault.entries() if entry.info.origin == origin}
+        if parents and primary_name not in parents:
+            raise VaultError(
+                "wrong_tpm",
+                "the keys of this vault were made under another TPM's primary key "
+                f"({min(parents).hex()[:16]}.., this one has {primary_name.hex()[:16]}..): put that TPM back, "
+                "or move the vault away and give the agents new keys with `tpmbus provision`",
+                path="index.json",
+            )
+
     # -- making ----------------------------------------------------------------------------------------------------------------
 
     def create(self, name: str, suite: Suite, origin: str) -> KeyInfo:
         if not is_agent_name(name):
             raise ValueError(f"{name!r} is no agent name: a capital letter, then capital letters and digits, 32 at most")
+        self.permit(name, origin)
         with self.vault.writing():
             mine = [entry for entry in self.vault.entries() if entry.info.name == name]
             usable = [entry for entry in mine if self._fits(entry, suite, origin)]
@@ -92,6 +115,7 @@ class Keyring:
         with self.vault.writing():
             entries = self.vault.entries()
             old = vaults.find(entries, name).info
+            self.permit(name, old.origin)
             mine = [entry for entry in entries if entry.info.name == name]
             return self._make(name, suite or IDENTITY_SUITES[old.suite], old.origin, mine, ends_ms=keep_until_ms)
 
@@ -146,6 +170,7 @@ class Keyring:
     def open(self, key: str) -> LoadedKey:
         """Find a key, current or by generation. Raises TpmRefusedError: unknown_key, key_ended; VaultError: damaged, wrong_tpm."""
         loaded = self._open(vaults.find(self.vault.entries(), key))
+        self.permit(loaded.info.name, loaded.info.origin)
         ends_ms = loaded.info.ends_ms
         if ends_ms is not None and ends_ms <= self.clock.now_ms():
             raise TpmRefusedError(

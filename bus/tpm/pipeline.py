@@ -34,7 +34,8 @@ class Wish:
 
     number: int
     command: str
-    line: bytes
+    line: bytes = field(repr=False)
+    """It may hold a secret that is to be sealed."""
     done: anyio.Event = field(default_factory=anyio.Event)
     sent: int = 0
     """How many connections it went out on."""

@@ -68,7 +68,8 @@ class TpmService:
                 stream = await self._listener.accept()
             except ConnectionLostError:
                 return
-            caller = Caller(stream, self._answers, lambda: self.permissions, self._limits)
+            limits = self._limits if self.permissions.owns(stream.peer.uid) else self._limits.of_a_stranger()
+            caller = Caller(stream, self._answers, lambda: self.permissions, limits)
             if (reason := self._why_not(stream)) is not None:
                 self.refused[reason[0]] += 1
                 caller.refuse(*reason)

@@ -17,7 +17,7 @@ from typing import Final
 
 import anyio
 
-from bus.errors import BusError
+from bus.errors import BusError, TpmError
 from bus.policy import Policy
 from bus.tpm.caller import Limits
 from bus.tpm.interface import TpmEngine
@@ -51,6 +51,8 @@ async def serve(serving: Serving, open_engine: Callable[[], AbstractAsyncContext
             group.start_soon(_end_on_signal, signals, running, group.cancel_scope)
             try:
                 async with listening(serving.socket, group=serving.group) as listener, open_engine() as engine:
+                    with suppress(TpmError):  # the software keystore has none; and nobody but us makes one
+                        await engine.attestation_key()
                     service = TpmService(engine, listener, Permissions(os.geteuid(), serving.policy), limits)
                     running.append(service)
                     announce(serving.ready_fd)

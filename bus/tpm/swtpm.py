@@ -89,9 +89,9 @@ def _set_up(making: Path, *, at: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Exclude other makers, by a lock on the folder itself, which the kernel gives back when a process dies."""
+    """Exclude other makers, by a lock that the kernel gives back when a process dies: on a file, which nobody else can open."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder / ".swtpm.making.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -133,6 +133,10 @@ class Swtpm:
                 "path_too_long", f"{socket_path} is too long for a Unix socket: choose a shorter runtime folder"
             )
         self._folder, self._socket = folder.absolute(), socket_path.absolute()
+        if "," in f"{self._folder}{self._socket}":
+            raise TpmUnavailableError(
+                "path_with_comma", f"swtpm takes no path with a comma ({self._folder}): choose another folder"
+            )
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 

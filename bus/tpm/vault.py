@@ -7,7 +7,7 @@
 
 Both are there from the first moment: if one is gone, something was lost, and nothing is made or swept away in its place.
 Key files are written once and never changed; the index is replaced as a whole, and that is the moment at which a key exists.
-So a process can be killed at any instant: what it left behind without an index entry is nothing, and is swept away later.
+So a process can be killed at any instant: what it left behind without an index entry counts for nothing, and is set aside later.
 Writers exclude each other by `flock`, which the kernel gives back when a process dies.
 """
 
@@ -146,12 +146,18 @@ class FolderVault:
         return WrappedKey(pem, public, entry.info.spki, entry.info.origin)
 
     def add(self, entry: Entry, key: WrappedKey, *, retired: Iterable[Entry] = ()) -> None:
+        files = {f"{entry.info.id}.pem": key.pem, f"{entry.info.id}.pub": key.public}
         try:
-            self._write(f"{entry.info.id}.pem", key.pem)
-            self._write(f"{entry.info.id}.pub", key.public)
-        except OSError as error:
-            raise _disk(error, self.folder) from error
-        self.update([*retired, entry])
+            for name, data in files.items():
+                self._write(name, data)
+            self.update([*retired, entry])
+        except BaseException as error:
+            if entry.info.id not in self._entries:  # the index does not know it, so it never was
+                for name in files:
+                    self._path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise _disk(error, self.folder) from error
+            raise
 
     def update(self, changed: Iterable[Entry]) -> None:
         entries = self._entries | {entry.info.id: entry for entry in changed}
@@ -262,11 +268,18 @@ class FolderVault:
             os.close(folder)
 
     def _sweep(self) -> None:
-        """Remove what interrupted writers left: temporary files, and key files that no index entry names."""
+        """Remove the temporary files of interrupted writers; set aside key files that no index entry names.
+
+        Such a key was never used, unless somebody restored an older index: so it is kept, where it is in nobody's way.
+        """
         for path in self.folder.iterdir():
             match = KEY_FILE.fullmatch(path.name)
-            if path.name.endswith(".new") or (match and f"{match[1]}.{match[2]}" not in self._entries):
+            if path.name.endswith(".new"):
                 path.unlink(missing_ok=True)
+            elif match and f"{match[1]}.{match[2]}" not in self._entries:
+                aside = self._path("aside")
+                aside.mkdir(mode=0o700, exist_ok=True)
+                path.rename(aside / f"{path.name}.{secrets.token_hex(4)}")
 
 
 def retire(entry: Entry, *, ends_ms: int) -> Entry:

@@ -383,13 +383,13 @@ def test_a_key_of_another_tpm_is_refused(tpm, stranger):
     key = tpm.create(QUICK, auth=AUTH)
     tpm.close()
     stranger.clear(pytss.ESYS_TR.PLATFORM)
-    other = opened(tpm._tcti)
+    other = opened(tpm.tcti)
     with pytest.raises(VaultError) as caught:
         sign(other, key)
     assert caught.value.code == "wrong_tpm"
     sign(other, other.create(QUICK, auth=AUTH))
     other.close()
-    tpm._chip = opened(tpm._tcti)._chip  # for the fixture to close
+    tpm._chip = opened(tpm.tcti)._chip  # for the fixture to close
 
 
 @pytest.mark.parametrize("tcti", ["swtpm:path=/nowhere/x.sock", "nonsense:x", "device:/dev/null", "swtpm:host=127.0.0.1,port=1"])

@@ -415,14 +415,14 @@ async def test_calls_survive_a_service_that_is_killed(runtime, tmp_path):
     arguments = ["--state", str(tmp_path / "state"), "--socket", str(runtime / "s" / "t.sock"), "--tpm", "software"]
     with process(*arguments) as first:
         async with await RemoteEngine.connect(runtime / "s" / "t.sock", wait_seconds=60) as engine:
-            key = await engine.create("MONITOR", SUITE, origin="software")
+            key = await engine.create("PYTHON", SUITE, origin="software")
             checked = 0
 
             async def sign() -> None:
                 nonlocal checked
                 while checked < 500:
                     content = contents_for(SUITE, 1, seed=str(random.random()))[0]
-                    found = await engine.sign_many("MONITOR", Purpose.ENVELOPE, [content])
+                    found = await engine.sign_many("PYTHON", Purpose.ENVELOPE, [content])
                     check_proof(found[0], key, Purpose.ENVELOPE, content)
                     checked += 1
 

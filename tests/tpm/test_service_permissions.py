@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,18 +89,13 @@ def test_a_granted_user_may_sign_for_its_purposes_with_that_roles_keys_and_no_mo
     assert not permissions.may_see(OTHER_UID, "attestation")
 
 
-def test_a_grant_on_the_role_of_others_is_for_every_name_that_is_not_listed():
-    text = """
-version: 1
-agents: {DIRECTOR: lead, "*": guest}
-roles:
-  lead: {key: ecc256/sha256}
-  guest: {key: ecc256/sha256, uids: [{uid: 1001, purposes: [session]}]}
-"""
-    permissions = Permissions(OWN_UID, load({"p.yaml": text}))
-    permissions.check(OTHER_UID, "signMany", key="ANYBODY", purpose=Purpose.SESSION)
+def test_a_grant_is_for_listed_agents_so_that_nobody_inherits_the_key_of_one_that_was_removed():
+    policy = load({"p.yaml": "version: 1\nagents: {GUEST: guest}\nroles: {guest: {key: ecc256/sha256, uids: [1001]}}\n"})
+    permissions = Permissions(OWN_UID, replace(policy, others="guest"))
+    permissions.check(OTHER_UID, "signMany", key="GUEST", purpose=Purpose.SESSION)
     with pytest.raises(NotPermittedError):
         permissions.check(OTHER_UID, "signMany", key="DIRECTOR", purpose=Purpose.SESSION)
+    assert not permissions.may_see(OTHER_UID, "DIRECTOR")
 
 
 def test_strangers_are_those_whom_policy_lets_in():

@@ -286,7 +286,7 @@ def test_a_place_that_is_no_folder_has_its_own_error(tmp_path):
 # ---- what killed writers left --------------------------------------------------------------------------------------------------
 
 
-def test_what_no_index_entry_names_is_swept_away_and_nothing_else(folder):
+def test_what_no_index_entry_names_is_set_aside_and_nothing_is_destroyed(folder):
     for name in (".index.json.0a1b2c3d.new", "GAMMA.1.pem", "GAMMA.1.pub", "ALPHA.2.pem", "attestation.1.pub"):
         (folder / name).write_bytes(b"half")
     for name in ("README", "ALPHA.1.pem.backup", "alpha.1.pem", "GAMMA.0.pem"):
@@ -294,9 +294,26 @@ def test_what_no_index_entry_names_is_swept_away_and_nothing_else(folder):
     before = FolderVault(folder)
     assert names_in(folder) == {
         "lock", "secret", "index.json", "ALPHA.1.pem", "ALPHA.1.pub", "BETA.1.pem", "BETA.1.pub",
-        "README", "ALPHA.1.pem.backup", "alpha.1.pem", "GAMMA.0.pem",
+        "README", "ALPHA.1.pem.backup", "alpha.1.pem", "GAMMA.0.pem", "aside",
     }  # fmt: skip
+    kept = {name.rsplit(".", 1)[0] for name in names_in(folder / "aside")}
+    assert kept == {"GAMMA.1.pem", "GAMMA.1.pub", "ALPHA.2.pem", "attestation.1.pub"}
+    assert all(path.read_bytes() == b"half" for path in (folder / "aside").iterdir())
     sign(keyring_of(before))
+
+
+def test_an_older_index_that_was_restored_costs_no_key(folder):
+    older = (folder / "index.json").read_bytes()
+    keyring_of(FolderVault(folder)).create("GAMMA", QUICK, SOFTWARE_TPM)
+    newer = (folder / "index.json").read_bytes()
+    files = {name: (folder / name).read_bytes() for name in ("GAMMA.1.pem", "GAMMA.1.pub")}
+    (folder / "index.json").write_bytes(older)
+    FolderVault(folder)
+    for path in (folder / "aside").iterdir():
+        path.rename(folder / path.name.rsplit(".", 1)[0])
+    (folder / "index.json").write_bytes(newer)
+    assert {name: (folder / name).read_bytes() for name in files} == files
+    sign(keyring_of(FolderVault(folder)), "GAMMA")
 
 
 def test_two_writers_in_one_process_make_no_key_twice(folder):
