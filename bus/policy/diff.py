@@ -1,12 +1,13 @@
 """What changes between two policies, for whom: judged by what is allowed, not by how it is written.
 
-Topics are divided into *regions*: every pattern of both policies, and what any of them have in common. All topics of one
-length that belong to a region, and to no smaller one in it, are treated alike, so asking about one of them answers for all.
+A topic moves only if it matches a pattern that stands in one of the policies and not in the other. So one topic of each region
+(`regions.py`) of these patterns is asked about, and that is exact. Where there are too many regions the answer is never "no
+difference": it says that it is not exact, and shows what is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -14,17 +15,21 @@ from bus.policy.decide import ACTIONS, Action
 from bus.policy.kinds import OTHERS
 from bus.policy.model import Role, TopicRule
 from bus.policy.policy import Policy
-from bus.protocol.topics import REST, PatternTrie, covers, intersection, shapes, unused_token
+from bus.policy.regions import Budget, PatternIndex, TooManyRegionsError, largest, regions, widest_first
+from bus.protocol.topics import REST, intersection, shapes, unused_token
 
-MAX_REGIONS: Final = 2_000
-"""Policies with more are compared pattern by pattern, without what these have in common."""
+INEXACT: Final = "not compared exactly: too many patterns meet; as written"
+"""How the change begins that stands in place of gains and losses that are too much work."""
+_MAX_WRITTEN: Final = 20
+"""Lines of a policy shown in such a change, before and after."""
+_STEPS_A_DECISION: Final = 8
+_DENY: Final = "deny "
 _ROLE_WORDS: Final = {"suite": "key", "session_ms": "session"}
 _COMPARED: Final = ("suite", "key_origin", "session_ms", "inbox", "environment", "pcrs")
 _SETTINGS: Final = ("domain", "rollout", "trust_max_age_ms", "primary_handle", "audit_readers")
 
 _RULE_WORDS: Final = tuple(field.name for field in fields(TopicRule) if field.name != "match")
 
-_Judge = Callable[[str], bool]
 Change = tuple[object, object]
 """Before and after."""
 
@@ -56,10 +61,14 @@ class TopicDiff:
 @dataclass(frozen=True, slots=True)
 class PolicyDiff:
     added: Mapping[str, str]
+    """Names that are listed now. Where `*` had a role before, `roles` says what they gain and lose."""
     removed: Mapping[str, str]
+    """Names that are listed no more. Where `*` has a role now, `roles` says what they gain and lose."""
     roles: tuple[RoleDiff, ...]
     topics: tuple[TopicDiff, ...]
     settings: Mapping[str, Change]
+    is_exact: bool
+    """False where a change of a role, or of the topics, is `INEXACT`."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.roles or self.topics or self.settings)
@@ -68,16 +77,20 @@ class PolicyDiff:
 def diff(old: Policy, new: Policy) -> PolicyDiff:
     before, after = _everybody(old), _everybody(new)
     pairs: dict[tuple[str, str], list[str]] = {}
-    for agent in sorted(before.keys() & after.keys()):
-        pairs.setdefault((before[agent], after[agent]), []).append(agent)
+    for agent in sorted(before.keys() | after.keys()):
+        had, has = before.get(agent, old.others), after.get(agent, new.others)
+        if had is not None and has is not None:
+            pairs.setdefault((had, has), []).append(agent)
     comparison = _Comparison(old, new)
     roles = [comparison.roles(*pair, tuple(agents)) for pair, agents in sorted(pairs.items())]
+    topics = comparison.topics()
     return PolicyDiff(
         added={agent: after[agent] for agent in sorted(after.keys() - before.keys())},
         removed={agent: before[agent] for agent in sorted(before.keys() - after.keys())},
         roles=tuple(role for role in roles if role),
-        topics=comparison.topics(),
+        topics=topics,
         settings=_changed(old, new, _SETTINGS),
+        is_exact=comparison.is_exact,
     )
 
 
@@ -93,14 +106,21 @@ def _changed(old: object, new: object, names: Iterable[str]) -> dict[str, Change
 class _Comparison:
     def __init__(self, old: Policy, new: Policy) -> None:
         self.old, self.new = old, new
-        self.fill = unused_token((old.fill, new.fill, *_all_patterns(old), *_all_patterns(new)))
+        self.fill = unused_token(pattern for policy in (old, new) for pattern in (policy.fill, *_all_patterns(policy)))
+        self.budget = Budget()
+        self.is_exact = True
 
     def roles(self, before: str, after: str, agents: tuple[str, ...]) -> RoleDiff:
         old, new = self.old.roles[before], self.new.roles[after]
         gains: dict[str, tuple[str, ...]] = {}
         loses: dict[str, tuple[str, ...]] = {}
+        changes = _changed(old, new, _COMPARED)
         for action in ACTIONS:
-            gains[action], loses[action] = self._permissions(action, old, new)
+            try:
+                gains[action], loses[action] = self._permissions(action, old, new)
+            except TooManyRegionsError:
+                before_lines, after_lines = _written(old, action), _written(new, action)
+                changes[action] = self._as_written(before_lines - after_lines, after_lines - before_lines)
         for name in ("groups", "may", "uids"):
             had, has = _named(old, name), _named(new, name)
             gains[name], loses[name] = tuple(sorted(has - had)), tuple(sorted(had - has))
@@ -110,103 +130,127 @@ class _Comparison:
             after,
             gains={name: items for name, items in gains.items() if items},
             loses={name: items for name, items in loses.items() if items},
-            changes=_changed(old, new, _COMPARED),
+            changes=changes,
         )
 
     def _permissions(self, action: Action, old: Role, new: Role) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Regions gained and lost."""
-        samples = self._samples((*_patterns(old, action), *_patterns(new, action)))
+        before, after = _written(old, action), _written(new, action)
+        answers: dict[str, tuple[bool, bool]] = {}
+        for region, topic in self._regions(map(_pattern, before | after), map(_pattern, before ^ after)).items():
+            self.budget.spend(2 * _STEPS_A_DECISION)
+            answers[region] = self.old.permits(old.name, action, topic), self.new.permits(new.name, action, topic)
+        gained = [region for region, (could, can) in answers.items() if can and not could]
+        lost = [region for region, (could, can) in answers.items() if could and not can]
+        allowed = [region for region, (_, can) in answers.items() if can]
+        refused = [region for region, (_, can) in answers.items() if not can]
+        return self._said(gained, but_for=refused), self._said(lost, but_for=allowed)
 
-        def could(topic: str) -> bool:
-            return self.old.permits(old.name, action, topic)
+    def _regions(self, patterns: Iterable[str], changed: Iterable[str]) -> dict[str, str]:
+        return regions(patterns, changed=changed, fill=self.fill, budget=self.budget)
 
-        def can(topic: str) -> bool:
-            return self.new.permits(new.name, action, topic)
+    def _said(self, moved: list[str], *, but_for: list[str]) -> tuple[str, ...]:
+        """The largest regions in which something has moved, each with those in it for which that is not said."""
+        outside, outer = self._index(but_for), self._index()
+        excepted: dict[str, PatternIndex] = {}
+        texts = []
+        for region in widest_first(moved):
+            if all(excepted[one].covers(region) for one in outer.covering(region)):
+                exceptions = largest(outside.within(region), budget=self.budget)
+                texts.append(region + (f" except {', '.join(exceptions)}" if exceptions else ""))
+                excepted[region] = self._index(exceptions)
+                outer.add(region)
+        return tuple(sorted(texts))
 
-        gained = _moved(samples, lambda topic: can(topic) and not could(topic), but_for=lambda topic: not can(topic))
-        return gained, _moved(samples, lambda topic: could(topic) and not can(topic), but_for=can)
+    def _index(self, patterns: Iterable[str] = ()) -> PatternIndex:
+        return PatternIndex(patterns, budget=self.budget)
 
-    def _samples(self, patterns: Iterable[str]) -> dict[str, list[str]]:
-        """The regions of these patterns, each with one topic for every length that is its own."""
-        found = regions(patterns)
-        smallest = PatternTrie((region, region) for region in found)
-        return {region: [topic for topic in shapes(region, fill=self.fill) if smallest.best(topic) == region] for region in found}
+    def _as_written(self, gone: set[str], come: set[str]) -> Change:
+        self.is_exact = False
+        return f"{INEXACT}: {_some(gone)}", _some(come)
 
     def topics(self) -> tuple[TopicDiff, ...]:
-        samples = self._samples(rule.match.text for rule in (*self.old.topics, *self.new.topics))
-        by_change: dict[str, list[tuple[str, dict[str, Change]]]] = {}
-        for region in sorted(samples, key=lambda region: (region.count("."), region.replace(REST, "\0"))):
-            changes = next(filter(None, map(self._rule_changes, samples[region])), {})
-            larger = by_change.setdefault(repr(changes), [])
-            if changes and not any(covers(outer, region) for outer, _ in larger):
-                larger.append((region, changes))
-        flat = sorted((item for items in by_change.values() for item in items), key=lambda item: item[0])
-        return tuple(TopicDiff(region, changes, self._concerned(region)) for region, changes in flat)
+        self.budget = Budget()
+        try:
+            return self._topics()
+        except TooManyRegionsError:
+            old, new = set(self.old.topics), set(self.new.topics)
+            rules = self._as_written(set(map(_match, old - new)), set(map(_match, new - old)))
+            return (TopicDiff(REST, {"rules": rules}, tuple(sorted({*self.old.roles, *self.new.roles}))),)
 
-    def _rule_changes(self, topic: str) -> dict[str, Change]:
-        return _changed(self.old.topic_rule(topic), self.new.topic_rule(topic), _RULE_WORDS)
-
-    def _concerned(self, region: str) -> tuple[str, ...]:
-        """The roles that may publish or hear there, before or after."""
-        concerned = {
-            role
-            for policy in (self.old, self.new)
-            for role in policy.roles
-            for action in ACTIONS
-            if any(policy.permits(role, action, topic) for topic in shapes(region, fill=self.fill))
-        }
-        return tuple(sorted(concerned))
-
-
-def regions(patterns: Iterable[str]) -> set[str]:
-    """The patterns, and what any of them have in common."""
-    given = set(patterns)
-    found, todo = set(given), list(given)
-    while todo:
-        pattern = todo.pop()
-        for other in given:
-            common = intersection(pattern, other)
-            if common is not None and common not in found:
-                found.add(common)
-                todo.append(common)
-        if len(found) > MAX_REGIONS:
-            return given
-    return found
+    def _topics(self) -> tuple[TopicDiff, ...]:
+        old, new = set(self.old.topics), set(self.new.topics)
+        samples = self._regions(map(_match, old | new), map(_match, old ^ new))
+        by_change: dict[str, PatternIndex] = {}
+        said: list[tuple[str, dict[str, Change]]] = []
+        for region in widest_first(samples):
+            self.budget.spend(2 * _STEPS_A_DECISION)
+            changes = _changed(self.old.topic_rule(samples[region]), self.new.topic_rule(samples[region]), _RULE_WORDS)
+            outer = by_change.setdefault(repr(changes), self._index())
+            if changes and not outer.covers(region):
+                outer.add(region)
+                said.append((region, changes))
+        concerned = _Concerned((self.old, self.new), fill=self.fill, budget=self.budget)
+        return tuple(
+            TopicDiff(region, changes, concerned.roles(region)) for region, changes in sorted(said, key=lambda item: item[0])
+        )
 
 
-def _moved(samples: Mapping[str, list[str]], has_moved: _Judge, *, but_for: _Judge) -> tuple[str, ...]:
-    """The largest regions in which something has moved, each with those in it for which that is not said."""
-    moved = [region for region, topics in samples.items() if any(map(has_moved, topics))]
-    outside = [region for region, topics in samples.items() if topics and all(map(but_for, topics))]
-    said: dict[str, list[str]] = {}
-    for region in sorted(moved, key=lambda region: (-sum(covers(region, other) for other in moved), region)):
-        if not any(covers(outer, region) and not _any_covers(excepted, region) for outer, excepted in said.items()):
-            said[region] = _largest(other for other in outside if covers(region, other))
-    return tuple(region + _except(excepted) for region, excepted in sorted(said.items()))
+class _Concerned:
+    """Who may publish or hear somewhere, before or after."""
+
+    def __init__(self, policies: tuple[Policy, Policy], *, fill: str, budget: Budget) -> None:
+        self.fill, self.budget = fill, budget
+        self.by_pattern: dict[str, list[tuple[Policy, str, Action]]] = {}
+        for policy in policies:
+            for role in policy.roles.values():
+                for action in ACTIONS:
+                    for pattern in role.publish if action == "publish" else role.subscribe:
+                        self.by_pattern.setdefault(pattern.text, []).append((policy, role.name, action))
+        self.index = PatternIndex(self.by_pattern, budget=budget)
+
+    def roles(self, region: str) -> tuple[str, ...]:
+        found: set[str] = set()
+        for pattern in self.index.meeting(region):
+            topics = list(shapes(intersection(pattern, region) or region, fill=self.fill))
+            for policy, role, action in self.by_pattern[pattern]:
+                if role not in found and self._any(policy, role, action, topics):
+                    found.add(role)
+        return tuple(sorted(found))
+
+    def _any(self, policy: Policy, role: str, action: Action, topics: list[str]) -> bool:
+        for topic in topics:
+            self.budget.spend(_STEPS_A_DECISION)
+            if policy.permits(role, action, topic):
+                return True
+        return False
 
 
-def _any_covers(patterns: list[str], region: str) -> bool:
-    return any(covers(pattern, region) for pattern in patterns)
+def _written(role: Role, action: Action) -> set[str]:
+    """What the role says about this action, line by line."""
+    allow, deny = (role.publish, role.deny_publish) if action == "publish" else (role.subscribe, role.deny_subscribe)
+    return {*map(str, allow), *(f"{_DENY}{pattern}" for pattern in deny)}
 
 
-def _except(patterns: list[str]) -> str:
-    return f" except {', '.join(patterns)}" if patterns else ""
+def _pattern(line: str) -> str:
+    return line.removeprefix(_DENY)
 
 
-def _largest(found: Iterable[str]) -> list[str]:
-    """Without those that lie within another."""
-    items = sorted(set(found))
-    return [item for item in items if not any(other != item and covers(other, item) for other in items)]
+def _match(rule: TopicRule) -> str:
+    return rule.match.text
 
 
-def _patterns(role: Role, action: Action) -> list[str]:
-    both = role.publish + role.deny_publish if action == "publish" else role.subscribe + role.deny_subscribe
-    return [pattern.text for pattern in both]
+def _all_patterns(policy: Policy) -> Iterator[str]:
+    for role in policy.roles.values():
+        for action in ACTIONS:
+            yield from map(_pattern, _written(role, action))
+    yield from map(_match, policy.topics)
 
 
-def _all_patterns(policy: Policy) -> list[str]:
-    own = [text for role in policy.roles.values() for action in ACTIONS for text in _patterns(role, action)]
-    return own + [rule.match.text for rule in policy.topics]
+def _some(lines: Iterable[str]) -> str:
+    listed = sorted(lines)
+    more = len(listed) - _MAX_WRITTEN
+    return (", ".join(listed[:_MAX_WRITTEN]) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
 def _named(role: Role, name: str) -> set[str]:

@@ -40,7 +40,7 @@ class Plan:
         lines = [
             "version: 1",
             "agents:" if self.agents else "agents: {}",
-            *(f"  {name}: {role}" for name, role in self.agents.items()),
+            *(f'  "{name}": {role}' for name, role in self.agents.items()),
             "roles:",
         ]
         for role in ROLES:
@@ -53,7 +53,7 @@ class Plan:
         return "\n".join(lines) + "\n"
 
     def may(self, agent: str, action: str, topic: str) -> bool:
-        role = self.agents.get(agent)
+        role = self.agents.get(agent, self.agents.get("*"))
         if role is None:
             return False
         denied = any(stands_for(pattern, topic) for pattern in self.deny[role, action])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
+from hypothesis import strategies as st
 
+from bus.cli.main import cli
 from bus.policy import load
-from bus.policy.diff import diff, regions
-from bus.protocol.topics import intersection
+from bus.policy.diff import INEXACT, diff
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from random_policies import ACTIONS, EVERY_SHAPE, Plan, plans, stands_for
+from random_policies import ACTIONS, AGENTS, EVERY_SHAPE, ROLES, Plan, plans, stands_for
 
 OLD = """version: 1
 agents: {A: x, B: x, C: y, GONE: y}
@@ -91,6 +95,36 @@ def test_agents_that_come_go_and_move():
     assert dict(role.loses) == {"publish": ("a.>",), "subscribe": (">",), "may": ("revoke",)}
 
 
+GUESTS = """version: 1
+agents: {EVIL: quiet, "*": guest}
+roles:
+  quiet: {key: ecc256/sha256, subscribe: [news]}
+  guest: {key: ecc256/sha256, publish: [chat.>], may: [revoke]}
+"""
+GUESTS_ALONE = GUESTS.replace("EVIL: quiet, ", "")
+
+
+def test_a_name_that_is_no_longer_listed_gets_what_all_others_have():
+    result = between(GUESTS, GUESTS_ALONE)
+    assert dict(result.removed) == {"EVIL": "quiet"}
+    (role,) = result.roles
+    assert (role.agents, role.before, role.after) == (("EVIL",), "quiet", "guest")
+    assert (dict(role.gains), dict(role.loses)) == ({"publish": ("chat.>",), "may": ("revoke",)}, {"subscribe": ("news",)})
+
+
+def test_a_name_that_is_listed_now_loses_what_all_others_have():
+    result = between(GUESTS_ALONE, GUESTS)
+    assert dict(result.added) == {"EVIL": "quiet"}
+    (role,) = result.roles
+    assert (role.agents, role.before, role.after) == (("EVIL",), "guest", "quiet")
+    assert (dict(role.gains), dict(role.loses)) == ({"subscribe": ("news",)}, {"publish": ("chat.>",), "may": ("revoke",)})
+
+
+def test_a_name_that_moves_between_the_list_and_the_star_of_one_role_changes_nothing_else():
+    result = between(GUESTS.replace("EVIL: quiet", "EVIL: guest"), GUESTS_ALONE)
+    assert (dict(result.removed), result.roles) == ({"EVIL": "guest"}, ())
+
+
 def test_keys_groups_uids_and_settings():
     new = changed(
         ("x: {key: ecc256/sha256,", "x: {key: ecc384/sha3-256, session: 5m, groups: [g, {group: h, topics: [a.>]}], uids: [7],"),
@@ -107,6 +141,13 @@ def test_keys_groups_uids_and_settings():
 def test_topics_say_what_changes_and_for_whom():
     (topic,) = between(OLD, changed(("  - {match: a.b}\n", "  - {match: a.b, signed_by: session, ttl: 5s}\n"))).topics
     assert (topic.match, dict(topic.changes), topic.roles) == ("a.b", {"ttl_ms": (60_000, 5_000)}, ("x",))
+
+
+def test_whoever_may_use_only_a_part_of_the_topics_is_concerned():
+    """The rule for `a.>` changes, and y hears nothing of it but `a.c`."""
+    hears = ("y: {key: ecc256/sha256}", "y: {key: ecc256/sha256, subscribe: [a.c]}")
+    (topic,) = between(changed(hears), changed(hears, ("a.>, priority: high", "a.>, priority: bulk"))).topics
+    assert (topic.match, topic.roles) == ("a.>", ("x", "y"))
 
 
 def test_a_rule_that_goes_shows_what_takes_over():
@@ -139,6 +180,24 @@ def test_gains_and_losses_are_those_of_a_naive_count(old: Plan, new: Plan):
                 assert all(any(covers_it(part, topic) for topic in topics) for part in parts)
 
 
+@given(plans(), plans(), st.sampled_from((None, *ROLES)), st.sampled_from((None, *ROLES)))
+def test_nobody_gains_or_loses_unsaid(old: Plan, new: Plan, old_others: str | None, new_others: str | None):
+    """Listed before, after, both times or never: whose rights change is named, or is one of the others and these are."""
+    for plan, others in ((old, old_others), (new, new_others)):
+        plan.agents |= {} if others is None else {"*": others}
+    result = between(old.text(), new.text())
+    moved = {agent for role in result.roles if role.gains or role.loses for agent in role.agents}
+    for agent in (*AGENTS, "NOBODY"):
+        rights = [
+            {(action, topic) for action in ACTIONS for topic in EVERY_SHAPE if plan.may(agent, action, topic)}
+            for plan in (old, new)
+        ]
+        named = agent if agent in {*old.agents, *new.agents} else "*"
+        assert (rights[0] != rights[1]) <= (named in {*moved, *result.added, *result.removed})
+        if old_others is not None and new_others is not None:
+            assert (rights[0] != rights[1]) is (named in moved)
+
+
 def covers_it(part: tuple[str, list[str]], topic: str) -> bool:
     outer, excepted = part
     return stands_for(outer, topic) and not any(stands_for(one, topic) for one in excepted)
@@ -159,8 +218,76 @@ def test_topics_that_change_are_those_of_a_naive_count(old: Plan, new: Plan):
     assert all(any(stands_for(match, topic) for topic in moved) for match in told)
 
 
-def test_regions_are_closed_under_intersection_and_bounded():
-    found = regions(["a.>", "*.b", "a.*.c"])
-    assert all(intersection(one, other) in {None, *found} for one in found for other in found)
-    many = [".".join("*" if place != hole else "x" for place in range(13)) for hole in range(13)]
-    assert len(regions(many)) <= 2_000 + 13
+# ---- many patterns --------------------------------------------------------------------------------------------------------------
+
+ROLE = "version: 1\nagents: {EVIL: x}\nroles:\n  x:\n    key: ecc256/sha256\n"
+
+
+def listed(key: str, texts: list[str]) -> str:
+    return f"{key}: [{', '.join(map(repr, texts))}]\n"
+
+
+def grid(denied: list[str]) -> str:
+    """46 patterns that each meet 46 others: more places than patterns."""
+    allow = listed("publish", [f"a{number}.*" for number in range(46)])
+    return f"{ROLE}    {allow}    deny:\n      {listed('publish', [*(f'*.b{number}' for number in range(46)), *denied])}"
+
+
+def test_one_denial_of_many_that_goes_is_seen():
+    (role,) = between(grid(["*.shutdown"]), grid([])).roles
+    assert sorted(role.gains["publish"]) == sorted(f"a{number}.shutdown" for number in range(46))
+    assert not role.changes
+
+
+def test_four_thousand_replaced_patterns_are_compared_soon():
+    old, new = (load({"p": f"{ROLE}    {listed('publish', [f'{name}{n}.x' for n in range(4_000)])}"}) for name in "ab")
+    started = time.process_time()
+    result = diff(old, new)
+    assert time.process_time() - started < 5, "about twenty times what it takes here"
+    assert result.is_exact
+    assert len(result.roles[0].gains["publish"]) == len(result.roles[0].loses["publish"]) == 4_000
+
+
+def tangle(name: str) -> list[str]:
+    """Patterns that meet in more places than anybody can look at."""
+    return [".".join(f"{name}{n}" if place == hole else "*" for place in range(13)) for hole in range(13) for n in range(5)]
+
+
+TANGLES = {
+    "patterns of a role": [f"{ROLE}    {listed('publish', tangle(name))}" for name in "ab"],
+    "a denial that goes": [
+        f"{ROLE}    publish: ['>']\n    deny:\n      {listed('publish', tangle('a')[: 65 - less])}" for less in (0, 1)
+    ],
+    "rules": [f"{ROLE}topics:\n" + "".join(f"  - {{match: '{one}', ttl: {ttl}}}\n" for one in tangle("a")) for ttl in ("5s", "6s")],
+}
+
+
+@pytest.mark.parametrize("name", TANGLES)
+def test_what_is_too_much_to_compare_is_said_and_never_no_difference(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file, text in zip(("old.yaml", "new.yaml"), TANGLES[name], strict=True):
+        Path(file).write_text(text)
+    started = time.process_time()
+    said = CliRunner().invoke(cli, ["policy", "diff", "old.yaml", "new.yaml", "--exit-code"])
+    document = CliRunner().invoke(cli, ["policy", "diff", "old.yaml", "new.yaml", "--json"])
+    assert time.process_time() - started < 30, "about five times what both take here"
+    assert said.exit_code == 1
+    assert "no difference" not in said.stdout
+    assert any(f": {INEXACT}: " in line for line in said.stdout.splitlines())
+    found = json.loads(document.stdout)
+    assert found["different"] is True
+    changes = [part["changes"] for part in (*found["roles"], *found["topics"])]
+    assert any(before.startswith("not compared exactly") for change in changes for before, _ in change.values())
+
+
+def test_what_is_too_much_to_compare_shows_what_is_written():
+    result = between(*TANGLES["a denial that goes"])
+    assert not result.is_exact
+    (role,) = result.roles
+    assert role.changes["publish"] == (f"{INEXACT}: deny {tangle('a')[64]}", "nothing")
+
+
+def test_a_tangle_that_stays_is_no_difference():
+    result = between(*[TANGLES["a denial that goes"][0]] * 2)
+    assert result.is_exact
+    assert not result
