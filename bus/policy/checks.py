@@ -12,6 +12,7 @@ from typing import Final
 
 from bus.errors import Problem
 from bus.policy.draft import Draft, Entry
+from bus.policy.kinds import OTHERS
 from bus.policy.model import SOFTWARE
 from bus.policy.near import Hints
 from bus.policy.words import RoleWords, TopicWords
@@ -57,6 +58,18 @@ def environment_needs_software_keys(draft: Draft) -> Iterator[Problem]:
                 "which needs the TPM; write 'key_origin: software' or 'environment: forbid'"
             )
             yield entry.at("environment").problem(message)
+
+
+def others_share_no_keys(draft: Draft) -> Iterator[Problem]:
+    """Else a line that leaves `agents:` would leave the key of its agent, which is still in the TPM, to these users."""
+    others = draft.agents.get(OTHERS)
+    role = None if others is None else draft.roles.get(others.words)
+    if others is not None and role is not None and role.words.uids:
+        message = (
+            f"role {others.words!r} has 'uids' and is the role of '*' ({others.place}), so these users could sign with the key of "
+            "any agent that is not listed; list the agents that they may use, with a role of their own, and remove 'uids' here"
+        )
+        yield role.key("uids").problem(message)
 
 
 def grants_are_distinct(draft: Draft) -> Iterator[Problem]:
@@ -139,6 +152,7 @@ ERRORS: Final[tuple[Check, ...]] = (
     agents_have_roles,
     readers_exist,
     environment_needs_software_keys,
+    others_share_no_keys,
     grants_are_distinct,
     live_topics_keep_nothing,
     cosignatures_need_identities,

@@ -32,6 +32,7 @@ Names of agents are upper case (`[A-Z][A-Z0-9]{0,31}`), names of roles lower cas
 token and a final `>` for one or more; tokens that begin with `_` belong to the protocol and match nothing. Durations are written
 `500ms`, `60s`, `15m`, `24h`, `7d`, sizes `512B`, `64KiB`, `1MiB`. Of several topic rules that match, the most specific decides,
 token by token from the left: a word beats `*`, `*` beats `>`. Denials win over permissions, and what nothing allows is refused.
+The role of `"*"` cannot have `uids`.
 
 YAML here is its plain part: no anchors, aliases, merge keys or tags, one document a file, at most 1 MiB a file, 16 MiB and 1,000
 files in all. `NO`, `on` and `12:30` are text; only `true` and `false` are truth values.

@@ -126,6 +126,11 @@ MISTAKES = {
     "an unknown audit reader": (ROLES + "audit_readers: [X9]\n", "6:17", "there is no role or agent 'X9'"),
     "a roster that is not there": ("version: 1\nagents: ../agents/rooster.yaml\n", "2:9", "there is no roster file"),
     "an environment for TPM keys": (ROLES + "    environment: allow\n", "6:18", "role 'x': 'environment: allow' is impossible"),
+    "users of everybody's keys": (
+        "version: 1\nagents: {A: y, '*': x}\nroles:\n  x: {key: ecc256/sha256, uids: [1001]}\n  y: {key: ecc256/sha256}\n",
+        "4:27",
+        "role 'x' has 'uids' and is the role of '*' (p.yaml:2), so",
+    ),
     "a user twice": (ROLES + "    uids: [1000, {uid: 1000}]\n", "6:18", "role 'x' lists uid 1000 twice"),
     "a group twice": (ROLES + "    groups: [a, {group: a}]\n", "6:17", "role 'x' lists the group 'a' twice"),
     "the same match twice": (
@@ -229,6 +234,25 @@ topics:
 """
     places = [(problem.line, problem.column) for problem in lint({"p.yaml": text}).problems]
     assert places == [(2, 1), (4, 6), (5, 3), (8, 10), (9, 15), (10, 5), (13, 18), (14, 15), (17, 13), (18, 16), (18, 45)]
+
+
+def test_users_of_everybodys_keys_are_found_across_files():
+    texts = {
+        "p.yaml": "version: 1\nagents: r.yaml\nroles: {x: {key: ecc256/sha256, uids: [{uid: 7, purposes: [audit]}]}}\n",
+        "r.yaml": "version: 1\nagents: {'*': x}\n",
+    }
+    (problem,) = found(texts)
+    assert problem.startswith("p.yaml:3:33: role 'x' has 'uids'")
+
+
+@pytest.mark.parametrize("agents", ["{A: x}", "{A: x, '*': y}"])
+def test_users_of_keys_of_listed_agents_are_no_mistake(agents):
+    assert (
+        found(
+            f"version: 1\nagents: {agents}\nroles: {{x: {{key: ecc256/sha256, uids: [7]}}, y: {{key: ecc256/sha256, uids: []}}}}\n"
+        )
+        == []
+    )
 
 
 def test_several_files_add_up():
