@@ -45,6 +45,7 @@ def serve(
 ) -> None:
     """Run the TPM service until SIGTERM. The library starts it by itself where it needs it."""
     from bus.hub.state import open_state
+    from bus.hub.tpm_process import ON_DEMAND, POLICY_DIGEST, policy_digest
     from bus.hub.which_tpm import open_engine_here
     from bus.policy import open_policy
     from bus.tpm.permissions import Permissions
@@ -53,8 +54,10 @@ def serve(
     opened, rules = open_state(state), open_policy(policy)
     place = socket_path.absolute() if socket_path is not None else opened.tpm_socket
 
+    facts = {POLICY_DIGEST: policy_digest(policy), **({ON_DEMAND: "yes"} if idle_exit is not None else {})}
+
     def open_engine() -> AbstractAsyncContextManager[TpmEngine]:
-        return open_engine_here(opened, rules, tpm=which)
+        return open_engine_here(opened, rules, tpm=which, url=f"unix://{place}", **facts)
 
     strangers = Permissions(opened.folder.stat().st_uid, rules).strangers
     if strangers and group is None:

@@ -7,6 +7,7 @@ nobody has been connected for a while.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -24,11 +25,16 @@ import anyio.to_thread
 from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
 from bus.hub.state import State, holder_of
 from bus.hub.which_tpm import chosen_tpm
+from bus.policy import files as policy_files
 from bus.tpm.remote import RemoteEngine
 
 START_SECONDS: Final = 30.0
 """Making a software TPM anew takes some two seconds, on a slow and busy machine more."""
 STOP_SECONDS: Final = 10.0
+DEFAULT_POLICY: Final = "default"
+POLICY_DIGEST: Final = "policy_digest"
+ON_DEMAND: Final = "on_demand"
+"""Stands in the lock of a service that was started by whoever needed it, and may be replaced by whoever needs another."""
 IDLE_EXIT_SECONDS: Final = 60
 _POLL_SECONDS: Final = 0.02
 
@@ -37,15 +43,40 @@ _POLL_SECONDS: Final = 0.02
 async def open_engine(state: State, *, policy: str | None = None, tpm: str | None = None) -> AsyncIterator[RemoteEngine]:
     """The state folder's engine, in its own process; started again if it dies.
 
-    Raises what keeps that process from starting, and StateInUseError if it runs with another TPM than the one asked for.
+    A service that was started on demand under another policy is replaced by one under this policy. Raises what keeps that
+    process from starting, and StateInUseError if it runs with another TPM than the one asked for, or was started by hand
+    under another policy.
     """
+
+    policy = policy or os.environ.get("TPMBUS_POLICY") or DEFAULT_POLICY
 
     async def start() -> None:
         await _start_or_wait(state, policy, tpm)
 
+    if await anyio.to_thread.run_sync(_obeys_another_policy, state, policy):
+        await stop_service(state)
     async with await RemoteEngine.connect(await anyio.to_thread.run_sync(service_socket, state), start=start) as engine:
         await anyio.to_thread.run_sync(_check_same_tpm, state, tpm)
         yield engine
+
+
+def policy_digest(policy: str | None) -> str:
+    """What the texts of a policy are, roster included, so that two processes know whether they mean the same."""
+    digest = hashlib.sha256()
+    for _, text in sorted(policy_files.read(policy).items()):
+        digest.update(hashlib.sha256(text).digest())
+    return digest.hexdigest()
+
+
+def _obeys_another_policy(state: State, policy: str) -> bool:
+    """Whether the service must be replaced. Raises StateInUseError if it is not one that the library started by itself."""
+    holder = holder_of(state.tpm_lock) or {}
+    if POLICY_DIGEST not in holder or holder[POLICY_DIGEST] == policy_digest(policy):
+        return False
+    if ON_DEMAND not in holder:
+        reason = "it obeys another policy: name that one with --policy, or restart it with this one"
+        raise StateInUseError(holder["pid"], f"{holder.get('url')} ({reason})")
+    return True
 
 
 def service_socket(state: State) -> Path:
@@ -67,7 +98,7 @@ async def stop_service(state: State) -> bool:
     return bool(told)
 
 
-async def _start_or_wait(state: State, policy: str | None, tpm: str | None) -> None:
+async def _start_or_wait(state: State, policy: str, tpm: str | None) -> None:
     """Start the service, or wait for the one that somebody else has just started. Raises what keeps it from starting."""
     with anyio.move_on_after(START_SECONDS):
         while await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
@@ -82,7 +113,7 @@ async def _start_or_wait(state: State, policy: str | None, tpm: str | None) -> N
     raise TpmUnavailableError("service_start", f"the TPM service does not start within {START_SECONDS:.0f} s")
 
 
-def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
+def _command(state: State, policy: str, tpm: str | None) -> list[str]:
     command = [
         sys.executable,
         "-P",
@@ -97,11 +128,11 @@ def _command(state: State, policy: str | None, tpm: str | None) -> list[str]:
         str(state.folder),
     ]
     command += ["--idle-exit", str(IDLE_EXIT_SECONDS)]
-    command += ["--policy", _absolute(policy)] if policy else []
+    command += ["--policy", _absolute(policy)]
     return command + (["--tpm", tpm] if tpm else [])
 
 
-def _start(state: State, policy: str | None, tpm: str | None) -> BusError | None:
+def _start(state: State, policy: str, tpm: str | None) -> BusError | None:
     """Start it, as nobody's child, and wait until it is ready; gives what kept it from that."""
     read, write = os.pipe()
     try:

@@ -43,11 +43,14 @@ def origin_of(tpm: str) -> str:
 
 
 @asynccontextmanager
-async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None) -> AsyncIterator[Engine]:
-    """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket."""
+async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None, **facts: str) -> AsyncIterator[Engine]:
+    """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket.
+
+    `facts` stand in the lock file, for whoever comes second.
+    """
     which = chosen_tpm(tpm)
     with ExitStack() as held:
-        lock = partial(owned, state.tpm_lock, url=f"unix://{state.tpm_socket}", tpm=which)
+        lock = partial(owned, state.tpm_lock, **{"url": f"unix://{state.tpm_socket}", "tpm": which, **facts})
         await to_thread.run_sync(lambda: held.enter_context(lock()))
         vault = await to_thread.run_sync(FolderVault, state.vault)
         software = SoftwareTpm(await to_thread.run_sync(vault.secret))

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bus.errors import PolicyError, StateInUseError, TpmError, TpmRefusedError, TpmUnavailableError
+from bus.errors import NotPermittedError, PolicyError, StateInUseError, TpmError, TpmRefusedError, TpmUnavailableError
 from bus.hub.state import State, holder_of, open_state
 from bus.hub.tpm_process import open_engine, stop_service
 from bus.protocol.contexts import Purpose
@@ -139,6 +139,48 @@ async def test_naming_another_tpm_than_the_one_in_use_is_refused(state: State):
             async with open_engine(state, tpm="software"):
                 pass
     assert refused.value.pid == (await holder(state))["pid"]
+
+
+async def test_a_service_under_another_policy_is_replaced_and_a_running_engine_goes_on(state: State, tmp_path: Path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("version: 1\nagents: {ONE: any}\nroles: {any: {key: ecc256/sha256}}\n")
+    two.write_text("version: 1\nagents: {ONE: any}\nroles: {any: {key: ecc256/sha256, key_origin: hardware}}\n")
+    async with open_engine(state, policy=str(one)) as lenient:
+        await lenient.create("ONE", SUITE)
+        first = (await holder(state))["pid"]
+        async with open_engine(state, policy=str(one)):
+            assert (await holder(state))["pid"] == first
+        async with open_engine(state, policy=str(two)) as strict:
+            assert (await holder(state))["pid"] != first
+            for engine in (strict, lenient):
+                with pytest.raises(NotPermittedError):
+                    await engine.sign_many("ONE", Purpose.ENVELOPE, [CONTENT])
+
+
+async def test_a_service_that_was_started_by_hand_is_not_replaced(state: State, tmp_path: Path):
+    (tmp_path / "other.yaml").write_text("version: 1\nagents: {ONE: any}\nroles: {any: {key: ecc256/sha256}}\n")
+    command = [sys.executable, "-m", "bus.cli.main", "tpm", "serve", "--state", str(state.folder), "--ready-fd", "1"]
+    async with await anyio.open_process(command, stderr=None) as process:
+        assert await process.stdout.receive() == b"ready\n"
+        with pytest.raises(StateInUseError) as refused:
+            async with open_engine(state, policy=str(tmp_path / "other.yaml")):
+                pass
+        assert refused.value.pid == process.pid
+        async with open_engine(state) as engine:
+            assert await engine.keys() == []
+        await stop_service(state)
+
+
+async def test_another_runtime_folder_leads_to_the_same_service(state: State, tmp_path: Path, monkeypatch):
+    async with open_engine(state):
+        first = await holder(state)
+    elsewhere = tmp_path / "r"
+    elsewhere.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(elsewhere))
+    again = await anyio.to_thread.run_sync(open_state, state.folder)
+    assert again.runtime != state.runtime
+    async with open_engine(again):
+        assert await holder(state) == first
 
 
 def _replace_primary(state: State) -> None:
