@@ -48,7 +48,10 @@ async def _examine(state: State, policy: str | None, tpm: str | None, timing: bo
                     bar = progress.add_task("Measuring suites", total=len(IDENTITY_SUITES))
                     async for found in facts.timings(engine):
                         progress.advance(bar)
-                        (report.findings if isinstance(found, facts.Finding) else report.timings).append(found)  # type: ignore[arg-type]
+                        if isinstance(found, facts.Finding):
+                            report.findings.append(found)
+                        else:
+                            report.timings.append(found)
     except BusError as error:
         report.findings.append(facts.Finding("TPM", "problem", str(error), "fix this first, then run `tpmbus doctor` again"))
     report.findings += [*facts.folders(state), *facts.vault(state)]
