@@ -34,8 +34,10 @@ token and a final `>` for one or more; tokens that begin with `_` belong to the 
 token by token from the left: a word beats `*`, `*` beats `>`. Denials win over permissions, and what nothing allows is refused.
 The role of `"*"` cannot have `uids`.
 
-YAML here is its plain part: no anchors, aliases, merge keys or tags, one document a file, at most 1 MiB a file, 16 MiB and 1,000
-files in all. `NO`, `on` and `12:30` are text; only `true` and `false` are truth values.
+YAML here is its plain part: no anchors, aliases, merge keys, tags or directives, one document a file, at most 1 MiB a file, 16 MiB
+and 1,000 files in all. `NO`, `on` and `12:30` are text; only `true` and `false` are truth values. `+7` and `007` are mistakes. In
+double quotes `\\"` and `\\\\` are the only escapes. Invisible characters and blanks other than the space are refused, in comments
+too; lines end with LF or CRLF.
 
 For an editor with a YAML language server, write the schema beside your policy and name it in the first line of each file:
 

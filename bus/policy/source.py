@@ -2,10 +2,11 @@
 
 Only the part of YAML that a policy needs, so that what a person reads is what the bus obeys:
 
-- no anchors, aliases or merge keys (nothing can multiply: an anchor bomb ends at its first `&`), no tags, one document;
+- no anchors, aliases or merge keys (nothing can multiply: an anchor bomb ends at its first `&`), tags or directives; one document;
+- nothing that is invisible, turns the direction of writing, or looks like a space or a line end and is none; no escapes;
 - a key stands once in its mapping, and is always text;
 - plain `true`, `false`, `null`, whole numbers (also 0x..) and decimals are values; every other scalar is text. `NO`, `on` and
-  `12:30` are text, not false, true and 750 as in YAML 1.1;
+  `12:30` are text, not false, true and 750 as in YAML 1.1, and `0010`, which is eight to some readers, is a mistake;
 - 1 MiB, 32 levels, 4,096 characters a scalar, and a budget of nodes: checked before or while reading, without recursion.
 """
 
@@ -28,14 +29,22 @@ MAX_SCALAR: Final = 4_096
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE: Final = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-"""NUL and other control characters, lone surrogates, line ends that editors do not count, and what is invisible or turns the
-direction of writing: a reviewer must see what the bus obeys."""
+"""Control characters, lone surrogates, Unicode's Default_Ignorable_Code_Point, what turns the direction of writing, line ends that
+editors do not count, and blanks that are not the space: a reviewer must see what the bus obeys, also in comments."""
+_LONE_RETURN: Final = re.compile("\r(?!\n)")
+"""To YAML a line end, to grep, diff and most viewers none: what follows looks like part of the line, such as of its comment."""
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_DIRECTIVE: Final = re.compile("^%", re.MULTILINE)
 _HIDDEN: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WHOLE: Final = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 _HEXADECIMAL: Final = re.compile(r"0x[0-9a-fA-F]{1,16}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,2})?", re.ASCII)
+_ODD_NUMBER: Final = re.compile(r"\+.*|-0|-?0[0-9].*", re.ASCII)
+"""Of numbers: with a sign or zeros that change nothing."""
 _WORDS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
 _HINTS: Final = (
     ("alias", "; a pattern that begins with '*' needs quotes: \"*\""),
@@ -136,12 +145,14 @@ def _decode(text: str | bytes, file: str) -> str:
 
 def _checked(text: str, file: str) -> str:
     text = text.removeprefix("\ufeff")
-    hidden = _UNPRINTABLE.search(text)
-    if hidden:
-        line, column = _position(text[: hidden.start()])
-        raise _StopError(
-            Problem(file, line, column, f"has the invisible character U+{ord(hidden.group()):04X}, which no policy needs")
+    for found in filter(None, (_UNPRINTABLE.search(text), _LONE_RETURN.search(text))):
+        line, column = _position(text[: found.start()])
+        what = (
+            "has a carriage return (U+000D) without a line feed, which hides a line; end lines with LF or CRLF"
+            if found.group() == "\r"
+            else f"has the invisible character U+{ord(found.group()):04X}, which no policy needs"
         )
+        raise _StopError(Problem(file, line, column, what))
     return text
 
 
@@ -160,6 +171,7 @@ class _Reader:
 
     def __init__(self, file: str, max_nodes: int) -> None:
         self.file, self.max_nodes, self.nodes = file, max_nodes, 0
+        self.text = ""
         self.problems: list[Problem] = []
         self.stack: list[Listing | Mapping] = []
         self.pending: list[Scalar | None] = []
@@ -167,6 +179,7 @@ class _Reader:
         self.root: Node | None = None
 
     def read(self, text: str) -> Mapping:
+        self.text = text
         for event in self.events(text):
             if isinstance(event, yaml.NodeEvent):
                 self.take(event, self.at(event))
@@ -175,6 +188,8 @@ class _Reader:
                 self.pending.pop()
             elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
                 raise _StopError(self.at(event).problem("begins a second document; a policy file holds one"))
+            elif isinstance(event, yaml.DocumentStartEvent):
+                self.refuse_directives(event)
         if isinstance(self.root, Mapping):
             return self.root
         start = Place(self.file, 1, 1) if self.root is None else self.root.place
@@ -202,6 +217,7 @@ class _Reader:
         self.refuse_features(event, place)
         if isinstance(event, yaml.ScalarEvent):
             self.put_scalar(Scalar(place, event.value, plain=event.implicit[0]))
+            self.refuse_spellings(event, place)
         elif isinstance(event, yaml.AliasEvent):
             self.put_scalar(Scalar(place, "", plain=True))
         else:
@@ -212,6 +228,29 @@ class _Reader:
             raise _StopError(place.problem("anchors and aliases ('&', '*') are not allowed here; write the value out"))
         if getattr(event, "tag", None) is not None:
             self.problems.append(place.problem("tags ('!') are not allowed here; remove it"))
+
+    def refuse_directives(self, start: yaml.DocumentStartEvent) -> None:
+        mark: Any = start.end_mark
+        found = _DIRECTIVE.search(self.text, 0, mark.index)
+        if found:
+            line, column = _position(self.text[: found.start()])
+            self.problems.append(Problem(self.file, line, column, "directives ('%') are not allowed here; remove it"))
+
+    def refuse_spellings(self, event: yaml.ScalarEvent, place: Place) -> None:
+        """What reads as one thing and is another."""
+        if event.style == '"':
+            start: Any = event.start_mark
+            end: Any = event.end_mark
+            wrong = (found[1] for found in _ESCAPE.finditer(self.text, start.index, end.index) if found[1] not in ('"', "\\"))
+            escaped = next(wrong, None)
+            if escaped is not None:
+                what = f"the escape '\\{escaped}'" if escaped.isprintable() else "an escaped line end or tab"
+                self.problems.append(
+                    place.problem(f"has {what}; write the character itself ('\\\"' and '\\\\' are the only escapes)")
+                )
+        elif event.implicit[0] and _ODD_NUMBER.fullmatch(event.value) and not isinstance(_plain_value(event.value), str):
+            message = f"is written {event.value!r}; write a number without '+' and without zeros in front, and text in quotes"
+            self.problems.append(place.problem(message))
 
     def open(self, node: Listing | Mapping) -> None:
         if len(self.stack) >= MAX_DEPTH:
