@@ -49,10 +49,9 @@ def list_keys(*, state: Path | None, output: Output) -> None:
 def show(key: str, *, auth: bool, yes: bool, state: Path | None, output: Output) -> None:
     """One key: AGENT for its current generation, AGENT.2 for the second."""
     from bus.identity.export import fingerprint
-    from bus.tpm.vault import find
 
     vault = _vault(state)
-    entry = find(vault.entries(), key)
+    entry = vault.find(key)
     if auth and not yes:
         click.confirm(
             f"Whoever has this value and reaches the TPM can sign as {entry.info.name}. Show it?",
@@ -100,9 +99,8 @@ def rotate(agents: tuple[str, ...], *, keep: str, state: Path | None, policy: st
 def export(key: str, *, form: str, state: Path | None, output: Output) -> None:
     """The public half, for other programs."""
     from bus.identity.export import export as write
-    from bus.tpm.vault import find
 
-    info = find(_vault(state).entries(), key).info
+    info = _vault(state).find(key).info
     text = write(info, form)
     if not output.json:
         click.echo(text, nl=False)

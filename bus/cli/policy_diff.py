@@ -45,6 +45,7 @@ def lines(changes: PolicyDiff) -> Iterator[str]:
 def document(changes: PolicyDiff) -> dict[str, Any]:
     return {
         "different": bool(changes),
+        "exact": changes.is_exact,
         "added": dict(changes.added),
         "removed": dict(changes.removed),
         "roles": [

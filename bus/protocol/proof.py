@@ -18,6 +18,7 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.suites import BY_NUMBER, HASHES, Suite
 
 MAX_BATCH = 65_536
+_LEAF_STARTS = {purpose: b"\x00" + contexts.LEAF + bytes([purpose]) for purpose in Purpose}
 SIGNER_BYTES = 32
 
 
@@ -67,7 +68,7 @@ class Batch:
 
 
 def leaf(purpose: Purpose, content: bytes, *, hash_name: str) -> bytes:
-    return bytes(HASHES[hash_name](b"\x00" + contexts.LEAF + bytes([purpose]) + content).digest())
+    return bytes(HASHES[hash_name](_LEAF_STARTS[purpose] + content).digest())
 
 
 def root_tbs(suite: int, signer: bytes, *, count: int, root: bytes) -> bytes:
@@ -85,8 +86,7 @@ def batch(suite: Suite, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]
         if len(content) != size:
             raise ValueError(f"a content for {suite} is a digest of {size} bytes, not {len(content)}")
     new = HASHES[suite.hash]
-    starts = {purpose: b"\x00" + contexts.LEAF + bytes([purpose]) for purpose in Purpose}
-    leaves = [new(starts[purpose] + content).digest() for purpose, content in contents]
+    leaves = [new(_LEAF_STARTS[purpose] + content).digest() for purpose, content in contents]
     return Batch(suite, signer, merkle.grow(leaves, hash_name=suite.hash))
 
 

@@ -114,7 +114,7 @@ class Keyring:
             raise TpmRefusedError("unknown_key", f"no agent is called {name!r}: only agents' keys are rotated")
         with self.vault.writing():
             entries = self.vault.entries()
-            old = vaults.find(entries, name).info
+            old = self.vault.find(name).info
             self.permit(name, old.origin)
             mine = [entry for entry in entries if entry.info.name == name]
             return self._make(name, suite or IDENTITY_SUITES[old.suite], old.origin, mine, ends_ms=keep_until_ms)
@@ -132,7 +132,7 @@ class Keyring:
             origin = next((origin for origin in self.chips if origin != SOFTWARE), SOFTWARE)
             mine = [entry for entry in self.vault.entries() if entry.info.name == ATTESTATION]
             self._make(ATTESTATION, None, origin, mine, ends_ms=self.clock.now_ms())
-            return self._open(vaults.find(self.vault.entries(), ATTESTATION))
+            return self._open(self.vault.find(ATTESTATION))
 
     def _make(self, name: str, suite: Suite | None, origin: str, mine: Sequence[Entry], *, ends_ms: int) -> KeyInfo:
         generation = max((entry.info.generation for entry in mine), default=0) + 1
@@ -169,7 +169,7 @@ class Keyring:
 
     def open(self, key: str) -> LoadedKey:
         """Find a key, current or by generation. Raises TpmRefusedError: unknown_key, key_ended; VaultError: damaged, wrong_tpm."""
-        loaded = self._open(vaults.find(self.vault.entries(), key))
+        loaded = self._open(self.vault.find(key))
         self.permit(loaded.info.name, loaded.info.origin)
         ends_ms = loaded.info.ends_ms
         if ends_ms is not None and ends_ms <= self.clock.now_ms():
@@ -196,7 +196,7 @@ class Keyring:
         cached = self._loaded.get(info.id)
         if cached is not None and cached.info.spki == info.spki:
             self._loaded.move_to_end(info.id)
-            return cached if cached.info == info else self._remember(_with_info(cached, info))
+            return cached if cached.info is info else self._remember(_with_info(cached, info))
         if info.origin in self.chips and entry.parent != self.parents.get(info.origin, b""):
             raise VaultError(
                 "wrong_tpm",

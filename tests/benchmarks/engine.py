@@ -127,12 +127,12 @@ async def overhead() -> list[Row]:
             signatures.verify(SUITE, key.public, tbs, signature)
             checks.append(time.perf_counter() - begun)
     added = statistics.median(a - b for a, b in zip(through, bare, strict=True)) * 1e6
-    check = statistics.median(checks) * 1e6
+    beside = statistics.median(a - b - c for a, b, c in zip(through, bare, checks, strict=True)) * 1e6
     medians = [round(statistics.median(times) * 1e6) for times in (bare, through)]
     print(f"\nswtpm P-256, medians: bare {medians[0]} us, through the engine {medians[1]} us")
     return [
-        Row("the engine adds to an idle swtpm signature, all included", added, "us", 150),
-        Row("of which the check in software before release", check, "us", 150),
+        Row("the engine adds to an idle swtpm signature and its check", beside, "us", 150),
+        Row("the same, with the check in software counted as added too", added, "us", 150),
     ]
 
 
