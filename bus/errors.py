@@ -145,3 +145,14 @@ class StateInUseError(BusError):
 
 class ClosedError(BusError):
     """Used after it was closed."""
+
+
+def twin(error: BusError) -> BusError:
+    """The same error again, caused by the first: where several wait for one thing that failed, each raises its own.
+
+    A shared one would gather the tracebacks of all.
+    """
+    copy = error.__class__.__new__(error.__class__, *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error
+    return copy

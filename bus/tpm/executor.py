@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bus.clock import Clock
-from bus.errors import BusError, ClosedError, TpmError, TpmUnavailableError
+from bus.errors import BusError, ClosedError, TpmError, TpmUnavailableError, twin
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import Suite
 from bus.tpm.interface import SOFTWARE, Endorsement, Facts, Tpm
@@ -62,7 +62,7 @@ class Executor:
         except BaseException as error:  # noqa: BLE001  whatever it is, it is the callers' to hear
             self.tally.failures[error.code if isinstance(error, TpmError) else type(error).__name__] += 1
             for job in jobs:
-                job.error = job.error or (_copy(error) if isinstance(error, BusError) else error)
+                job.error = job.error or (twin(error) if isinstance(error, BusError) else error)
         self.tally.busy += self.clock.monotonic() - begun
 
     def connect(self) -> None:
@@ -164,12 +164,3 @@ def _fits(job: Job, suite: Suite) -> bool:
     if wrong is not None:
         job.error = ValueError(f"a content for {suite} is a digest of {suite.digest_bytes} bytes, not {len(wrong)}")
     return wrong is None
-
-
-def _copy(error: BusError) -> BusError:
-    """An exception of its own for each waiting caller: a shared one would gather all their tracebacks."""
-    twin = error.__class__.__new__(error.__class__, *error.args)
-    twin.__dict__.update(error.__dict__)
-    twin.args = error.args
-    twin.__cause__ = error
-    return twin

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import anyio
 
-from bus.errors import BusError, ClosedError, ConnectError, ConnectionLostError, RemoteProtocolError, TpmUnavailableError
+from bus.errors import BusError, ClosedError, ConnectError, ConnectionLostError, RemoteProtocolError, TpmUnavailableError, twin
 from bus.tpm import wire
 from bus.tpm.faults import error_from
 from bus.tpm.fields import WrongFieldError
@@ -197,7 +197,7 @@ class Pipeline:
         if not wish.sent:
             return None
         if self._parting is not None:
-            return _again(self._parting)
+            return twin(self._parting) if isinstance(self._parting, BusError) else self._parting
         if not wire.COMMANDS[wish.command].twice:
             return TpmUnavailableError(
                 "outcome_unknown",
@@ -233,15 +233,5 @@ class Pipeline:
             gone.__cause__ = cause
             cause = gone
         for wish in self._pending.values():
-            wish.settle(error=_again(cause))
+            wish.settle(error=twin(cause))
         self._pending.clear()
-
-
-def _again(error: Exception) -> Exception:
-    """Its own exception for each: a shared one would gather their tracebacks."""
-    if not isinstance(error, BusError):
-        return error
-    twin = error.__class__.__new__(error.__class__, *error.args)
-    twin.__dict__.update(error.__dict__)
-    twin.__cause__ = error
-    return twin
