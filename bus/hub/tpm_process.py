@@ -101,15 +101,17 @@ async def stop_service(state: State) -> bool:
 async def _start_or_wait(state: State, policy: str, tpm: str | None) -> None:
     """Start the service, or wait for the one that somebody else has just started. Raises what keeps it from starting."""
     with anyio.move_on_after(START_SECONDS):
-        while await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
-            said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
-            if said is None:
+        while True:
+            if await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
+                said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
+                if said is None:
+                    return
+                if not isinstance(said, StateInUseError | ConnectError):
+                    raise said
+            elif await anyio.to_thread.run_sync(lambda: service_socket(state).is_socket()):
                 return
-            if not isinstance(said, StateInUseError | ConnectError):
-                raise said
-        while not service_socket(state).is_socket():  # noqa: ASYNC110  nor has its socket
+            # Somebody else is starting it, or is ending; either may also have died meanwhile, so both are looked at again.
             await anyio.sleep(_POLL_SECONDS)
-        return
     raise TpmUnavailableError("service_start", f"the TPM service does not start within {START_SECONDS:.0f} s")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from bus.protocol.topics import ONE, REST, intersection, shapes
 
-MAX_STEPS: Final = 2_000_000
+MAX_STEPS: Final = 1_000_000
 """A few seconds. Four thousand patterns that are replaced need a twelfth."""
 
 _BREADTH: Final = {REST: 0, ONE: 1}

@@ -270,7 +270,7 @@ def test_what_is_too_much_to_compare_is_said_and_never_no_difference(name, tmp_p
     started = time.process_time()
     said = CliRunner().invoke(cli, ["policy", "diff", "old.yaml", "new.yaml", "--exit-code"])
     document = CliRunner().invoke(cli, ["policy", "diff", "old.yaml", "new.yaml", "--json"])
-    assert time.process_time() - started < 30, "about five times what both take here"
+    assert time.process_time() - started < 90, "about ten times what both take here; measuring coverage takes most of that"
     assert said.exit_code == 1
     assert "no difference" not in said.stdout
     assert any(f": {INEXACT}: " in line for line in said.stdout.splitlines())
