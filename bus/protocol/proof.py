@@ -3,7 +3,10 @@
     leaf = H(0x00 | "tpmbus/1 leaf" | u8(purpose) | content)
     tbs  = "tpmbus/1 root" | 0x00 | u8(suite) | signer | u32be(n) | root
 
-A batch of one has an empty path, so there is one format and one verifier.
+A batch of one has an empty path, so there is one format and one verifier. On the wire a proof also carries the blind that its
+content was made with, so that readers of other contents in the batch cannot test guesses at this one:
+
+    proof = [suite, signer(32), n, index, path: bin, signature: bin, cosignature: bin, blind(16)]
 """
 
 from __future__ import annotations
@@ -11,15 +14,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from bus.errors import VerificationError
-from bus.protocol import contexts, merkle
+from bus.protocol import codec, contexts, merkle
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import BY_NUMBER, HASHES, Suite
 
 MAX_BATCH = 65_536
 _LEAF_STARTS = {purpose: b"\x00" + contexts.LEAF + bytes([purpose]) for purpose in Purpose}
 SIGNER_BYTES = 32
+BLIND_BYTES: Final = 16
+COSIGNATURE_BYTES: Final = 3_309
+"""ML-DSA-65's."""
+PROOF_FIELDS: Final = 8
+_MAX_PATH_BYTES: Final = 16 * 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,50 @@ class BatchProof:
         hash_name = BY_NUMBER[self.suite].hash
         top = merkle.root_from_path(
             leaf(purpose, content, hash_name=hash_name), index=self.index, count=self.count, path=self.path, hash_name=hash_name
+        )
+        return root_tbs(self.suite, self.signer, count=self.count, root=top)
+
+
+class Proof(NamedTuple):
+    """A proof as it travels: a batch proof, the blind of its content, and where policy wants it a second signature."""
+
+    suite: int
+    signer: bytes
+    count: int
+    index: int
+    path: bytes
+    signature: bytes
+    cosignature: bytes
+    blind: bytes
+
+    @classmethod
+    def of(cls, proof: BatchProof, *, blind: bytes, cosignature: bytes = b"") -> Proof:
+        return cls(proof.suite, proof.signer, proof.count, proof.index, proof.path, proof.signature, cosignature, blind)
+
+    @classmethod
+    def parse(cls, fields: Any) -> Proof:
+        """From the array of its fields. Raises RemoteProtocolError("malformed")."""
+        suite, signer, count, index, path, signature, cosignature, blind = codec.array(fields, PROOF_FIELDS)
+        if len(codec.sized(path)) > _MAX_PATH_BYTES:
+            raise codec.malformed("a path that no batch is deep enough for")
+        return cls(
+            codec.unsigned(suite, most=255),
+            codec.sized(signer, SIGNER_BYTES),
+            codec.unsigned(count, most=MAX_BATCH),
+            codec.unsigned(index, most=MAX_BATCH - 1),
+            path,
+            codec.sized(signature, 64, 96, 384),
+            codec.sized(cosignature, 0, COSIGNATURE_BYTES),
+            codec.sized(blind, BLIND_BYTES),
+        )
+
+    def tbs(self, purpose: Purpose, content: bytes) -> bytes:
+        """What the signatures must cover if this content was in the batch. Raises VerificationError("bad_proof")."""
+        suite = BY_NUMBER.get(self.suite)
+        if suite is None:
+            raise VerificationError("bad_proof", detail="no proof has such a suite")
+        top = merkle.root_from_path(
+            leaf(purpose, content, hash_name=suite.hash), index=self.index, count=self.count, path=self.path, hash_name=suite.hash
         )
         return root_tbs(self.suite, self.signer, count=self.count, root=top)
 

@@ -1,0 +1,68 @@
+"""The one encoding of protocol structures: msgpack arrays of nil, bool, unsigned, bin, ASCII str and array, in shortest form.
+
+What parses re-encodes identically; all else raises RemoteProtocolError("malformed"). `unpack` looks only at the form; whoever
+calls it checks each field's type, which also refuses what msgpack knows and the protocol does not (maps, floats, negative
+numbers, extensions): they are no field of any structure.
+
+Memory: msgpack takes room for an array before it has read it, once for each level. So every caller says how long the longest
+array of its structure may be, and bytes are measured before they come here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from bus.errors import RemoteProtocolError
+
+pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def malformed(detail: str) -> RemoteProtocolError:
+    return RemoteProtocolError("malformed", detail)
+
+
+def unpack(data: bytes, *, longest: int) -> list[Any]:
+    """The array that these bytes are. `longest` bounds every array within."""
+    try:
+        value = msgpack.unpackb(data, raw=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
+    except (ValueError, RecursionError) as error:  # msgpack's own errors are ValueErrors
+        raise malformed("no msgpack of the protocol's kind") from error
+    if type(value) is not list:
+        raise malformed("not an array")
+    try:
+        again = pack(value)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise malformed("nested too deeply") from error
+    if again != data:
+        raise malformed("not in shortest form")
+    return value
+
+
+def ascii_text(value: object) -> str:
+    """The field, if it is an ASCII string."""
+    if type(value) is not str or not value.isascii():
+        raise malformed("a field is no ASCII text")
+    return value
+
+
+def sized(value: object, *sizes: int) -> bytes:
+    """The field, if it is bytes of one of these lengths (any length without them)."""
+    if type(value) is not bytes or (sizes and len(value) not in sizes):
+        raise malformed("a field is no bytes of the right length")
+    return value
+
+
+def unsigned(value: object, *, most: int = (1 << 64) - 1) -> int:
+    """The field, if it is an unsigned number that is not too large."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise malformed("a field is no number in its range")
+    return value
+
+
+def array(value: object, length: int) -> list[Any]:
+    """The field, if it is an array of this length."""
+    if type(value) is not list or len(value) != length:
+        raise malformed("a field is no array of the right length")
+    return value
