@@ -1,0 +1,18 @@
+"""The authority of a trust domain: it certifies agents and brokers, revokes them, and signs policy and trust statements.
+
+`open_authority` opens the one of a state folder, or makes it. No other process may have it open at the same time.
+"""
+
+from bus.identity.authority.issue import Authority, Holder, PolicySignature, StatementSignature, open_authority
+from bus.identity.authority.keys import Passphrase, Protection, TpmSeal
+
+__all__ = [
+    "Authority",
+    "Holder",
+    "Passphrase",
+    "PolicySignature",
+    "Protection",
+    "StatementSignature",
+    "TpmSeal",
+    "open_authority",
+]
