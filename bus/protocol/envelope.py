@@ -1,0 +1,53 @@
+"""An envelope: a header in clear, and what is sealed under it.
+
+    envelope  = [header: bin, sealed: bin]
+    plaintext = [proof, body: bin]
+    content   = H("tpmbus/1 envelope" | blind | u32be(len(header)) | header | H(body))
+
+The content is what a proof stands for. The blind hides it from readers of other envelopes in the same batch, who get its leaf.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bus.protocol import contexts
+from bus.protocol.codec import malformed, pack, unpack
+from bus.protocol.header import MAX_HEADER_BYTES
+from bus.protocol.proof import PROOF_FIELDS, Proof
+from bus.protocol.suites import HASHES
+
+MAX_ENVELOPE_BYTES: Final = 1 << 20
+
+
+def content(header: bytes, body: bytes, *, blind: bytes, hash_name: str) -> bytes:
+    new = HASHES[hash_name]
+    return bytes(
+        new(contexts.ENVELOPE + blind + len(header).to_bytes(4, "big") + header + new(body).digest()).digest()
+    )
+
+
+def join(header: bytes, sealed: bytes) -> bytes:
+    return pack((header, sealed))
+
+
+def split(envelope: bytes) -> tuple[bytes, bytes]:
+    """Header and sealed part. Raises RemoteProtocolError("malformed")."""
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise malformed("an envelope of more than 1 MiB")
+    fields = unpack(envelope, longest=2)
+    if [*map(type, fields)] != [bytes, bytes] or len(fields[0]) > MAX_HEADER_BYTES:
+        raise malformed("an envelope is a header and what is sealed")
+    return fields[0], fields[1]
+
+
+def plaintext(proof: Proof, body: bytes) -> bytes:
+    return pack((proof, body))
+
+
+def split_plaintext(data: bytes) -> tuple[Proof, bytes]:
+    """Proof and body. Raises RemoteProtocolError("malformed")."""
+    fields = unpack(data, longest=PROOF_FIELDS)
+    if len(fields) != 2 or type(fields[1]) is not bytes:
+        raise malformed("what is sealed is a proof and a body")
+    return Proof.parse(fields[0]), fields[1]
