@@ -17,12 +17,13 @@ def encode(digest: bytes, *, bits: int, hash_name: str, salt: bytes) -> bytes:
         raise ValueError("the modulus is too short for this hash and salt")
     h = bytes(new(bytes(8) + digest + salt).digest())
     data = bytes(length - len(salt) - size - 2) + b"\x01" + salt
-    masked = bytearray(a ^ b for a, b in zip(data, _mgf1(h, len(data), hash_name=hash_name), strict=True))
+    masked = bytearray(a ^ b for a, b in zip(data, mgf1(h, len(data), hash_name=hash_name), strict=True))
     masked[0] &= 0xFF >> (8 * length - (bits - 1))
     return bytes((bits + 7) // 8 - length) + bytes(masked) + h + b"\xbc"
 
 
-def _mgf1(seed: bytes, length: int, *, hash_name: str) -> bytes:
+def mgf1(seed: bytes, length: int, *, hash_name: str) -> bytes:
+    """The mask of RFC 8017, appendix B.2.1."""
     new = HASHES[hash_name]
     blocks = -(-length // new().digest_size)
     return b"".join(bytes(new(seed + counter.to_bytes(4, "big")).digest()) for counter in range(blocks))[:length]

@@ -44,7 +44,7 @@ class IdObject:
 
     @classmethod
     def parse(cls, data: bytes) -> IdObject:
-        reader = _Reader(_whole_tpm2b(data, MAX_ID_OBJECT_BYTES))
+        reader = Reader(_whole_tpm2b(data, MAX_ID_OBJECT_BYTES))
         hmac, enc = reader.tpm2b(64), reader.rest()
         if len(hmac) not in _DIGEST_BYTES:
             raise _malformed(f"an HMAC of {len(hmac)} bytes is of no hash")
@@ -75,7 +75,7 @@ class EncryptedSecret:
 
 def split_credential_file(data: bytes) -> tuple[bytes, bytes]:
     """What `tpm2_makecredential` writes: magic, version 1, TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET. Gives both, marshalled."""
-    reader = _Reader(data)
+    reader = Reader(data)
     if reader.u32() != CREDENTIAL_FILE_MAGIC or reader.u32() != 1:
         raise _malformed("no credential file of version 1")
     credential, secret = _tpm2b(reader.tpm2b(MAX_ID_OBJECT_BYTES)), _tpm2b(reader.tpm2b(MAX_ENCRYPTED_SECRET_BYTES))
@@ -94,7 +94,7 @@ class PublicArea:
 
     @classmethod
     def parse(cls, data: bytes) -> PublicArea:
-        reader = _Reader(_whole_tpm2b(data, MAX_PUBLIC_BYTES))
+        reader = Reader(_whole_tpm2b(data, MAX_PUBLIC_BYTES))
         kind, name_hash, attributes, rest = reader.u16(), reader.u16(), reader.u32(), reader.rest()
         if name_hash not in _NAME_HASHES:
             raise _malformed(f"0x{name_hash:x} is no hash that names are made with")
@@ -163,7 +163,7 @@ class Attest:
 
     @classmethod
     def parse(cls, data: bytes) -> Attest:
-        reader = _Reader(data)
+        reader = Reader(data)
         if reader.u32() != ATTEST_MAGIC:
             raise _malformed("no TPM made this: it does not begin with ff 54 43 47")
         kind = reader.u16()
@@ -198,7 +198,7 @@ class Signature:
 
     @classmethod
     def parse(cls, data: bytes) -> Signature:
-        reader = _Reader(data)
+        reader = Reader(data)
         number = reader.u16()
         try:
             scheme = SignatureScheme(number)
@@ -224,7 +224,7 @@ def _attested(body: CertifyInfo | QuoteInfo | CreationInfo) -> tuple[int, bytes]
     return _QUOTE, struct.pack(">I", len(body.selections)) + lines + _tpm2b(body.digest)
 
 
-def _name(reader: _Reader) -> bytes:
+def _name(reader: Reader) -> bytes:
     """TPM2B_NAME: empty, a handle, or a hash algorithm and its hash."""
     name = reader.tpm2b(66)
     if len(name) not in (0, 4) and len(name) - 2 not in _DIGEST_BYTES:
@@ -232,7 +232,7 @@ def _name(reader: _Reader) -> bytes:
     return name
 
 
-def _selections(reader: _Reader) -> tuple[PcrSelection, ...]:
+def _selections(reader: Reader) -> tuple[PcrSelection, ...]:
     count = reader.u32()
     if count > 16:
         raise _malformed(f"{count} banks of registers")
@@ -244,7 +244,7 @@ def _tpm2b(data: bytes) -> bytes:
 
 
 def _whole_tpm2b(data: bytes, limit: int) -> bytes:
-    reader = _Reader(data)
+    reader = Reader(data)
     inner = reader.tpm2b(limit)
     reader.end()
     return inner
@@ -254,7 +254,7 @@ def _malformed(detail: str) -> RemoteProtocolError:
     return RemoteProtocolError("malformed", detail)
 
 
-class _Reader:
+class Reader:
     """Takes bytes from the front, and never more than there are."""
 
     __slots__ = ("_at", "_data")
