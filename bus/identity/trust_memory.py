@@ -1,0 +1,168 @@
+"""What agents of a state folder remember of whom they believed, so that nobody can lead them back: STATE/trust/memory.json.
+
+    highest        the newest trust statement, revocation list and policy, each by number and digest
+    inbox          of each name the highest counter of an inbox certificate that was ever seen
+    clock_ms       the latest instant that is known to have passed; the clock of this machine raises it up to until_ms
+    until_ms       just past the end of the newest statement. Past that nothing is believed anyway, so a clock that was wrong by
+                   years does no harm once it is right again; and one that is turned back makes no stale statement fresh
+
+Nothing here ever goes back. All agents of a host, in however many processes, share one: a writer takes the lock (the kernel
+gives it back when a process dies), reads what others wrote meanwhile, judges against that, and replaces the file as a whole. So
+what was accepted is on disk before anybody acts on it, and a process can be killed at any instant.
+
+A memory that is gone starts anew, with what was pinned at provisioning; one that is damaged is an error, because starting anew
+is what an attacker would wish for.
+
+All that writes blocks: call it in a worker thread. The clock is written down when it has moved by a minute, not each time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from bus.errors import VaultError
+from bus.identity import durable
+from bus.protocol.names import is_agent_name
+from bus.trust.bundle import Bundle
+from bus.trust.statement import Statement
+from bus.trust.view import NOTHING_SEEN, Highest, advance, advance_policy
+
+FILE: Final = "memory.json"
+VERSION: Final = 1
+CLOCK_STEP_MS: Final = 60_000
+"""After a crash the mark may be this much behind: as much as two clocks may differ anyway."""
+MAX_BYTES: Final = 4 << 20
+_LARGEST: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    highest: Highest = NOTHING_SEEN
+    inbox: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    clock_ms: int = 0
+    until_ms: int = 0
+
+
+class TrustMemory:
+    """Opened on STATE/trust; several threads and processes may use one. Raises VaultError: damaged, disk, disk_full."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._lock = threading.Lock()
+        self._clock_ms = 0
+        """What this process knows of; on disk it may be a minute behind."""
+        durable.make_folder(folder)
+        self._seen = self._read()
+
+    @property
+    def highest(self) -> Highest:
+        return self._seen.highest
+
+    def accept(self, statement: Statement) -> None:
+        """Remember a statement that verified, and that it is at least as late as it was issued.
+
+        Raises VerificationError: "trust_rollback", "trust_fork", "policy_fork".
+        """
+        with self._writing() as seen:
+            highest = advance(seen.highest, statement)
+            passed = max(seen.clock_ms, statement.issued_ms)
+            self._keep(seen, replace(seen, highest=highest, clock_ms=passed, until_ms=statement.next_update_ms + 1))
+
+    def accept_policy(self, bundle: Bundle) -> None:
+        """Remember a bundle that verified. Raises VerificationError: "policy_rollback", "policy_fork"."""
+        with self._writing() as seen:
+            self._keep(seen, replace(seen, highest=advance_policy(seen.highest, bundle)))
+
+    def inbox_counter(self, name: str) -> int:
+        """The highest ever seen of this name; 0 if none was. A certificate below it is an old one, whatever it says."""
+        return self._seen.inbox.get(name, 0)
+
+    def accept_inboxes(self, counters: Mapping[str, int]) -> None:
+        """Remember counters of inbox certificates that verified; lower ones change nothing. Many at once cost what one costs."""
+        if all(counter <= self.inbox_counter(name) for name, counter in counters.items()):
+            return
+        with self._writing() as seen:
+            merged = {**seen.inbox, **{name: max(counter, seen.inbox.get(name, 0)) for name, counter in counters.items()}}
+            self._keep(seen, replace(seen, inbox=MappingProxyType(merged)))
+
+    def now_ms(self, clock_ms: int) -> int:
+        """The time to judge by: the clock's, but never before an instant that is known to have passed. Does not write."""
+        seen = self._seen
+        self._clock_ms = max(self._clock_ms, seen.clock_ms, min(clock_ms, seen.until_ms))
+        return max(clock_ms, self._clock_ms)
+
+    def clock_is_due(self) -> bool:
+        """Whether `keep_clock` has something to write."""
+        return self._clock_ms >= self._seen.clock_ms + CLOCK_STEP_MS
+
+    def keep_clock(self) -> None:
+        """Write down how late it is, if that has moved by a minute."""
+        if self.clock_is_due():
+            with self._writing() as seen:
+                self._keep(seen, replace(seen, clock_ms=max(seen.clock_ms, self._clock_ms)))
+
+    def refresh(self) -> None:
+        """Read what other processes wrote; whatever is accepted here is judged against that in any case."""
+        with self._lock:
+            self._seen = self._read()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Remembered]:
+        """What is on disk now, while nobody else writes."""
+        with self._lock, durable.locked(self._path):
+            self._seen = self._read()
+            yield self._seen
+
+    def _keep(self, before: Remembered, after: Remembered) -> None:
+        if after != before:
+            durable.replace(self._path, _encode(after))
+            self._seen = after
+
+    def _read(self) -> Remembered:
+        data = durable.read(self._path, longest=MAX_BYTES)
+        if data is None:
+            return Remembered()
+        try:
+            return _decode(json.loads(data))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            text = f"{self._path} is not what was written ({error}): restore it from a backup, or provision this folder anew"
+            raise VaultError("damaged", text, path=str(self._path)) from error
+
+
+def _encode(seen: Remembered) -> bytes:
+    highest = {name: value.hex() if isinstance(value, bytes) else value for name, value in seen.highest._asdict().items()}
+    document = {"version": VERSION, "highest": highest, "inbox": dict(sorted(seen.inbox.items()))}
+    document |= {"clock_ms": seen.clock_ms, "until_ms": seen.until_ms}
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def _decode(document: Any) -> Remembered:
+    if _number(document["version"]) != VERSION:
+        raise ValueError(f"it was written by another version of tpmbus ({document['version']})")
+    highest, inbox = document["highest"], document["inbox"]
+    marks = (_number(highest[name]) if name.endswith(("number", "version")) else _digest(highest[name]) for name in Highest._fields)
+    if not all(is_agent_name(name) for name in inbox):
+        raise ValueError("an inbox of nobody")
+    counters = {name: _number(counter) for name, counter in inbox.items()}
+    clock_ms, until_ms = _number(document["clock_ms"]), _number(document["until_ms"])
+    return Remembered(Highest(*marks), MappingProxyType(counters), clock_ms, until_ms)  # type: ignore[arg-type]
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError("a number that nobody writes")
+    return value
+
+
+def _digest(value: Any) -> bytes:
+    digest = bytes.fromhex(value)
+    if len(digest) not in (0, 32):
+        raise ValueError("a digest that nobody writes")
+    return digest
