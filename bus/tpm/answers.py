@@ -93,10 +93,10 @@ class Answers:
         return {"keys": rest[:KEYS_IN_A_PAGE], "more": len(rest) > KEYS_IN_A_PAGE}
 
     async def _seal(self, fields: Fields) -> Fields:
-        return {"blob": await self._engine.seal(fields["secret"], pcrs=fields["pcrs"] or ())}
+        return {"blob": await self._engine.seal(fields["secret"], pcrs=fields["pcrs"] or (), origin=fields["origin"])}
 
     async def _unseal(self, fields: Fields) -> Fields:
-        return {"secret": await self._engine.unseal(fields["blob"])}
+        return {"secret": await self._engine.unseal(fields["blob"], origin=fields["origin"])}
 
     async def _certify(self, fields: Fields) -> Fields:
         return _attested(await self._engine.certify(_agents_key(fields["key"]), qualifying=fields["qualifying"]))

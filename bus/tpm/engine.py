@@ -114,11 +114,11 @@ class Engine:
         proofs: list[BatchProof] = await self._worker.run(("sign", key, signer), work, size=len(contents), priority=priority)
         return proofs
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = ()) -> bytes:
-        return await self._call("seal", lambda: self._executor.chip().seal(secret, pcrs=_checked_pcrs(pcrs)))
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
+        return await self._call("seal", lambda: self._sealer(origin).seal(secret, pcrs=_checked_pcrs(pcrs)))
 
-    async def unseal(self, blob: bytes) -> bytes:
-        return await self._call("unseal", lambda: self._executor.chip().unseal(blob))
+    async def unseal(self, blob: bytes, *, origin: str | None = None) -> bytes:
+        return await self._call("unseal", lambda: self._sealer(origin).unseal(blob))
 
     async def certify(self, key: str, *, qualifying: bytes) -> Attested:
         def certify() -> Attested:
@@ -173,6 +173,9 @@ class Engine:
         self._stop()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._worker.join, CLOSE_SECONDS)
+
+    def _sealer(self, origin: str | None) -> Tpm:
+        return self._executor.chip() if origin is None else self._keyring.chip(origin)
 
     def _stop(self) -> None:
         """The thread closes the chips when it ends, even if that is long after the last caller has gone."""

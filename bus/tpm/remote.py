@@ -132,12 +132,12 @@ class RemoteEngine:
             return proofs
         return await self._sign_pieces(fields, contents)
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = ()) -> bytes:
-        blob: bytes = (await self._call("seal", secret=secret, pcrs=pcrs or None))["blob"]
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
+        blob: bytes = (await self._call("seal", secret=secret, pcrs=pcrs or None, origin=origin))["blob"]
         return blob
 
-    async def unseal(self, blob: bytes) -> bytes:
-        secret: bytes = (await self._call("unseal", blob=blob))["secret"]
+    async def unseal(self, blob: bytes, *, origin: str | None = None) -> bytes:
+        secret: bytes = (await self._call("unseal", blob=blob, origin=origin))["secret"]
         return secret
 
     async def certify(self, key: str, *, qualifying: bytes) -> Attested:

@@ -73,8 +73,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
         twice=False,
     ),
     "keys": Command({"after": optional(values.KEY)}, {"keys": values.KEY_INFOS, "more": FLAG}),
-    "seal": Command({"secret": values.BYTES, "pcrs": optional(values.PCRS)}, {"blob": values.BYTES}),
-    "unseal": Command({"blob": values.BYTES}, {"secret": values.BYTES}),
+    "seal": Command(
+        {"secret": values.BYTES, "pcrs": optional(values.PCRS), "origin": optional(values.ORIGIN)}, {"blob": values.BYTES}
+    ),
+    "unseal": Command({"blob": values.BYTES, "origin": optional(values.ORIGIN)}, {"secret": values.BYTES}),
     "certify": Command({"key": values.KEY, "qualifying": values.QUALIFYING}, _ATTESTED),
     "quote": Command({"pcrs": values.PCRS, "qualifying": values.QUALIFYING}, _ATTESTED),
     "measure": Command({"suite": values.SUITE}, {"timing": values.TIMING}),

@@ -26,6 +26,7 @@ from bus.tpm.interface import KeyInfo
 from bus.tpm.permissions import Permissions
 from bus.tpm.remote import RemoteEngine
 from bus.tpm.service import TpmService
+from bus.tpm.software import SoftwareTpm
 from bus.tpm.vault import MemoryVault
 from bus.transport import unix
 
@@ -47,13 +48,19 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, policy: Policy | None = None, owner: int | None = None, group: int | None = None, **limits: Any
+    folder: Path,
+    *,
+    policy: Policy | None = None,
+    owner: int | None = None,
+    group: int | None = None,
+    software: SoftwareTpm | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Served]:
     """With one key, of MONITOR."""
     tpm = FakeTpm()
     permissions = Permissions(os.getuid() if owner is None else owner, policy or Policy())
     path = folder / "s" / "tpm.sock"
-    async with Engine(lambda: tpm, MemoryVault()) as engine, unix.listening(path, group=group) as listener:
+    async with Engine(lambda: tpm, MemoryVault(), software=software) as engine, unix.listening(path, group=group) as listener:
         await engine.create("MONITOR", SUITE)
         service = TpmService(engine, listener, permissions, Limits(**limits))
         async with anyio.create_task_group() as tasks:

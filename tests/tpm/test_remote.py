@@ -22,11 +22,12 @@ from bus.protocol.contexts import Purpose
 from bus.testing.tpm_check import check_proof, check_tpm, contents_for
 from bus.tpm.engine import Engine
 from bus.tpm.faults import error_from, fault_of
-from bus.tpm.interface import Priority
+from bus.tpm.interface import HARDWARE, SOFTWARE, Priority
 from bus.tpm.lines import LineReader
 from bus.tpm.permissions import Permissions
 from bus.tpm.remote import RemoteEngine
 from bus.tpm.service import TpmService
+from bus.tpm.software import SoftwareTpm
 from bus.tpm.vault import MemoryVault
 from bus.transport import unix
 
@@ -47,6 +48,19 @@ async def test_the_remote_engine_passes_the_check_of_every_engine(runtime):
             yield engine
 
     await check_tpm(make)
+
+
+async def test_the_keystore_beside_a_tpm_seals_what_must_open_without_it_here_and_over_the_service(runtime):
+    keystore = SoftwareTpm(bytes(32))
+    async with serving(runtime, software=keystore) as served, await RemoteEngine.connect(served.path) as remote:
+        for engine in (served.engine, remote):
+            blob = await engine.seal(b"secret", origin=SOFTWARE)
+            assert keystore.unseal(blob) == await engine.unseal(blob, origin=SOFTWARE) == b"secret"
+            with pytest.raises(errors.TpmRefusedError):
+                await engine.unseal(blob)
+            with pytest.raises(errors.TpmRefusedError) as caught:
+                await engine.seal(b"secret", origin=HARDWARE)
+            assert caught.value.code == "wrong_origin"
 
 
 async def test_more_contents_than_one_request_holds_come_back_in_order(runtime):
