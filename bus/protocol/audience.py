@@ -44,5 +44,3 @@ def _member(item: Any) -> tuple[str, int]:
     if type(name) is not str or not is_agent_name(name):
         raise malformed("a member of an audience is an agent")
     return name, unsigned(generation)
-
-

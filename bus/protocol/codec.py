@@ -10,13 +10,14 @@ array of its structure may be, and bytes are measured before they come here.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgpack
 
 from bus.errors import RemoteProtocolError
 
-pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
 def malformed(detail: str) -> RemoteProtocolError:

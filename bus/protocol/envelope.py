@@ -22,9 +22,7 @@ MAX_ENVELOPE_BYTES: Final = 1 << 20
 
 def content(header: bytes, body: bytes, *, blind: bytes, hash_name: str) -> bytes:
     new = HASHES[hash_name]
-    return bytes(
-        new(contexts.ENVELOPE + blind + len(header).to_bytes(4, "big") + header + new(body).digest()).digest()
-    )
+    return bytes(new(contexts.ENVELOPE + blind + len(header).to_bytes(4, "big") + header + new(body).digest()).digest())
 
 
 def join(header: bytes, sealed: bytes) -> bytes:

@@ -102,7 +102,7 @@ def _fault(header: Header) -> str | None:
         return "no topic, or no agent's name"
     if len(session) != SESSION_ID_BYTES or len(epoch) != EPOCH_ID_BYTES or len(id_) != ID_BYTES or len(ref) not in (0, ID_BYTES):
         return "an id of the wrong length"
-    if not (0 <= seq <= MAX_SEQ and 0 <= sent and 0 <= expires and 0 <= priority <= MAX_PRIORITY and 0 < records <= MAX_RECORDS):
+    if not (0 <= seq <= MAX_SEQ and sent >= 0 and expires >= 0 and 0 <= priority <= MAX_PRIORITY and 0 < records <= MAX_RECORDS):
         return "a number outside its range"
     return None if before >= 0 else "a number outside its range"
 
@@ -110,5 +110,3 @@ def _fault(header: Header) -> str | None:
 def is_topic(text: Any) -> bool:
     """Whether an envelope may name this topic: the grammar of topics, reserved tokens included."""
     return isinstance(text, str) and len(text) <= MAX_TOPIC_BYTES and _TOPIC.fullmatch(text) is not None
-
-

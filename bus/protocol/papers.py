@@ -231,4 +231,3 @@ class Papers(NamedTuple):
 def host_signer(host_key: bytes) -> bytes:
     """Who signs session-signed envelopes, as proofs name it."""
     return hashlib.sha256(contexts.HOST + host_key).digest()
-

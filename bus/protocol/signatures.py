@@ -62,7 +62,10 @@ def check_host_key(key: bytes) -> bytes:
 
 
 def verify_host(key: bytes, tbs: bytes, signature: bytes) -> None:
-    """Return if the host key signed `tbs`; else raise VerificationError("bad_proof"). libsodium is a third faster than OpenSSL here."""
+    """Return if the host key signed `tbs`; else raise VerificationError("bad_proof").
+
+    libsodium is a third faster than OpenSSL here, and refuses keys and points of small order.
+    """
     if len(signature) != HOST_SIGNATURE_BYTES:
         raise VerificationError("bad_proof", detail="signature of the wrong length")
     try:

@@ -1,0 +1,252 @@
+"""The receiver's eleven lines: what is asked of every envelope before an agent sees it, in this order.
+
+     1 parse                  malformed                              7 proof                bad_proof, untrusted, or park
+     2 for me                 unsolicited                            8 the signer           untrusted, revoked
+     3 times                  from_future, expired, ttl_too_long     9 policy               not_permitted, wrong_signer
+     4 epoch                  wrong_epoch, or park                  10 records              malformed
+     5 new                    before_session, replayed, too_old     11 commit, hand over
+     6 open                   bad_seal
+
+Past the end of its trust statement a host judges nothing: trust_stale. One snapshot judges the whole of it. The AEAD only hides: every reader holds the key, so the signature alone says who sent it. No
+replay state moves before line 11, or any reader could shut the sender out with one forged number. What is refused is never held
+against the sender that it claims. Lines 2, 5, 9 and 11 are for each agent, the others once a host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bus.errors import VerificationError
+from bus.flow.ledger import Ledger
+from bus.identity.arrival import check_times
+from bus.identity.believe import Believed
+from bus.identity.held import Held
+from bus.identity.listening import Listening, Request, Subscription
+from bus.identity.reserved import REPLY as REPLY_TOPIC
+from bus.identity.reserved import may_hear, may_read_dead, requester_of
+from bus.identity.snapshot import Snapshot
+from bus.identity.standing import Standing
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
+from bus.protocol import records as columns
+from bus.protocol.codec import malformed
+from bus.protocol.contexts import Purpose
+from bus.protocol.grants import GRANT_TOPIC
+from bus.protocol.header import DATA, REPLY, REQUEST, Header
+from bus.protocol.proof import Proof
+from bus.protocol.records import Records
+from bus.protocol.suites import BY_NUMBER, HOST_SUITE
+from bus.protocol.topics import is_reserved
+
+
+class Parked(NamedTuple):
+    """Nothing is wrong with it so far: it waits for a key, or for the papers of its session."""
+
+    reason: str
+    """missing_key, missing_papers."""
+    header: Header
+
+
+class Hearing(NamedTuple):
+    """One subscription that gets it."""
+
+    subscription: Subscription
+    indexes: tuple[int, ...] | None
+    """The records that it gets; None for all of them."""
+    redelivered: bool
+
+
+@dataclass(slots=True)
+class Received:
+    """One that passed, and for whom. Without records, nobody is left who had not finished it."""
+
+    header: Header
+    hearings: list[Hearing] = field(default_factory=list)
+    done: list[Subscription] = field(default_factory=list)
+    """Durable subscriptions that finished it before: acknowledge it again, in silence."""
+    refused: list[tuple[Subscription, VerificationError]] = field(default_factory=list)
+    """Agents of this host for which alone it is refused."""
+    answers: tuple[str, Request] | None = None
+    """Whose request it answers."""
+    records: Records | None = None
+    believed: Believed | None = None
+    proof: Proof | None = None
+    content: bytes = b""
+
+    @property
+    def by_identity(self) -> bool:
+        return self.proof is not None and self.proof.suite != HOST_SUITE.number
+
+
+def receive(
+    data: bytes, held: Held, *, snapshot: Snapshot, listening: Listening, now_ms: int, dead: bool = False
+) -> Received | Parked:
+    """Judge one envelope of data, from the wire to the agents. `dead`: it came as a dead letter.
+
+    Raises RemoteProtocolError("malformed") and VerificationError with the reasons above: then nobody on this host gets it.
+    """
+    now_ms = snapshot.trust.now_ms(now_ms)
+    snapshot.trust.check_fresh(now_ms)
+    header_bytes, sealed = envelopes.split(data)
+    header = headers.parse(header_bytes)
+    if header.kind != DATA:
+        raise malformed("this kind of envelope carries no records")
+    received = Received(header)
+    reply = header.flags == REPLY
+    topic, reached = _reached(received, listening, now_ms=now_ms, dead=dead)
+    check_times(header, snapshot.rule(topic, reply=reply).ttl_ms, now_ms=now_ms, dead=dead)
+    epoch = held.epochs.get(header.epoch)
+    if epoch is None:
+        return Parked("missing_key", header)
+    arrival = snapshot.arrival(epoch, topic, reply=reply)
+    arrival.check_epoch(header)
+    _check_new(received, reached, held)
+    if not received.hearings and received.answers is None:
+        return _nothing_left(received)
+    plaintext = epoch.open(sealed, seq=header.seq, header=header_bytes)
+    believed = held.sessions.get(header.session)
+    if believed is None:
+        return Parked("missing_papers", header)
+    proof, body = envelopes.split_plaintext(plaintext)
+    standing = snapshot.standing(believed, topic, reply=reply)
+    tbs = _check_proof(received, proof, body, header_bytes, believed, held, now_ms=now_ms)
+    standing.check_signer(header)
+    standing.check_policy(header, by_identity=received.by_identity)
+    _check_cosignature(proof, tbs, standing, believed, held, now_ms=now_ms)
+    _check_hearers(received, topic, snapshot, dead=dead)
+    received.records = _check_records(header, body)
+    received.believed = believed
+    if any(hearing.subscription.ledger is None for hearing in received.hearings) or received.answers is not None:
+        held.windows.commit(header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=arrival.ttl_ms)
+    held.opened += 1
+    held.handed_over += header.records * max(1, len(received.hearings))
+    return received
+
+
+def _reached(received: Received, listening: Listening, *, now_ms: int, dead: bool) -> tuple[str, tuple[Subscription, ...]]:
+    """Line 2. The topic whose rule counts, and the subscriptions that it reaches."""
+    header = received.header
+    if header.flags == REPLY:
+        received.answers = listening.asked(header, now_ms=now_ms)
+        if received.answers is not None:
+            return received.answers[1].topic, ()
+    else:
+        reached = listening.reached(header.topic, dead=dead)
+        if reached:
+            return header.topic, reached
+    raise VerificationError(
+        "unsolicited", agent=header.sender, detail=f"nobody here subscribed {header.topic}, or waits for this reply"
+    )
+
+
+def _check_new(received: Received, reached: tuple[Subscription, ...], held: Held) -> None:
+    """Line 5. Moves nothing."""
+    if received.answers is not None:
+        _check_window(received.header, held)
+    for one in reached:
+        try:
+            if one.ledger is None:
+                _check_live(received, one, held)
+            else:
+                _check_ledger(received, one, one.ledger)
+        except VerificationError as error:
+            received.refused.append((one, error))
+
+
+def _check_live(received: Received, one: Subscription, held: Held) -> None:
+    header = received.header
+    if header.sent_ms < one.began_ms:
+        raise VerificationError("before_session", agent=header.sender, detail=f"sent before {one.agent} began")
+    _check_window(header, held)
+    received.hearings.append(Hearing(one, None, redelivered=False))
+
+
+def _check_ledger(received: Received, one: Subscription, ledger: Ledger) -> None:
+    header = received.header
+    verdict = ledger.decide(header.epoch, header.seq, records=header.records)
+    if verdict.unfinished:
+        indexes = None if len(verdict.unfinished) == header.records else verdict.unfinished
+        received.hearings.append(Hearing(one, indexes, verdict.redelivered))
+    elif verdict.done:
+        received.done.append(one)
+
+
+def _check_window(header: Header, held: Held) -> None:
+    held.windows.check(header.epoch, header.seq, sender=header.sender)
+
+
+def _nothing_left(received: Received) -> Received:
+    """Every subscription has finished it or refuses it. If all refuse, it is refused."""
+    if not received.done and received.refused:
+        raise received.refused[0][1]
+    return received
+
+
+def _check_proof(
+    received: Received, proof: Proof, body: bytes, header: bytes, believed: Believed, held: Held, *, now_ms: int
+) -> bytes:
+    """Line 7, with the key that the papers name. Gives what was signed."""
+    suite = BY_NUMBER.get(proof.suite)
+    if suite is None:
+        raise VerificationError("bad_proof", agent=believed.name, detail="a proof of an unknown suite")
+    received.content = envelopes.content(header, body, blind=proof.blind, hash_name=suite.hash)
+    tbs = proof.tbs(Purpose.ENVELOPE, received.content)
+    if proof.signer == believed.host_signer and suite is HOST_SUITE:
+        held.verifier.check_host(believed.host_key, tbs, proof.signature, now_ms=now_ms)
+    elif proof.signer == believed.identity.signer and suite is believed.identity.suite:
+        held.verifier.check_identity(suite, believed.identity.public_key, tbs, proof.signature, now_ms=now_ms)
+    else:
+        raise VerificationError(
+            "untrusted", agent=believed.name, detail="neither key of the session signed it, or not in its suite"
+        )
+    received.proof = proof
+    return tbs
+
+
+def _check_cosignature(proof: Proof, tbs: bytes, standing: Standing, believed: Believed, held: Held, *, now_ms: int) -> None:
+    if standing.cosign_key is None:
+        if proof.cosignature:
+            raise VerificationError("bad_proof", agent=believed.name, detail="a second signature that nobody asked for, nor checks")
+    elif not proof.cosignature:
+        raise VerificationError("wrong_signer", agent=believed.name, detail="policy demands an ML-DSA signature too")
+    else:
+        held.verifier.check_cosignature(standing.cosign_key, tbs, proof.cosignature, now_ms=now_ms)
+
+
+def _check_hearers(received: Received, topic: str, snapshot: Snapshot, *, dead: bool) -> None:
+    """Line 9, for each agent that would get it."""
+    may = may_read_dead if dead else may_hear
+    allowed = []
+    for hearing in received.hearings:
+        agent = hearing.subscription.agent
+        if may(snapshot.policy, agent, topic):
+            allowed.append(hearing)
+        else:
+            error = VerificationError("not_permitted", agent=received.header.sender, detail=f"{agent} may not hear {topic}")
+            received.refused.append((hearing.subscription, error))
+    if received.hearings and not allowed:
+        raise received.refused[-1][1]
+    received.hearings = allowed
+
+
+def _check_records(header: Header, body: bytes) -> Records:
+    """Line 10."""
+    records = columns.parse(body)
+    if len(records.payloads) != header.records:
+        raise malformed(f"the header says {header.records} records, and {len(records.payloads)} came")
+    if (fault := _disagreement(header)) is not None:
+        raise malformed(fault)
+    return records
+
+
+def _disagreement(header: Header) -> str | None:
+    """Why flags, ref and topic of a header do not belong together."""
+    if header.flags == REPLY:
+        if header.records != 1 or not header.ref or requester_of(header.topic) is None:
+            return "a reply is one record, says to which request, and goes to the requester's session"
+    elif header.ref or header.topic.startswith((REPLY_TOPIC, GRANT_TOPIC)):
+        return "what is no reply has no ref, and does not go where replies and grants go"
+    elif header.flags == REQUEST and (header.records != 1 or is_reserved(header.topic)):
+        return "a request is one record, on a topic of policy"
+    return None

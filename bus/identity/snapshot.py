@@ -1,0 +1,78 @@
+"""What one envelope is judged by, from its first line to its last: my policy and my trust, as they were at one moment.
+
+Immutable; a new policy, statement or revocation list makes another snapshot. What it says about one session, epoch and topic is
+the same for every envelope of theirs, so it is worked out once (`standing`, `arrival`) and kept with the snapshot, and goes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from bus.identity import reserved
+from bus.identity.arrival import Arrival, arrival_of
+from bus.identity.believe import Believed
+from bus.identity.reserved import rule_of
+from bus.identity.standing import Standing, standing_of
+from bus.policy import Policy, TopicRule
+from bus.policy.model import DEFAULT_TOPIC_RULE
+from bus.protocol import audience
+from bus.protocol.audience import Members
+from bus.protocol.epochs import OpenedEpoch
+from bus.trust.view import TrustView
+
+REPLY_TTL_MS: Final = DEFAULT_TOPIC_RULE.ttl_ms
+"""Of replies to requests on durable topics, whose own messages may wait for days."""
+MAX_KEPT: Final = 8_192
+"""Of each kind; a full table starts anew."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    policy: Policy
+    trust: TrustView
+    _arrivals: dict[tuple[bytes, str, bool], Arrival] = field(init=False, repr=False, default_factory=dict)
+    _standings: dict[tuple[bytes, str, bool], Standing] = field(init=False, repr=False, default_factory=dict)
+    _audiences: dict[tuple[str, ...], Members] = field(init=False, repr=False, default_factory=dict)
+
+    @property
+    def domain(self) -> str:
+        return self.trust.domain
+
+    def rule(self, topic: str, *, reply: bool = False) -> TopicRule:
+        """How envelopes of this topic travel; replies to it are live, and all else as the topic says."""
+        rule = rule_of(self.policy, topic)
+        return replace(rule, class_="live", ttl_ms=REPLY_TTL_MS) if reply and rule.is_durable else rule
+
+    def arrival(self, epoch: OpenedEpoch, topic: str, *, reply: bool = False) -> Arrival:
+        """What lines 3 and 4 of the receiver say about this epoch on this topic; of a reply, on the request's."""
+        key = (epoch.id, topic, reply)
+        found = self._arrivals.get(key)
+        if found is None:
+            found = arrival_of(epoch.params, self.rule(topic, reply=reply), self.domain)
+            if len(self._arrivals) >= MAX_KEPT:
+                self._arrivals.clear()
+            self._arrivals[key] = found
+        return found
+
+    def standing(self, believed: Believed, topic: str, *, reply: bool = False) -> Standing:
+        """What lines 8 and 9 say about this session as a publisher of this topic, or as one who answers what was asked on it."""
+        key = (believed.id, topic, reply)
+        found = self._standings.get(key)
+        if found is None:
+            found = standing_of(believed, topic, reply=reply, policy=self.policy, trust=self.trust)
+            if len(self._standings) >= MAX_KEPT:
+                self._standings.clear()
+            self._standings[key] = found
+        return found
+
+    def audience(self, topic: str) -> Members:
+        """Whom messages of this topic are sealed to, each with its generation."""
+        names = reserved.audience(self.policy, topic)
+        found = self._audiences.get(names)
+        if found is None:
+            found = audience.members((name, self.trust.generation(name)) for name in names)
+            if len(self._audiences) >= MAX_KEPT:
+                self._audiences.clear()
+            self._audiences[names] = found
+        return found
