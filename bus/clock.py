@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+import anyio
+
 
 class Clock(Protocol):
     def now_ms(self) -> int:
@@ -13,6 +15,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never run backwards: for waits and rates."""
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until `monotonic` is so much further, whatever the other hand does."""
+
 
 class SystemClock:
     def now_ms(self) -> int:
@@ -20,3 +25,6 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
 
 
 @dataclass(slots=True)
 class ManualClock:
-    """Starts at a fixed instant of 2026; `advance` moves both of its hands."""
+    """Starts at a fixed instant of 2026; `advance` moves both of its hands.
+
+    Who sleeps by it wakes when its hand passes, in a later step of the loop: after `advance`, let the others run
+    (`anyio.wait_all_tasks_blocked`) before you look. `advance` itself belongs into the loop's own thread.
+    """
 
     ms: int = 1_800_000_000_000
     seconds: float = 0.0
+    _sleepers: list[tuple[float, anyio.Event]] = field(default_factory=list, repr=False, compare=False)
 
     def now_ms(self) -> int:
         return self.ms
@@ -18,8 +26,22 @@ class ManualClock:
     def monotonic(self) -> float:
         return self.seconds
 
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await anyio.lowlevel.checkpoint()
+            return
+        sleeper = (self.seconds + seconds, anyio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        finally:
+            self._sleepers.remove(sleeper)
+
     def advance(self, seconds: float) -> None:
         if seconds < 0:
             raise ValueError("time only runs forward here; set `ms` to move the wall clock alone")
         self.ms += round(seconds * 1000)
         self.seconds += seconds
+        for due, wake in self._sleepers:
+            if due <= self.seconds:
+                wake.set()

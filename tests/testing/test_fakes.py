@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from bus.errors import TpmRefusedError, TpmUnavailableError, VerificationError
@@ -109,3 +110,28 @@ def test_a_slow_tpm_refuses_to_attest_as_what_is_in_it_does(name):
     assert chip.facts() == chip.inner.facts()
     assert chip.statistics() == chip.inner.statistics()
     chip.close()
+
+
+@pytest.mark.anyio
+async def test_who_sleeps_by_a_manual_clock_wakes_when_its_hand_passes_and_not_before():
+    clock, awake = ManualClock(), []
+
+    async def sleeper(seconds):
+        await clock.sleep(seconds)
+        awake.append(seconds)
+
+    async with anyio.create_task_group() as tasks:
+        for seconds in (2.0, 0.0, 1.0, 3.0):
+            tasks.start_soon(sleeper, seconds)
+        await anyio.wait_all_tasks_blocked()
+        assert awake == [0.0]
+        clock.ms += 3_600_000  # the wall clock alone wakes nobody
+        clock.advance(0.5)
+        await anyio.wait_all_tasks_blocked()
+        assert awake == [0.0]
+        clock.advance(1.5)
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(awake) == [0.0, 1.0, 2.0]
+        tasks.cancel_scope.cancel()
+    clock.advance(10)  # nobody is left to wake
+    assert sorted(awake) == [0.0, 1.0, 2.0]
