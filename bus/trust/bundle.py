@@ -22,9 +22,11 @@ from bus.policy import Policy, load
 from bus.protocol import codec, contexts
 from bus.trust import root_signature, signed
 from bus.trust.certificates import Root
-from bus.trust.root_signature import untrusted
+from bus.trust.signed import untrusted
 
 MAX_BUNDLE_BYTES: Final = 8 << 20
+ROOM_FOR_SIGNATURES: Final = 8_192
+"""Of these, what a maker leaves for the array around the body and for both signatures."""
 MAX_FILES: Final = 1_024
 MAX_PATH_BYTES: Final = 255
 VERSION: Final = 1
@@ -64,7 +66,10 @@ def read(data: bytes, *, root: Root, domain: str, ml_dsa_root: bytes | None = No
     codec.sized(body)
     codec.sized(signature, root_signature.SIGNATURE_BYTES)
     signed.cosignature_field(cosignature)
-    root_signature.verify(root.public_key, tbs(body), signature)
+    try:
+        root_signature.verify(root.public_key, tbs(body), signature)
+    except ValueError as error:
+        raise untrusted("a policy that the pinned root did not sign") from error
     signed.check_cosignature(ml_dsa_root, tbs(body), cosignature)
     bundle = parse_body(body, raw=data)
     if bundle.domain != domain:
@@ -90,7 +95,7 @@ def body_bytes(*, domain: str, version: int, made_ms: int, files: Mapping[str, b
     if not 0 < len(files) <= MAX_FILES:
         raise ValueError(f"a bundle has 1 to {MAX_FILES:,} files, not {len(files):,}")
     body: bytes = codec.pack([VERSION, domain, version, made_ms, [[path, files[path]] for path in sorted(files)]])
-    if len(body) > MAX_BUNDLE_BYTES - 8_192:
+    if len(body) > MAX_BUNDLE_BYTES - ROOM_FOR_SIGNATURES:
         raise ValueError(
             f"a bundle has at most {MAX_BUNDLE_BYTES:,} bytes, signatures included, and these files have {len(body):,}"
         )

@@ -138,17 +138,18 @@ class Directory:
         last = 0 if difference.whole else self.serial
         if difference.serial < last:
             raise _impossible("its serial goes back")
-        seen = set()
+        seen: dict[str, bool] = {}
         for change in difference.changes:
             if not last < change.serial <= difference.serial or change.name in seen:
-                raise _impossible("its changes do not ascend")
+                raise _impossible("its changes do not ascend, or tell of a name twice")
             if not is_agent_name(change.name) or (difference.whole and change.listing is None):
                 raise _impossible("it tells of nobody")
             if change.listing is not None and max(map(len, change.listing[1:])) > MAX_PAPERS_BYTES:
                 raise _impossible("papers that are too long")
             last = change.serial
-            seen.add(change.name)
-        if (0 if difference.whole else len(self)) + len(seen) > 2 * MAX_AGENTS:
+            seen[change.name] = change.listing is not None
+        before = 0 if difference.whole else len(self) - sum(self.get(name) is not None for name in seen)
+        if before + sum(seen.values()) > MAX_AGENTS:
             raise _impossible("too many agents")
 
 

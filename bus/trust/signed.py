@@ -14,7 +14,10 @@ from typing import Any
 from bus.errors import VerificationError
 from bus.protocol import codec, cosign
 from bus.protocol.proof import COSIGNATURE_BYTES
-from bus.trust.root_signature import untrusted
+
+
+def untrusted(detail: str) -> VerificationError:
+    return VerificationError("untrusted", detail=detail)
 
 
 def outer(data: bytes, *, fields: int, most: int) -> list[Any]:

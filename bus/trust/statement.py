@@ -27,7 +27,7 @@ from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.trust import signed
 from bus.trust.certificates import Certificate, Profile, Root
 from bus.trust.certificates import read as read_certificate
-from bus.trust.root_signature import untrusted
+from bus.trust.signed import untrusted
 
 MAX_STATEMENT_BYTES: Final = 1 << 20
 MAX_AGENTS: Final = 16_384
