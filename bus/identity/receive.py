@@ -7,9 +7,10 @@
      5 new                    before_session, replayed, too_old     11 commit, hand over
      6 open                   bad_seal
 
-Past the end of its trust statement a host judges nothing: trust_stale. One snapshot judges the whole of it. The AEAD only hides: every reader holds the key, so the signature alone says who sent it. No
-replay state moves before line 11, or any reader could shut the sender out with one forged number. What is refused is never held
-against the sender that it claims. Lines 2, 5, 9 and 11 are for each agent, the others once a host.
+Past the end of its trust statement a host judges nothing: trust_stale. One snapshot judges the whole of it. The AEAD only hides:
+every reader holds the key, so the signature alone says who sent it. No replay state moves before line 11, or any reader could
+shut the sender out with one forged number. What is refused is never held against the sender that it claims. Lines 2, 5, 9 and 11
+are for each agent, the others once a host.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def receive(
         return Parked("missing_papers", header)
     proof, body = envelopes.split_plaintext(plaintext)
     standing = snapshot.standing(believed, topic, reply=reply)
-    tbs = _check_proof(received, proof, body, header_bytes, believed, held, now_ms=now_ms)
+    tbs = _check_proof(received, proof, body, header=header_bytes, believed=believed, held=held, now_ms=now_ms)
     standing.check_signer(header)
     standing.check_policy(header, by_identity=received.by_identity)
     _check_cosignature(proof, tbs, standing, believed, held, now_ms=now_ms)
@@ -184,7 +185,7 @@ def _nothing_left(received: Received) -> Received:
 
 
 def _check_proof(
-    received: Received, proof: Proof, body: bytes, header: bytes, believed: Believed, held: Held, *, now_ms: int
+    received: Received, proof: Proof, body: bytes, *, header: bytes, believed: Believed, held: Held, now_ms: int
 ) -> bytes:
     """Line 7, with the key that the papers name. Gives what was signed."""
     suite = BY_NUMBER.get(proof.suite)

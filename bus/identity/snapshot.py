@@ -1,7 +1,7 @@
 """What one envelope is judged by, from its first line to its last: my policy and my trust, as they were at one moment.
 
 Immutable; a new policy, statement or revocation list makes another snapshot. What it says about one session, epoch and topic is
-the same for every envelope of theirs, so it is worked out once (`standing`, `arrival`) and kept with the snapshot, and goes with it.
+the same for every envelope of theirs, so it is worked out once (`standing`, `arrival`), kept with the snapshot, and goes with it.
 """
 
 from __future__ import annotations

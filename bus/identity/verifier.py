@@ -1,8 +1,8 @@
 """Verifies signatures and certificate chains, each once: whoever comes next with the same bytes gets the same answer.
 
-    signatures    10,000 entries, 30 s        key = what was signed (it contains suite, signer, count and root), value = the signature
-    chains         1,000 entries, 1 h         key = SHA-256 of the certificate, value = the certificate as it was read
-    statements        16 entries, 1 h         the same; all sessions of five minutes name one
+    signatures    10,000 entries, 30 s    key = what was signed (it contains suite, signer, count and root), value = the signature
+    chains         1,000 entries, 1 h     key = SHA-256 of the certificate, value = the certificate as it was read
+    statements        16 entries, 1 h     the same; all sessions of five minutes name one
 
 A hit needs the same signed bytes *and* the same signature: a root that was verified does not vouch for another signature over
 it, which nobody could show to a third party.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Final
 
 from bus.protocol import contexts
@@ -34,7 +35,7 @@ def parse_members(value: Any) -> Members:
     if type(value) is not list or len(value) > MAX_MEMBERS:
         raise malformed("an audience is a list of names")
     found = tuple(_member(item) for item in value)
-    if any(left[0] >= right[0] for left, right in zip(found, found[1:], strict=False)):
+    if any(left[0] >= right[0] for left, right in pairwise(found)):
         raise malformed("an audience ascends by name, each name once")
     return found
 

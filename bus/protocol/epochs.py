@@ -159,7 +159,7 @@ class OpenedEpoch(_Epoch):
 
     @classmethod
     def from_grant(cls, secret: bytes, params: bytes, *, id: bytes) -> OpenedEpoch:  # noqa: A002  as the spec calls it
-        """Raises VerificationError("wrong_epoch") if secret and parameters do not make this id, RemoteProtocolError("malformed")."""
+        """Raises VerificationError("wrong_epoch") if these do not make this id, and RemoteProtocolError("malformed")."""
         epoch = cls(secret, Params.parse(params), params)
         if not hmac.compare_digest(epoch.id, id):
             raise VerificationError("wrong_epoch", agent=epoch.params.sender, detail="secret and parameters do not make this id")
@@ -177,7 +177,7 @@ class OpenedEpoch(_Epoch):
 class SealingEpoch(_Epoch):
     """One that was made here. It has one owner, who gives it up by `retire`, and in a forked child at once."""
 
-    __slots__ = ("_issued", "_secret", "_sealed_bytes", "next_seq")
+    __slots__ = ("_issued", "_sealed_bytes", "_secret", "next_seq")
 
     def __init__(self, secret: bytes, params: Params) -> None:
         super().__init__(secret, params, params.encode())

@@ -1,6 +1,7 @@
 """The signed and authenticated head of every envelope: what a broker reads, and all that it reads.
 
-    header = [1, kind, flags, topic, sender, session(16), epoch(32), seq, sent_ms, expires_ms, priority, records, id(16), ref(0|16), before]
+    header = [1, kind, flags, topic, sender, session(16), epoch(32),
+              seq, sent_ms, expires_ms, priority, records, id(16), ref(0|16), before]
 
 What is hashed and authenticated are the bytes as received; they parse only in their one encoding, so the two never differ.
 """

@@ -61,8 +61,9 @@ class Proof(NamedTuple):
 
     suite: int
     signer: bytes
-    count: int
-    index: int
+    n: int
+    place: int
+    """The content's index among the n leaves."""
     path: bytes
     signature: bytes
     cosignature: bytes
@@ -95,9 +96,9 @@ class Proof(NamedTuple):
         if suite is None:
             raise VerificationError("bad_proof", detail="no proof has such a suite")
         top = merkle.root_from_path(
-            leaf(purpose, content, hash_name=suite.hash), index=self.index, count=self.count, path=self.path, hash_name=suite.hash
+            leaf(purpose, content, hash_name=suite.hash), index=self.place, count=self.n, path=self.path, hash_name=suite.hash
         )
-        return root_tbs(self.suite, self.signer, count=self.count, root=top)
+        return root_tbs(self.suite, self.signer, count=self.n, root=top)
 
 
 @dataclass(frozen=True, slots=True)
