@@ -1,12 +1,13 @@
 """The five messages of an enrolment, as they travel. Each is an array that begins with the version and its kind.
 
     request    [1, 1, chip | nil, [[name, public: bin, spki: bin, suite, kem, inbox key: bin, way, token(0|16)]..]]
-               chip = [EK certificate: bin, [intermediate: bin..], EK public: bin, AK public: bin]        nil: keys of the software keystore
-               way 0 the chip is on the enrolment list · 1 a one-time token · 2 the local user · 3 renewal by the key that has the name
-    challenge  [1, 2, nonce(32), id object: bin, encrypted secret: bin, [index..]]        index: whose old key must sign for its successor
+               chip = [EK certificate: bin, [intermediate: bin..], EK public: bin, AK public: bin]; nil: the software keystore's
+               way: 0 the chip is listed, 1 a one-time token, 2 the local user, 3 renewal by the key that has the name
+    challenge  [1, 2, nonce(32), id object: bin, encrypted secret: bin, [index..]]
+               index: of the agents whose old key must sign for its successor
     proof      [1, 3, nonce(32), secret(0|32), [[attest: bin, signature: bin, own proof | nil, succession | nil]..]]
     granted    [1, 4, [certificate DER: bin..]]
-    refused    [1, 5, reason, name]        the name is empty where it is nobody's fault in particular
+    refused    [1, 5, reason, name], the name empty where it is nobody's fault in particular
 
 One request may be for all agents of a host: they share the chip, one nonce and one credential, and each has its own
 attestation. `public` is a TPM2B_PUBLIC, and empty for a software key, which proves itself instead (`own proof`).
@@ -66,10 +67,14 @@ class Request(NamedTuple):
     chip: Chip | None
     applicants: tuple[Applicant, ...]
 
+    @property
+    def tokens(self) -> list[bytes]:
+        return [applicant.token for applicant in self.applicants if applicant.token]
+
     def encode(self) -> bytes:
         chip = None if self.chip is None else [self.chip.certificate, list(self.chip.intermediates), *self.chip[2:]]
         lines = [[*each[:3], each.suite.number, *each[4:]] for each in self.applicants]
-        return codec.pack([VERSION, REQUEST, chip, lines])
+        return _encode(REQUEST, chip, lines)
 
     @classmethod
     def parse(cls, data: bytes) -> Request:
@@ -87,7 +92,7 @@ class Challenge(NamedTuple):
     successions: tuple[int, ...]
 
     def encode(self) -> bytes:
-        return codec.pack([VERSION, CHALLENGE, *self[:3], list(self.successions)])
+        return _encode(CHALLENGE, *self[:3], list(self.successions))
 
     @classmethod
     def parse(cls, data: bytes) -> Challenge:
@@ -95,8 +100,8 @@ class Challenge(NamedTuple):
         places = [codec.unsigned(place, most=MAX_AGENTS - 1) for place in _listed(successions, MAX_AGENTS)]
         if places != sorted(set(places)):
             raise codec.malformed("the agents that must sign for a successor, each once and in order")
-        blobs = (_bounded(blob, _MAX_BLOB_BYTES) for blob in (id_object, secret))
-        return cls(codec.sized(nonce, NONCE_BYTES), *blobs, tuple(places))
+        first, second = _bounded(id_object, _MAX_BLOB_BYTES), _bounded(secret, _MAX_BLOB_BYTES)
+        return cls(codec.sized(nonce, NONCE_BYTES), first, second, tuple(places))
 
 
 class Evidence(NamedTuple):
@@ -117,7 +122,7 @@ class Answer(NamedTuple):
 
     def encode(self) -> bytes:
         lines = [[each.attest, each.signature, _proof_fields(each.own), _proof_fields(each.succession)] for each in self.evidence]
-        return codec.pack([VERSION, PROOF, self.nonce, self.secret, lines])
+        return _encode(PROOF, self.nonce, self.secret, lines)
 
     @classmethod
     def parse(cls, data: bytes) -> Answer:
@@ -133,7 +138,7 @@ class Granted(NamedTuple):
     certificates: tuple[bytes, ...]
 
     def encode(self) -> bytes:
-        return codec.pack([VERSION, GRANTED, list(self.certificates)])
+        return _encode(GRANTED, list(self.certificates))
 
     @classmethod
     def parse(cls, data: bytes) -> Granted:
@@ -146,7 +151,7 @@ class Refused(NamedTuple):
     name: str
 
     def encode(self) -> bytes:
-        return codec.pack([VERSION, REFUSED, self.reason, self.name])
+        return _encode(REFUSED, self.reason, self.name)
 
     @classmethod
     def parse(cls, data: bytes) -> Refused:
@@ -162,6 +167,11 @@ def kind_of(data: bytes) -> int:
     if len(fields) < 2 or fields[0] != VERSION or type(fields[0]) is not int:
         raise codec.malformed("no enrolment message of version 1")
     return codec.unsigned(fields[1], most=REFUSED)
+
+
+def _encode(kind: int, *fields: object) -> bytes:
+    data: bytes = codec.pack([VERSION, kind, *fields])
+    return data
 
 
 def _unpacked(data: bytes) -> list[Any]:
