@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bus.identity.believe import Believed
+from bus.errors import VerificationError
+from bus.identity.believe import SKEW_MS, Believed
 from bus.identity.verifier import Verifier
 from bus.protocol.epochs import OpenedEpoch
-from bus.protocol.replay import Windows
+from bus.protocol.replay import MAX_EPOCHS_A_SENDER, Windows
 
 
 @dataclass(slots=True, eq=False)
@@ -19,10 +20,38 @@ class Held:
     sessions: dict[bytes, Believed] = field(default_factory=dict, repr=False)
     """By id."""
     windows: Windows = field(default_factory=Windows, repr=False)
+    _of_sender: dict[str, int] = field(default_factory=dict, repr=False)
     opened: int = 0
     """Envelopes that passed."""
     handed_over: int = 0
     """Messages that they brought, each counted for each subscription that got it."""
+
+    def keep(self, epoch: OpenedEpoch) -> OpenedEpoch:
+        """Have this epoch from now on; one that is known stays as it is. Raises VerificationError("too_many_epochs").
+
+        None is ever pushed out by a new one: whoever may make epochs could then silence the others.
+        """
+        known = self.epochs.get(epoch.id)
+        if known is not None:
+            return known
+        sender = epoch.params.sender
+        held = self._of_sender.get(sender, 0)
+        if held >= MAX_EPOCHS_A_SENDER or len(self.epochs) >= self.windows.limit:
+            raise VerificationError(
+                "too_many_epochs", agent=sender, detail=f"{held} of this sender are held, {len(self.epochs)} in all"
+            )
+        self.epochs[epoch.id] = epoch
+        self._of_sender[sender] = held + 1
+        return epoch
+
+    def forget(self, *, now_ms: int, longest_ms: int) -> None:
+        """Let go of what can be accepted no more. `longest_ms`: the longest that an envelope may live after its epoch's end."""
+        self.windows.forget(now_ms)
+        for epoch in [one for one in self.epochs.values() if one.params.ends_ms + longest_ms + SKEW_MS < now_ms]:
+            del self.epochs[epoch.id]
+            self._of_sender[epoch.params.sender] -= 1
+            if not self._of_sender[epoch.params.sender]:
+                del self._of_sender[epoch.params.sender]
 
     def statistics(self) -> Mapping[str, int | float]:
         found: dict[str, int | float] = dict(self.verifier.statistics())

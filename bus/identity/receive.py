@@ -24,20 +24,19 @@ from bus.identity.arrival import check_times
 from bus.identity.believe import Believed
 from bus.identity.held import Held
 from bus.identity.listening import Listening, Request, Subscription
+from bus.identity.proofs import check_cosignature, check_proof
 from bus.identity.reserved import REPLY as REPLY_TOPIC
 from bus.identity.reserved import may_hear, may_read_dead, requester_of
 from bus.identity.snapshot import Snapshot
-from bus.identity.standing import Standing
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol import records as columns
 from bus.protocol.codec import malformed
-from bus.protocol.contexts import Purpose
 from bus.protocol.grants import GRANT_TOPIC
 from bus.protocol.header import DATA, REPLY, REQUEST, Header
 from bus.protocol.proof import Proof
 from bus.protocol.records import Records
-from bus.protocol.suites import BY_NUMBER, HOST_SUITE
+from bus.protocol.suites import HOST_SUITE
 from bus.protocol.topics import is_reserved
 
 
@@ -111,10 +110,12 @@ def receive(
         return Parked("missing_papers", header)
     proof, body = envelopes.split_plaintext(plaintext)
     standing = snapshot.standing(believed, topic, reply=reply)
-    tbs = _check_proof(received, proof, body, header=header_bytes, believed=believed, held=held, now_ms=now_ms)
+    received.content, tbs = check_proof(proof, header_bytes, body, believed=believed, verifier=held.verifier, now_ms=now_ms)
+    received.proof = proof
     standing.check_signer(header)
     standing.check_policy(header, by_identity=received.by_identity)
-    _check_cosignature(proof, tbs, standing, believed, held, now_ms=now_ms)
+    if standing.cosign_key is not None:
+        check_cosignature(proof, tbs, key=standing.cosign_key, agent=believed.name, verifier=held.verifier, now_ms=now_ms)
     _check_hearers(received, topic, snapshot, dead=dead)
     received.records = _check_records(header, body)
     received.believed = believed
@@ -182,37 +183,6 @@ def _nothing_left(received: Received) -> Received:
     if not received.done and received.refused:
         raise received.refused[0][1]
     return received
-
-
-def _check_proof(
-    received: Received, proof: Proof, body: bytes, *, header: bytes, believed: Believed, held: Held, now_ms: int
-) -> bytes:
-    """Line 7, with the key that the papers name. Gives what was signed."""
-    suite = BY_NUMBER.get(proof.suite)
-    if suite is None:
-        raise VerificationError("bad_proof", agent=believed.name, detail="a proof of an unknown suite")
-    received.content = envelopes.content(header, body, blind=proof.blind, hash_name=suite.hash)
-    tbs = proof.tbs(Purpose.ENVELOPE, received.content)
-    if proof.signer == believed.host_signer and suite is HOST_SUITE:
-        held.verifier.check_host(believed.host_key, tbs, proof.signature, now_ms=now_ms)
-    elif proof.signer == believed.identity.signer and suite is believed.identity.suite:
-        held.verifier.check_identity(suite, believed.identity.public_key, tbs, proof.signature, now_ms=now_ms)
-    else:
-        raise VerificationError(
-            "untrusted", agent=believed.name, detail="neither key of the session signed it, or not in its suite"
-        )
-    received.proof = proof
-    return tbs
-
-
-def _check_cosignature(proof: Proof, tbs: bytes, standing: Standing, believed: Believed, held: Held, *, now_ms: int) -> None:
-    if standing.cosign_key is None:
-        if proof.cosignature:
-            raise VerificationError("bad_proof", agent=believed.name, detail="a second signature that nobody asked for, nor checks")
-    elif not proof.cosignature:
-        raise VerificationError("wrong_signer", agent=believed.name, detail="policy demands an ML-DSA signature too")
-    else:
-        held.verifier.check_cosignature(standing.cosign_key, tbs, proof.cosignature, now_ms=now_ms)
 
 
 def _check_hearers(received: Received, topic: str, snapshot: Snapshot, *, dead: bool) -> None:
