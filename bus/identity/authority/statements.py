@@ -10,7 +10,6 @@ earlier than the one before, also after the clock was turned back: its readers t
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -62,7 +61,7 @@ class Statements:
         """Something that a statement tells of has changed: `run` issues the next one now. Call it on the event loop."""
         self._changed.set()
 
-    async def run(self, *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
+    async def run(self) -> None:
         """Issue for ever: now, every five minutes, and at each change. A failure is kept in `failure` and tried again soon."""
         while True:
             self._changed = anyio.Event()  # before issuing: what changes meanwhile is told of in the next one
@@ -71,14 +70,14 @@ class Statements:
                 self.failure = None
             except BusError as error:
                 self.failure = error
-            await self._wait(RETRY_SECONDS if self.failure else INTERVAL_SECONDS, sleep)
+            await self._wait(RETRY_SECONDS if self.failure else INTERVAL_SECONDS)
 
-    async def _wait(self, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+    async def _wait(self, seconds: float) -> None:
         """Until so much time has passed or something changed."""
         async with anyio.create_task_group() as tasks:
 
             async def timer() -> None:
-                await sleep(seconds)
+                await self._clock.sleep(seconds)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(timer)
