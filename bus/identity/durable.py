@@ -22,7 +22,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise _disk(error, folder) from error
+        raise disk_error(error, folder) from error
 
 
 def read(path: Path, *, longest: int) -> bytes | None:
@@ -33,14 +33,17 @@ def read(path: Path, *, longest: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _disk(error, path) from error
+        raise disk_error(error, path) from error
     if len(data) > longest:
         raise VaultError("damaged", f"{path} has more than {longest:,} bytes: restore it from a backup", path=str(path))
     return data
 
 
-def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """All of it or nothing. Raises VaultError: "disk_full", "disk"."""
+def replace(path: Path, data: bytes, *, mode: int = 0o600, synced: bool = True) -> None:
+    """All of it or nothing. Raises VaultError: "disk_full", "disk".
+
+    Not `synced`: what its writer makes again after a loss of power, so that nobody waits for the disk.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         try:
@@ -48,18 +51,21 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if synced:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if not synced:
+            return
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except OSError as error:
-        raise _disk(error, path) from error
+        raise disk_error(error, path) from error
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _disk(error, path) from error
+        raise disk_error(error, path) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         for leftover in path.parent.glob(f".{path.name}.*.new"):
@@ -78,7 +84,8 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _disk(error: OSError, path: Path) -> VaultError:
+def disk_error(error: OSError, path: Path) -> VaultError:
+    """Our error for the disk's."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return VaultError("disk_full", f"no room to write {path}: free some and do it again; nothing was lost", path=str(path))
     return VaultError("disk", f"cannot use {path}: {error}", path=str(path))

@@ -3,8 +3,9 @@
 `open_authority` opens the one of a state folder, or makes it. No other process may have it open at the same time.
 """
 
-from bus.identity.authority.issue import Authority, Holder, PolicySignature, StatementSignature, open_authority
+from bus.identity.authority.issue import Authority, Holder, PolicySignature, StatementSignature
 from bus.identity.authority.keys import Passphrase, Protection, TpmSeal
+from bus.identity.authority.opening import change_protection, open_authority
 
 __all__ = [
     "Authority",
@@ -14,5 +15,6 @@ __all__ = [
     "Protection",
     "StatementSignature",
     "TpmSeal",
+    "change_protection",
     "open_authority",
 ]
