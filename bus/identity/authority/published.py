@@ -1,4 +1,4 @@
-"""What everybody may read, as openssl and other tools take it: PEM files in trust/public, which follow from what the authority knows."""
+"""What everybody may read, as openssl and other tools take it: PEM files in trust/public. They follow from the journal."""
 
 from __future__ import annotations
 
