@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from bus.errors import VerificationError
 from bus.identity.arrival import check_times
@@ -29,7 +29,7 @@ from bus.protocol.codec import malformed
 from bus.protocol.epochs import OpenedEpoch, Params, SealingEpoch
 from bus.protocol.grants import GrantBody
 from bus.protocol.header import GRANT, ID_BYTES, VERSION, Header
-from bus.protocol.kem import PrivateKey, PublicKey
+from bus.protocol.kem import PublicKey
 from bus.protocol.proof import BLIND_BYTES
 from bus.protocol.suites import HOST_SUITE
 from bus.trust.certificates import Certificate
@@ -147,12 +147,18 @@ def make_grants(
 # ---- opening ------------------------------------------------------------------------------------------------------------
 
 
+class Opens(Protocol):
+    """A private key, or what guards one."""
+
+    def open(self, sealed: bytes, info: bytes) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OwnKey:
     """A private key that opens grants to one of my agents."""
 
     agent: str
-    key: PrivateKey = field(repr=False)
+    key: Opens = field(repr=False)
     sessions: frozenset[bytes]
     """The ids of the session certificates that name it; none for an inbox key."""
 
