@@ -143,6 +143,14 @@ class StateInUseError(BusError):
         super().__init__(f"process {pid} already uses this state folder; reach it at {url}, or choose another folder")
 
 
+class SessionEndedError(BusError):
+    """An agent of this process has no session certificate that counts now; `reason` says what kept it from being renewed."""
+
+    def __init__(self, agent: str, reason: str) -> None:
+        self.agent, self.reason = agent, reason
+        super().__init__(f"{agent} has no valid session ({reason}): nothing can be signed for it until it is renewed")
+
+
 class ClosedError(BusError):
     """Used after it was closed."""
 

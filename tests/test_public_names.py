@@ -20,6 +20,7 @@ ERRORS = [
     "PolicyError",
     "ProtocolError",
     "RemoteProtocolError",
+    "SessionEndedError",
     "StateInUseError",
     "TpmError",
     "TpmRefusedError",
