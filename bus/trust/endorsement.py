@@ -23,13 +23,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
 from bus.errors import AttestationError
+from bus.trust.extension import ORIGINS
 from bus.trust.tpm_keys import IN_THIS_CHIP, Attributes, TpmKey
 
-SOFTWARE: Final = "software"
-SOFTWARE_TPM: Final = "software-tpm"
-HARDWARE: Final = "hardware"
-ORIGINS: Final = (SOFTWARE, SOFTWARE_TPM, HARDWARE)
-"""Where an identity key lives, from the least to the most protected."""
+SOFTWARE, SOFTWARE_TPM, HARDWARE = ORIGINS
 
 MAX_CERTIFICATE_BYTES: Final = 4_096
 MAX_INTERMEDIATES: Final = 4

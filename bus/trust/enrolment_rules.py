@@ -14,9 +14,10 @@ from bus.policy import Policy, rollout
 from bus.protocol import kem
 from bus.protocol.suites import Suite
 from bus.trust import attestation, endorsement
-from bus.trust.endorsement import HARDWARE, ORIGINS, SOFTWARE, SOFTWARE_TPM, Roots
+from bus.trust.endorsement import HARDWARE, SOFTWARE, SOFTWARE_TPM, Roots
 from bus.trust.enrolment_list import EnrolmentList
 from bus.trust.enrolment_messages import LISTED, LOCAL, RENEWAL, TOKEN, Applicant, Request
+from bus.trust.extension import ORIGINS
 from bus.trust.tpm_keys import TpmKey
 
 LEVELS: Final = {SOFTWARE: 0, SOFTWARE_TPM: 1, HARDWARE: 2}

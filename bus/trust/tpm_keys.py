@@ -103,12 +103,9 @@ def _scheme(reader: Reader, known: set[int]) -> tuple[int, str]:
 def _rsa_key(reader: Reader) -> rsa.RSAPublicKey:
     bits, exponent, modulus = reader.u16(), reader.u32() or _DEFAULT_EXPONENT, reader.tpm2b(512)
     n = int.from_bytes(modulus, "big")
-    if bits not in _RSA_BITS or len(modulus) * 8 != bits or n.bit_length() != bits or exponent != _DEFAULT_EXPONENT:
+    if bits not in _RSA_BITS or len(modulus) * 8 != bits or n.bit_length() != bits or n % 2 == 0 or exponent != _DEFAULT_EXPONENT:
         raise malformed("an RSA key of another size or exponent than it says or may have")
-    try:
-        return rsa.RSAPublicNumbers(exponent, n).public_key()
-    except ValueError as error:
-        raise malformed("no RSA key") from error
+    return rsa.RSAPublicNumbers(exponent, n).public_key()
 
 
 def _ecc_key(reader: Reader) -> ec.EllipticCurvePublicKey:
