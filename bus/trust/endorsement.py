@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
@@ -33,7 +33,6 @@ MAX_INTERMEDIATES: Final = 4
 EK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate: without it the certificate may be the platform's, which has another key."""
 
-_HASHES: Final = frozenset({"sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"})
 _ENDORSING: Final = IN_THIS_CHIP | Attributes.RESTRICTED | Attributes.DECRYPT
 _READ_OF_LEAF: Final = frozenset(
     {
@@ -57,8 +56,7 @@ class Roots:
     @classmethod
     def of(cls, *, hardware: Iterable[bytes] = (), software: Iterable[bytes] = (), intermediates: Iterable[bytes] = ()) -> Roots:
         """From DER. Raises ValueError for what is no certificate."""
-        load = x509.load_der_x509_certificate
-        return cls(tuple(map(load, hardware)), tuple(map(load, software)), tuple(map(load, intermediates)))
+        return cls(tuple(map(_read, hardware)), tuple(map(_read, software)), tuple(map(_read, intermediates)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +119,9 @@ def _issuers(
 def _issued(issuer: x509.Certificate, subject: x509.Certificate, at: datetime, *, below: int) -> bool:
     if issuer.subject != subject.issuer or not _may_issue(issuer, at, below=below):
         return False
-    algorithm = subject.signature_hash_algorithm
-    if algorithm is None or algorithm.name not in _HASHES:
-        return False
     try:
-        subject.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
+        subject.verify_directly_issued_by(issuer)  # which knows no SHA-1
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True
 
@@ -134,11 +129,11 @@ def _issued(issuer: x509.Certificate, subject: x509.Certificate, at: datetime, *
 def _may_issue(issuer: x509.Certificate, at: datetime, *, below: int) -> bool:
     if not issuer.not_valid_before_utc <= at <= issuer.not_valid_after_utc or not _is_strong(issuer):
         return False
+    extensions = issuer.extensions
     try:
-        extensions = issuer.extensions
         basic = extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except x509.ExtensionNotFound:
         return False
     long_enough = basic.path_length is None or basic.path_length >= below
     return basic.ca and long_enough and usage.key_cert_sign and not _unread(extensions, _READ_OF_ISSUERS)
@@ -154,10 +149,7 @@ def _is_strong(issuer: x509.Certificate) -> bool:
 def _check_leaf(leaf: x509.Certificate, at: datetime) -> None:
     if not leaf.not_valid_before_utc <= at <= leaf.not_valid_after_utc:
         raise _untrusted("the endorsement certificate is not valid now: is a clock wrong?")
-    try:
-        extensions = leaf.extensions
-    except (x509.DuplicateExtension, ValueError) as error:
-        raise _untrusted("the extensions of the endorsement certificate do not parse") from error
+    extensions = leaf.extensions
     if _unread(extensions, _READ_OF_LEAF):
         raise _untrusted("the endorsement certificate has a critical extension that nobody here knows")
     values = {type(extension.value): extension.value for extension in extensions}
@@ -178,10 +170,20 @@ def _load(der: bytes) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise _untrusted(f"an endorsement certificate of {len(der):,} bytes")
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.public_key()
-    except Exception as error:  # the library has errors of its own for keys and curves that it does not know
+        return _read(der)
+    except ValueError as error:
         raise _untrusted("the chip has no endorsement certificate, or one that does not parse") from error
+
+
+def _read(der: bytes) -> x509.Certificate:
+    """The library parses most fields when they are asked for, and fails in many ways: so all are asked for here, once."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        for field in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "extensions"):
+            getattr(certificate, field)
+        certificate.public_key()
+    except Exception as error:
+        raise ValueError(f"no certificate that can be read: {error}") from error
     return certificate
 
 
