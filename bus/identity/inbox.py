@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +77,6 @@ class InboxFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        durable.make_folder(folder)
 
     def names(self) -> list[str]:
         """The agents that have a file here."""
@@ -94,9 +93,16 @@ class InboxFolder:
         except ValueError as error:
             text = (
                 f"{path} is not what was written ({error}): restore it from a backup; or `tpmbus keys inbox {name} --renew` "
-                f"sets it aside and makes a new key; what was sealed to the keys in it stays closed until its senders grant it again"
+                f"sets it aside and makes a new key; what was sealed to the old ones stays closed until senders grant it again"
             )
             raise VaultError("damaged", text, path=str(path)) from error
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Nobody else writes this agent's file."""
+        durable.make_folder(self.folder)
+        with durable.locked(self.path(name)):
+            yield
 
     def write(self, record: Record) -> None:
         durable.replace(self.path(record.name), encode(record))
@@ -138,7 +144,7 @@ async def keep_inbox(
         if why(record, wanted, now_ms=now) is None and kept(record, wanted, now_ms=now) == record:
             return Kept(record, None, ())
     with ExitStack() as held:
-        await to_thread.run_sync(held.enter_context, durable.locked(folder.path(name)))
+        await to_thread.run_sync(held.enter_context, folder.writing(name))
         before = await to_thread.run_sync(_read_or_set_aside if anew else InboxFolder.read, folder, name)
         reason = Why.ASKED if anew else why(before, wanted, now_ms=now)
         after = kept(before, wanted, now_ms=now)
@@ -181,9 +187,8 @@ async def _certify(engine: TpmEngine, signer: Signer, body: InboxBody) -> InboxC
     digest = content(Purpose.INBOX, encoded, blind=blind, suite=identity.suite)
     (proof,) = await engine.sign_many(signer.key, Purpose.INBOX, [digest], signer=identity.signer, priority=Priority.RENEWAL)
     certificate = InboxCertificate(encoded, Proof.of(proof, blind=blind))
-    certificate.check(
-        identity.public_key, identity.suite, identity.signer
-    )  # the engine is another process; a signature is cheap to check
+    # The engine is another process, and a signature is cheap to check.
+    certificate.check(identity.public_key, identity.suite, identity.signer)
     return certificate
 
 
