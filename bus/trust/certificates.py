@@ -157,6 +157,8 @@ def _name(names: x509.SubjectAlternativeName, profile: Profile, domain: str) -> 
         raise ValueError(f"a certificate for {profile.path} names no hosts")
     if len(hosts) + len(addresses) > MAX_HOSTS or not all(DNS_NAME.fullmatch(host) for host in hosts):
         raise ValueError("too many hosts, or one that is no whole DNS name")
+    if not all(isinstance(address, IPv4Address | IPv6Address) for address in addresses):
+        raise ValueError("a network where an address is due")
     return name
 
 
