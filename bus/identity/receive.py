@@ -25,19 +25,16 @@ from bus.identity.believe import Believed
 from bus.identity.held import Held
 from bus.identity.listening import Listening, Request, Subscription
 from bus.identity.proofs import check_cosignature, check_proof
-from bus.identity.reserved import REPLY as REPLY_TOPIC
-from bus.identity.reserved import may_hear, may_read_dead, requester_of
+from bus.identity.reserved import AUDIT, may_hear, may_read_dead, requester_of
 from bus.identity.snapshot import Snapshot
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol import records as columns
 from bus.protocol.codec import malformed
-from bus.protocol.grants import GRANT_TOPIC
 from bus.protocol.header import DATA, REPLY, REQUEST, Header
 from bus.protocol.proof import Proof
 from bus.protocol.records import Records
 from bus.protocol.suites import HOST_SUITE
-from bus.protocol.topics import is_reserved
 
 
 class Parked(NamedTuple):
@@ -213,11 +210,12 @@ def _check_records(header: Header, body: bytes) -> Records:
 
 def _disagreement(header: Header) -> str | None:
     """Why flags, ref and topic of a header do not belong together."""
-    if header.flags == REPLY:
+    flags, reserved = header.flags, header.topic.startswith("_")
+    if flags == REPLY:
         if header.records != 1 or not header.ref or requester_of(header.topic) is None:
             return "a reply is one record, says to which request, and goes to the requester's session"
-    elif header.ref or header.topic.startswith((REPLY_TOPIC, GRANT_TOPIC)):
+    elif header.ref or (reserved and not header.topic.startswith(AUDIT)):
         return "what is no reply has no ref, and does not go where replies and grants go"
-    elif header.flags == REQUEST and (header.records != 1 or is_reserved(header.topic)):
+    elif flags == REQUEST and (header.records != 1 or reserved):
         return "a request is one record, on a topic of policy"
     return None

@@ -117,8 +117,7 @@ def sign_by_host(
 ) -> list[Proof]:
     """A proof for each content, all under one signature of the host key."""
     tree = batch(HOST_SUITE, key.signer, [(purpose, content) for content in contents])
-    signature = key.sign(tree.tbs)
-    return [Proof.of(one, blind=blind) for one, blind in zip(tree.proofs(signature), blinds, strict=True)]
+    return tree.sealed_proofs(key.sign(tree.tbs), blinds)
 
 
 def seal(draft: Draft, proof: Proof) -> bytes:

@@ -7,7 +7,7 @@ the same for every envelope of theirs, so it is worked out once (`standing`, `ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from bus.identity import reserved
 from bus.identity.arrival import Arrival, arrival_of
@@ -26,11 +26,15 @@ REPLY_TTL_MS: Final = DEFAULT_TOPIC_RULE.ttl_ms
 MAX_KEPT: Final = 8_192
 """Of each kind; a full table starts anew."""
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     policy: Policy
     trust: TrustView
+    _rules: dict[tuple[str, bool], TopicRule] = field(init=False, repr=False, default_factory=dict)
     _arrivals: dict[tuple[bytes, str, bool], Arrival] = field(init=False, repr=False, default_factory=dict)
     _standings: dict[tuple[bytes, str, bool], Standing] = field(init=False, repr=False, default_factory=dict)
     _audiences: dict[tuple[str, ...], Members] = field(init=False, repr=False, default_factory=dict)
@@ -41,8 +45,13 @@ class Snapshot:
 
     def rule(self, topic: str, *, reply: bool = False) -> TopicRule:
         """How envelopes of this topic travel; replies to it are live, and all else as the topic says."""
-        rule = rule_of(self.policy, topic)
-        return replace(rule, class_="live", ttl_ms=REPLY_TTL_MS) if reply and rule.is_durable else rule
+        found = self._rules.get((topic, reply))
+        if found is None:
+            found = rule_of(self.policy, topic)
+            if reply and found.is_durable:
+                found = replace(found, class_="live", ttl_ms=REPLY_TTL_MS)
+            _keep(self._rules, (topic, reply), found)
+        return found
 
     def arrival(self, epoch: OpenedEpoch, topic: str, *, reply: bool = False) -> Arrival:
         """What lines 3 and 4 of the receiver say about this epoch on this topic; of a reply, on the request's."""
@@ -50,9 +59,7 @@ class Snapshot:
         found = self._arrivals.get(key)
         if found is None:
             found = arrival_of(epoch.params, self.rule(topic, reply=reply), self.domain)
-            if len(self._arrivals) >= MAX_KEPT:
-                self._arrivals.clear()
-            self._arrivals[key] = found
+            _keep(self._arrivals, key, found)
         return found
 
     def standing(self, believed: Believed, topic: str, *, reply: bool = False) -> Standing:
@@ -61,9 +68,7 @@ class Snapshot:
         found = self._standings.get(key)
         if found is None:
             found = standing_of(believed, topic, reply=reply, policy=self.policy, trust=self.trust)
-            if len(self._standings) >= MAX_KEPT:
-                self._standings.clear()
-            self._standings[key] = found
+            _keep(self._standings, key, found)
         return found
 
     def audience(self, topic: str) -> Members:
@@ -72,7 +77,11 @@ class Snapshot:
         found = self._audiences.get(names)
         if found is None:
             found = audience.members((name, self.trust.generation(name)) for name in names)
-            if len(self._audiences) >= MAX_KEPT:
-                self._audiences.clear()
-            self._audiences[names] = found
+            _keep(self._audiences, names, found)
         return found
+
+
+def _keep(table: dict[K, V], key: K, value: V) -> None:
+    if len(table) >= MAX_KEPT:
+        table.clear()
+    table[key] = value

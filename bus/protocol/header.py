@@ -9,7 +9,8 @@ What is hashed and authenticated are the bytes as received; they parse only in t
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -99,7 +100,7 @@ def _fault(header: Header) -> str | None:
         return "an unknown version"
     if kind not in (DATA, GRANT) or not 0 <= flags <= REPLY:
         return "an unknown kind or flag"
-    if len(topic) > MAX_TOPIC_BYTES or _TOPIC.fullmatch(topic) is None or AGENT_NAME.fullmatch(sender) is None:
+    if not is_topic(topic) or not _is_agent(sender):
         return "no topic, or no agent's name"
     if len(session) != SESSION_ID_BYTES or len(epoch) != EPOCH_ID_BYTES or len(id_) != ID_BYTES or len(ref) not in (0, ID_BYTES):
         return "an id of the wrong length"
@@ -108,6 +109,12 @@ def _fault(header: Header) -> str | None:
     return None if before >= 0 else "a number outside its range"
 
 
-def is_topic(text: Any) -> bool:
+@lru_cache(maxsize=4_096)
+def is_topic(text: str) -> bool:
     """Whether an envelope may name this topic: the grammar of topics, reserved tokens included."""
-    return isinstance(text, str) and len(text) <= MAX_TOPIC_BYTES and _TOPIC.fullmatch(text) is not None
+    return len(text) <= MAX_TOPIC_BYTES and _TOPIC.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4_096)
+def _is_agent(text: str) -> bool:
+    return AGENT_NAME.fullmatch(text) is not None

@@ -40,22 +40,30 @@ def path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
     return b"".join(siblings)
 
 
+def paths(levels: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """The paths of all leaves, from the root down: what two leaves share is joined once."""
+    found = [b""]
+    for level in reversed(levels[:-1]):
+        size = len(level)
+        found = [(level[place ^ 1] if place ^ 1 < size else b"") + found[place >> 1] for place in range(size)]
+    return found
+
+
 def root_from_path(leaf: bytes, *, index: int, count: int, path: bytes, hash_name: str) -> bytes:
     """The root that this path leads to. Raises VerificationError("bad_proof") unless the path has exactly the right length."""
-    new = HASHES[hash_name]
-    size = new().digest_size
-    if not 0 <= index < count or len(path) % size:
-        raise VerificationError("bad_proof", detail="index or path length impossible")
-    node, last, offset = leaf, count - 1, 0
+    new, size = HASHES[hash_name], len(leaf)
+    if not 0 <= index < count:
+        raise VerificationError("bad_proof", detail="an index that the tree does not have")
+    node, last, start = leaf, count - 1, 0
     while last:
-        if index & 1 or index != last:
-            sibling = path[offset : offset + size]
-            offset += size
-            if len(sibling) != size:
-                raise VerificationError("bad_proof", detail="path too short")
-            node = new(b"\x01" + sibling + node if index & 1 else b"\x01" + node + sibling).digest()
+        if index & 1:
+            node = new(b"\x01" + path[start : start + size] + node).digest()
+            start += size
+        elif index != last:
+            node = new(b"\x01" + node + path[start : start + size]).digest()
+            start += size
         index >>= 1
         last >>= 1
-    if offset != len(path):
-        raise VerificationError("bad_proof", detail="path too long")
+    if start != len(path):  # asked once, at the end: what a missing sibling was hashed with is thrown away
+        raise VerificationError("bad_proof", detail="a path of another length than the tree's depth")
     return node

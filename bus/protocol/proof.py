@@ -29,6 +29,9 @@ COSIGNATURE_BYTES: Final = 3_309
 """ML-DSA-65's."""
 PROOF_FIELDS: Final = 8
 _MAX_PATH_BYTES: Final = 16 * 48
+_SIGNATURE_BYTES: Final = (64, 96, 384)
+_TYPES: Final = [int, bytes, int, int, bytes, bytes, bytes, bytes]
+_TBS_START: Final = contexts.ROOT + b"\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +79,16 @@ class Proof(NamedTuple):
     @classmethod
     def parse(cls, fields: Any) -> Proof:
         """From the array of its fields. Raises RemoteProtocolError("malformed")."""
-        suite, signer, count, index, path, signature, cosignature, blind = codec.array(fields, PROOF_FIELDS)
-        if len(codec.sized(path)) > _MAX_PATH_BYTES:
-            raise codec.malformed("a path that no batch is deep enough for")
-        return cls(
-            codec.unsigned(suite, most=255),
-            codec.sized(signer, SIGNER_BYTES),
-            codec.unsigned(count, most=MAX_BATCH),
-            codec.unsigned(index, most=MAX_BATCH - 1),
-            path,
-            codec.sized(signature, 64, 96, 384),
-            codec.sized(cosignature, 0, COSIGNATURE_BYTES),
-            codec.sized(blind, BLIND_BYTES),
-        )
+        if type(fields) is not list or [*map(type, fields)] != _TYPES:
+            raise codec.malformed("a proof has these eight fields and no others")
+        suite, signer, count, index, path, signature, cosignature, blind = proof = cls._make(fields)
+        if not (0 <= suite <= 255 and 0 <= count <= MAX_BATCH and 0 <= index < MAX_BATCH):
+            raise codec.malformed("a number that no proof has")
+        if len(signer) != SIGNER_BYTES or len(blind) != BLIND_BYTES or len(path) > _MAX_PATH_BYTES:
+            raise codec.malformed("a signer, blind or path that no proof has")
+        if len(signature) not in _SIGNATURE_BYTES or len(cosignature) not in (0, COSIGNATURE_BYTES):
+            raise codec.malformed("a signature of a length that none has")
+        return proof
 
     def tbs(self, purpose: Purpose, content: bytes) -> bytes:
         """What the signatures must cover if this content was in the batch. Raises VerificationError("bad_proof")."""
@@ -116,8 +116,16 @@ class Batch:
     def proofs(self, signature: bytes) -> list[BatchProof]:
         count = len(self.levels[0])
         return [
-            BatchProof(self.suite.number, self.signer, count, index, merkle.path(self.levels, index), signature)
-            for index in range(count)
+            BatchProof(self.suite.number, self.signer, count, index, path, signature)
+            for index, path in enumerate(merkle.paths(self.levels))
+        ]
+
+    def sealed_proofs(self, signature: bytes, blinds: Sequence[bytes]) -> list[Proof]:
+        """The same as they travel, with the blind of each content."""
+        number, signer, count = self.suite.number, self.signer, len(self.levels[0])
+        return [
+            Proof(number, signer, count, place, path, signature, b"", blind)
+            for place, (path, blind) in enumerate(zip(merkle.paths(self.levels), blinds, strict=True))
         ]
 
 
@@ -126,7 +134,7 @@ def leaf(purpose: Purpose, content: bytes, *, hash_name: str) -> bytes:
 
 
 def root_tbs(suite: int, signer: bytes, *, count: int, root: bytes) -> bytes:
-    return contexts.ROOT + b"\x00" + bytes([suite]) + signer + count.to_bytes(4, "big") + root
+    return b"%b%c%b%b%b" % (_TBS_START, suite, signer, count.to_bytes(4, "big"), root)
 
 
 def batch(suite: Suite, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]) -> Batch:

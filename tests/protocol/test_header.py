@@ -146,6 +146,6 @@ def test_a_flipped_bit_is_refused_or_another_header_in_its_one_encoding(bit: int
     assert parsed != headers.parse(encoded())
 
 
-@pytest.mark.parametrize(("topic", "allowed"), [("a", True), ("_grant.A", True), ("a.>", False), ("", False), (b"a", False)])
+@pytest.mark.parametrize(("topic", "allowed"), [("a", True), ("_grant.A", True), ("a.>", False), ("", False)])
 def test_which_topics_an_envelope_may_name(topic: Any, allowed: bool):
     assert headers.is_topic(topic) is allowed
