@@ -1,15 +1,17 @@
-"""`tpmbus policy`: check, explain, compare and test policy files.
+"""`tpmbus policy`: check, explain, compare, test and sign policy files.
 
 Exit codes: 0 yes · 1 the answer is no (explain: refused; test: an expectation is not met; diff with --exit-code: they differ)
-· 3 the policy is wrong · 4 policy does not know the agent.
+· 3 the policy is wrong · 4 policy does not know the agent; sign: the authority is in use · 5 sign: the TPM, the authority's files.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bus.cli.authority import passphrase_option
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -24,7 +26,7 @@ EXIT_WRONG = 3
 
 @click.group()
 def policy() -> None:
-    """Check, explain, compare and test policy files.
+    """Check, explain, compare, test and sign policy files.
 
     PATH is a policy file, a folder of them, or the name of a shipped policy: default, minimal, tutorial.
     """
@@ -118,6 +120,20 @@ def test(*, path: str | None, policy: str | None, output: Output) -> int:
         }
     )
     return 0 if outcome.count and not outcome.failures else EXIT_NO
+
+
+@policy.command("sign")
+@click.argument("path", required=False)
+@passphrase_option
+@command(state=True, policy=True)
+def sign(*, path: str | None, passphrase_file: Path | None, state: Path | None, policy: str | None, output: Output) -> None:
+    """Sign a policy with the authority of the state folder, and say what changes. There is none yet: it is made.
+
+    Everybody decides by the signed files, rosters included. What is signed already is not signed again.
+    """
+    from bus.cli.policy_sign import sign as signed
+
+    signed(path or policy, passphrase_file=passphrase_file, state=state, output=output)
 
 
 @policy.command("schema")

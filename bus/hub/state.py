@@ -40,6 +40,10 @@ class State:
         return self.folder / "vault"
 
     @property
+    def trust(self) -> Path:
+        return self.folder / "trust"
+
+    @property
     def tpm_socket(self) -> Path:
         return self.runtime / "tpm.sock"
 

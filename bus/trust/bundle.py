@@ -28,6 +28,8 @@ MAX_BUNDLE_BYTES: Final = 8 << 20
 ROOM_FOR_SIGNATURES: Final = 8_192
 """Of these, what a maker leaves for the array around the body and for both signatures."""
 MAX_FILES: Final = 1_024
+SIGNATURE_BYTES: Final = 512
+"""RSA-4096's."""
 MAX_PATH_BYTES: Final = 255
 VERSION: Final = 1
 
@@ -64,7 +66,7 @@ def read(data: bytes, *, root: Root, domain: str, ml_dsa_root: bytes | None = No
     """
     body, signature, cosignature = signed.outer(data, fields=_FIELDS, most=MAX_BUNDLE_BYTES)
     codec.sized(body)
-    codec.sized(signature, root_signature.SIGNATURE_BYTES)
+    codec.sized(signature, SIGNATURE_BYTES)
     signed.cosignature_field(cosignature)
     try:
         root_signature.verify(root.public_key, tbs(body), signature)

@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 from bus.clock import Clock
 from bus.errors import PolicyError, Problem
-from bus.identity import durable
 from bus.identity.authority.issue import Authority
 from bus.policy import Policy, load
 from bus.trust import bundle as bundles
@@ -40,12 +39,13 @@ class Signed(NamedTuple):
 def sign(authority: Authority, texts: Mapping[str, bytes], *, agents: Mapping[str, str] | None = None, clock: Clock) -> Signed:
     """Make these texts (as `bus.policy.files.read` gives them) and agents the policy in force. Blocks: disk, RSA.
 
-    Afterwards issue a trust statement, which names it. Raises PolicyError, and what the authority raises.
+    Without `agents`, who joined before stays. Afterwards issue a trust statement, which names the bundle. Raises PolicyError, and
+    what the authority raises.
     """
-    listed = load(texts)
-    _check_domain(listed.with_agents(agents or {}), authority, place=min(texts))
-    files = collect(texts, {name: role for name, role in (agents or {}).items() if name not in listed.agents})
-    before = in_force(authority)
+    listed, before = load(texts), in_force(authority)
+    agents = agents if agents is not None else joined(before)
+    _check_domain(listed.with_agents(agents), authority, place=min(texts))
+    files = collect(texts, {name: role for name, role in agents.items() if name not in listed.agents})
     if before is not None and before.files == files:
         return Signed(before, before)
     load(files)  # that it says the same inside: a roster at an absolute path does not
@@ -54,13 +54,21 @@ def sign(authority: Authority, texts: Mapping[str, bytes], *, agents: Mapping[st
     return Signed(bundle, before)
 
 
+def joined(bundle: Bundle | None) -> Mapping[str, str]:
+    """Who is in this policy although no file of its author lists them."""
+    if bundle is None or JOINED not in bundle.files:
+        return {}
+    listed = load({path: text for path, text in bundle.files.items() if path != JOINED}).agents
+    return {name: role for name, role in bundle.policy().agents.items() if name not in listed}
+
+
 def in_force(authority: Authority) -> Bundle | None:
     """The bundle that was signed last; None if none was. Raises VerificationError for one that is not this authority's."""
-    data = durable.read(authority.public / FILE, longest=bundles.MAX_BUNDLE_BYTES)
+    data = authority.published(FILE)
     return None if data is None else _read(authority, data)
 
 
-def collect(texts: Mapping[str, bytes], joined: Mapping[str, str]) -> dict[str, bytes]:
+def collect(texts: Mapping[str, bytes], agents: Mapping[str, str]) -> dict[str, bytes]:
     """The files of a bundle. Raises PolicyError for a file whose path no bundle can have."""
     places = {file: os.path.abspath(file) for file in texts}  # noqa: PTH100  `..` is resolved as the loader does it: in the text
     top = Path(os.path.commonpath([Path(place).parent for place in places.values()]))
@@ -68,8 +76,8 @@ def collect(texts: Mapping[str, bytes], joined: Mapping[str, str]) -> dict[str, 
     faults = [Problem(path, 1, 1, f"its path {fault}") for path in sorted(files) if (fault := bundles.path_fault(path))]
     if faults:
         raise PolicyError(faults)
-    if joined:
-        lines = "".join(f"  {name}: {role}\n" for name, role in sorted(joined.items()))
+    if agents:
+        lines = "".join(f"  {name}: {role}\n" for name, role in sorted(agents.items()))
         files[JOINED] = f"version: 1\nagents:\n{lines}".encode()
     return files
 

@@ -18,9 +18,9 @@ import anyio.to_thread
 
 from bus.clock import Clock
 from bus.errors import BusError, RemoteProtocolError, VerificationError
-from bus.identity import durable
 from bus.identity.authority import policies
 from bus.identity.authority.issue import Authority
+from bus.identity.public_trust import ML_DSA_ROOT
 from bus.policy.model import DEFAULT_TRUST_MAX_AGE_MS
 from bus.trust import statement as wire
 from bus.trust.bundle import Bundle
@@ -51,11 +51,24 @@ class Statements:
     def issue(self) -> Statement:
         """Make, publish and give the next one. Blocks: disk, signatures."""
         with self._lock:
+            self._show_root_key()
             statement = self._next()
             self._authority.publish(FILE, statement.raw)
             self._last = statement
             self.issued += 1
             return statement
+
+    def is_current(self) -> bool:
+        """Whether the last one says what is so. A process that was killed may have left a revocation unsaid."""
+        with self._lock:
+            said, authority = self._last or _published(self._authority), self._authority
+            if said is None:
+                return False
+            crl = authority.revocations()
+            listed = {name: standing for name, standing in authority.standings().items() if standing != wire.NEW}
+            policy, _ = self._policy_in_force()
+            so = (crl.number, crl.digest, *policy, listed, authority.ml_dsa_hashes())
+            return so == (said.crl_number, said.crl_digest, said.policy_version, said.policy_digest, said.agents, said.ml_dsa)
 
     def changed(self) -> None:
         """Something that a statement tells of has changed: `run` issues the next one now. Call it on the event loop."""
@@ -83,6 +96,11 @@ class Statements:
             tasks.start_soon(timer)
             await self._changed.wait()
             tasks.cancel_scope.cancel()
+
+    def _show_root_key(self) -> None:
+        """What the second signature is checked with, beside the root's certificate."""
+        if self._authority.published(ML_DSA_ROOT) != self._authority.ml_dsa_root:
+            self._authority.publish(ML_DSA_ROOT, self._authority.ml_dsa_root)
 
     def _next(self) -> Statement:
         authority = self._authority
@@ -115,7 +133,7 @@ class Statements:
 
 def in_force(authority: Authority) -> Statement | None:
     """The statement that was published last; None if none was. Raises what `statement.read` does."""
-    data = durable.read(authority.public / FILE, longest=wire.MAX_STATEMENT_BYTES)
+    data = authority.published(FILE)
     return None if data is None else _read(authority, data)
 
 

@@ -1,0 +1,32 @@
+"""The authority of a state folder, opened with the state's own TPM or with a passphrase; made if there is none.
+
+Its domain is the policy's. One process at a time has it: where a bus runs, that is its service, and the rest hears StateInUseError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from bus.clock import Clock, SystemClock
+from bus.hub.state import State
+from bus.hub.tpm_process import open_engine
+from bus.identity.authority import Authority, Passphrase, Protection, TpmSeal, open_authority
+
+
+@asynccontextmanager
+async def open_state_authority(
+    state: State, *, domain: str, policy: str | None = None, passphrase: str | None = None, clock: Clock | None = None
+) -> AsyncIterator[Authority]:
+    """`policy` is what a TPM service that has to be started obeys. With a passphrase no TPM is needed.
+
+    Raises what `open_authority` and `open_engine` do.
+    """
+    async with AsyncExitStack() as stack:
+        protection: Protection
+        if passphrase is not None:
+            protection = Passphrase(passphrase)
+        else:
+            protection = TpmSeal(await stack.enter_async_context(open_engine(state, policy=policy)))
+        opened = open_authority(state.trust, domain=domain, protection=protection, clock=clock or SystemClock())
+        yield await stack.enter_async_context(opened)

@@ -1,0 +1,117 @@
+"""What an authority shows everybody, read and verified: STATE/trust/public. It takes no key, no TPM and no lock.
+
+    root.pem  ml-dsa-root.bin  crl.pem  statement.bin  bundle.bin  certificates/*.pem
+
+Whoever reads here trusts the folder for the root: that is what an agent of another machine gets pinned when it is provisioned.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from bus.errors import VaultError, VerificationError
+from bus.identity import durable
+from bus.protocol.cosign import PUBLIC_BYTES
+from bus.trust import bundle as bundles
+from bus.trust import certificates, revocations
+from bus.trust import statement as statements
+from bus.trust.bundle import Bundle
+from bus.trust.certificates import Certificate, Profile, Root
+from bus.trust.revocations import RevocationList
+from bus.trust.statement import Statement
+from bus.trust.view import TrustView
+
+ML_DSA_ROOT: Final = "ml-dsa-root.bin"
+_MAX_PEM_BYTES: Final = 2 * revocations.MAX_BYTES
+_SPIFFE: Final = "spiffe://"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTrust:
+    root: Root
+    domain: str
+    ml_dsa_root: bytes | None
+    revocations: RevocationList
+    statement: Statement | None
+    """None before the first was issued."""
+    bundle: Bundle | None
+    """None before a policy was signed."""
+    agents: tuple[Certificate, ...]
+    """The identity in force of every agent that has one, by name."""
+
+    def view(self) -> TrustView:
+        """What agents judge by. Raises VerificationError("trust_stale") where there is no statement."""
+        if self.statement is None:
+            raise VerificationError("trust_stale", detail="no statement was issued yet: `tpmbus policy sign` issues the first")
+        return TrustView(self.root, self.domain, self.statement, self.revocations)
+
+    @property
+    def revoked(self) -> tuple[str, ...]:
+        """Names that were revoked and have no certificate since."""
+        enrolled = {certificate.name for certificate in self.agents}
+        listed = self.statement.agents if self.statement is not None else {}
+        return tuple(name for name, (generation, _) in listed.items() if generation and name not in enrolled)
+
+
+def read_public(folder: Path) -> PublicTrust:
+    """What is in STATE/trust/public.
+
+    Raises VaultError("missing") where no authority was made yet, and what the readers of each document raise.
+    """
+    root = read_root(folder)
+    domain = domain_of(root)
+    ml_dsa_root = durable.read(folder / ML_DSA_ROOT, longest=PUBLIC_BYTES)
+    statement = durable.read(folder / "statement.bin", longest=statements.MAX_STATEMENT_BYTES)
+    bundle = durable.read(folder / "bundle.bin", longest=bundles.MAX_BUNDLE_BYTES)
+    return PublicTrust(
+        root=root,
+        domain=domain,
+        ml_dsa_root=ml_dsa_root,
+        revocations=revocations.read(_der(folder / "crl.pem", "X509 CRL"), root=root),
+        statement=None if statement is None else statements.read(statement, root=root, domain=domain, ml_dsa_root=ml_dsa_root),
+        bundle=None if bundle is None else bundles.read(bundle, root=root, domain=domain, ml_dsa_root=ml_dsa_root),
+        agents=_agents(folder / "certificates", root, domain),
+    )
+
+
+def read_root(folder: Path) -> Root:
+    return Root.of(_der(folder / "root.pem", "CERTIFICATE"))
+
+
+def domain_of(root: Root) -> str:
+    """The domain that a root names as its own. Raises VerificationError("untrusted")."""
+    try:
+        names = root.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise VerificationError("untrusted", detail="a root that names no domain") from error
+    return uri.removeprefix(_SPIFFE)
+
+
+def pem(label: str, der: bytes) -> str:
+    return ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE", label)
+
+
+def _agents(folder: Path, root: Root, domain: str) -> tuple[Certificate, ...]:
+    found = []
+    for path in sorted(folder.glob("*.pem")) if folder.is_dir() else ():
+        certificate = certificates.read(_der(path, "CERTIFICATE"), root=root, domain=domain)
+        if certificate.profile is Profile.AGENT:
+            found.append(certificate)
+    return tuple(found)
+
+
+def _der(path: Path, label: str) -> bytes:
+    data = durable.read(path, longest=_MAX_PEM_BYTES)
+    if data is None:
+        text = f"there is no {path}: no authority was made here yet; `tpmbus policy sign` makes one"
+        raise VaultError("missing", text, path=str(path))
+    try:
+        return ssl.PEM_cert_to_DER_cert(data.decode("ascii").replace(label, "CERTIFICATE"))
+    except ValueError as error:
+        raise VaultError("damaged", f"{path} is no PEM file: restore it, or open the authority again", path=str(path)) from error
