@@ -19,7 +19,7 @@ from typing import Final
 
 import anyio
 
-from bus.identity.certifying import LONGEST_REST_SECONDS, LONGEST_SECONDS, Pauses, within
+from bus.identity.attempts import LONGEST_REST_SECONDS, LONGEST_SECONDS, Pauses, within
 from bus.identity.host_keys import HostKeys
 from bus.identity.session import Session
 from bus.identity.sessions import Sessions

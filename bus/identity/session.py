@@ -10,7 +10,7 @@ key that has been rotated away from its certificate is found here, and not by al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +20,7 @@ from bus.policy import Role
 from bus.protocol import kem, papers
 from bus.protocol.contexts import Purpose
 from bus.protocol.papers import MAX_SESSION_MS, Papers, SessionBody, SessionCertificate
-from bus.protocol.proof import BLIND_BYTES, Proof
+from bus.protocol.proof import BLIND_BYTES, BatchProof, Proof
 from bus.tpm.interface import Priority, TpmEngine
 from bus.trust.certificates import Certificate
 from bus.trust.statement import NEW, Statement
@@ -114,6 +114,17 @@ def body_of(holder: Holder, keys: HostKeys, statement: Statement, *, now_ms: int
     )
 
 
+async def sign_as(
+    engine: TpmEngine, holder: Holder, purpose: Purpose, contents: Sequence[bytes], *, priority: Priority
+) -> list[BatchProof]:
+    """Have an agent's identity key sign, in its certificate's name. Raises TpmError: "wrong_suite" if the key is of another suite."""
+    try:
+        return await engine.sign_many(holder.key, purpose, contents, signer=holder.identity.signer, priority=priority)
+    except ValueError as error:  # a content has the wrong length for the key
+        suite = holder.identity.suite
+        raise TpmRefusedError("wrong_suite", f"the key {holder.key} does not sign in {suite}, as its certificate says") from error
+
+
 async def certify(
     engine: TpmEngine,
     holder: Holder,
@@ -132,10 +143,7 @@ async def certify(
     body = body_of(holder, keys, statement, now_ms=now_ms, random=random(RANDOM_BYTES))
     encoded, blind = body.encode(), random(BLIND_BYTES)
     content = papers.content(Purpose.SESSION, encoded, blind=blind, suite=identity.suite)
-    try:
-        (proof,) = await engine.sign_many(holder.key, Purpose.SESSION, [content], signer=identity.signer, priority=Priority.RENEWAL)
-    except ValueError as error:  # the key is of another suite: a content has the wrong length for it
-        raise TpmRefusedError("wrong_suite", f"the key {holder.key} is not of {identity.suite}, as its certificate says") from error
+    (proof,) = await sign_as(engine, holder, Purpose.SESSION, [content], priority=Priority.RENEWAL)
     certificate = SessionCertificate(encoded, Proof.of(proof, blind=blind))
     certificate.check(identity.public_key, identity.suite, identity.signer)
     return Session(

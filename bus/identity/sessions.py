@@ -20,7 +20,7 @@ import anyio
 
 from bus.clock import Clock
 from bus.errors import LocalProtocolError, SessionEndedError
-from bus.identity.certifying import LONGEST_SECONDS, Outcome, attempt, part, reason_of
+from bus.identity.attempts import LONGEST_SECONDS, Outcome, attempt, part, reason_of
 from bus.identity.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
 from bus.identity.session import Holder, Session, certify
 from bus.protocol import kem
@@ -207,21 +207,23 @@ class Sessions:
         """Who has no certificate in `made`, or one of an identity that was replaced meanwhile."""
         return [holder for name, holder in self._holders.items() if name not in made or made[name].holder is not holder]
 
-    async def attempt(self, holders: Iterable[Holder], keys: HostKeys, *, longest_seconds: float = LONGEST_SECONDS) -> Outcome:
+    async def attempt(
+        self, holders: Iterable[Holder], keys: HostKeys, *, longest_seconds: float = LONGEST_SECONDS
+    ) -> Outcome[Session]:
         """Have these keys certified for each of them; once, and remember why not."""
-        holders = list(holders)
+        asked = {holder.name: holder for holder in holders}
 
-        async def ask(holder: Holder) -> Session:
+        async def ask(name: str) -> Session:
             now, now_ms = self.clock.monotonic(), self.now_ms()
-            return await certify(self._engine, holder, keys, self.statement(), now=now, now_ms=now_ms, random=self.random)
+            return await certify(self._engine, asked[name], keys, self.statement(), now=now, now_ms=now_ms, random=self.random)
 
-        outcome = await attempt(ask, holders, self.clock, longest_seconds=longest_seconds)
+        outcome = await attempt(ask, asked, self.clock, longest_seconds=longest_seconds)
         self._counts["certified"] += len(outcome.made)
-        for holder in holders:
-            if holder.name in outcome.made:
-                self._failures.pop(holder.name, None)
-            elif (error := outcome.refused.get(holder.name, outcome.trouble)) is not None:
-                self._note(holder.name, reason_of(error), str(error))
+        for name in asked:
+            if name in outcome.made:
+                self._failures.pop(name, None)
+            elif (error := outcome.refused.get(name, outcome.trouble)) is not None:
+                self._note(name, reason_of(error), str(error))
         return outcome
 
     def _note(self, name: str, reason: str, detail: str) -> None:

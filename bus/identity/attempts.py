@@ -1,9 +1,9 @@
-"""Certifying many agents for one pair of keys: a few at a time, and no longer than it makes sense.
+"""Asking the TPM for something in the name of each of many agents: a few at a time, and no longer than it makes sense.
 
-The TPM's queue serves renewals last, but nobody for ever. So only a few wait there at a time: those few are all that identity
+The TPM's queue serves such work last, but nobody for ever. So only a few wait there at a time: those few are all that identity
 traffic can ever find before it. One attempt asks for each agent once. What fails is of two kinds. *Passing* troubles are the TPM's
-or the statement's, and concern everybody: the attempt stops, and is made again later. All else is the agent's own, and final for
-this pair: the others do not wait for it.
+or the statement's, and concern everybody: the attempt stops, and is made again later. All else is the agent's own, and the others
+do not wait for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import anyio
 
@@ -26,11 +26,10 @@ from bus.errors import (
     TransportError,
     VerificationError,
 )
-from bus.identity.session import Holder, Session
 
 AT_A_TIME: Final = 4
 LONGEST_SECONDS: Final = 30.0
-"""For one certificate. A busy TPM takes a few seconds; one that takes longer hangs."""
+"""For one answer. A busy TPM takes a few seconds; one that takes longer hangs."""
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 15.0
 LONGEST_REST_SECONDS: Final = 60.0
@@ -40,10 +39,10 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
-class Outcome:
+class Outcome(Generic[_Result]):
     """What one attempt gave. Who is in neither was not asked any more, because of the trouble."""
 
-    made: dict[str, Session] = field(default_factory=dict)
+    made: dict[str, _Result] = field(default_factory=dict)
     refused: dict[str, BusError] = field(default_factory=dict)
     trouble: BusError | None = None
     troubled: set[str] = field(default_factory=set)
@@ -55,23 +54,19 @@ class Outcome:
 
     @property
     def error(self) -> BusError | None:
-        """One of them, if not everybody was certified."""
+        """One of them, if not everybody got what was asked for."""
         return next(iter(self.refused.values()), self.trouble)
 
 
 async def attempt(
-    certify: Callable[[Holder], Awaitable[Session]],
-    holders: Iterable[Holder],
-    clock: Clock,
-    *,
-    longest_seconds: float = LONGEST_SECONDS,
-) -> Outcome:
+    ask: Callable[[str], Awaitable[_Result]], names: Iterable[str], clock: Clock, *, longest_seconds: float = LONGEST_SECONDS
+) -> Outcome[_Result]:
     """Ask for each of them once, until the first passing trouble."""
-    outcome, ahead = Outcome(), iter(holders)
+    outcome, ahead = Outcome[_Result](), iter(names)
 
     async def work() -> None:
-        while outcome.trouble is None and (holder := next(ahead, None)) is not None:
-            await _ask(partial(certify, holder), holder.name, clock, outcome, longest_seconds)
+        while outcome.trouble is None and (name := next(ahead, None)) is not None:
+            await _ask(ask, name, clock, outcome, longest_seconds)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(AT_A_TIME):
@@ -79,11 +74,13 @@ async def attempt(
     return outcome
 
 
-async def _ask(call: Callable[[], Awaitable[Session]], name: str, clock: Clock, outcome: Outcome, longest_seconds: float) -> None:
+async def _ask(
+    ask: Callable[[str], Awaitable[_Result]], name: str, clock: Clock, outcome: Outcome[_Result], longest_seconds: float
+) -> None:
     try:
-        outcome.made[name] = await within(longest_seconds, clock, call)
+        outcome.made[name] = await within(longest_seconds, clock, partial(ask, name))
     except TimeoutError:
-        outcome.meets(name, TpmUnavailableError("no_answer", f"the TPM did not certify {name} in {longest_seconds:.0f} s"))
+        outcome.meets(name, TpmUnavailableError("no_answer", f"the TPM did not answer for {name} in {longest_seconds:.0f} s"))
     except BusError as error:
         if is_passing(error):
             outcome.meets(name, error)
