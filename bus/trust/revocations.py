@@ -87,17 +87,15 @@ def builder(
     *, root: Root, number: int, this_update_ms: int, next_update_ms: int, revoked: Mapping[int, Revocation]
 ) -> x509.CertificateRevocationListBuilder:
     """What the root is to sign."""
-    made = (
-        x509.CertificateRevocationListBuilder()
+    entries = [_entry(serial, revocation) for serial, revocation in sorted(revoked.items())]
+    return (
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)  # one by one they would be copied each time
         .issuer_name(root.certificate.subject)
         .last_update(x509_form.date_of(this_update_ms))
         .next_update(x509_form.date_of(next_update_ms))
         .add_extension(root.authority_key, critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    for serial, revocation in sorted(revoked.items()):
-        made = made.add_revoked_certificate(_entry(serial, revocation))
-    return made
 
 
 def _entry(serial: int, revocation: Revocation) -> x509.RevokedCertificate:
@@ -121,6 +119,8 @@ def _read(der: bytes, root: Root) -> RevocationList:
     crl = x509.load_der_x509_crl(der)
     number = crl.extensions.get_extension_for_class(x509.CRLNumber).value
     x509_form.demand(crl.extensions, {number: False, root.authority_key: False})
+    if len(crl.extensions) != 2:
+        raise ValueError("a list of some certificates or of changes only, or something else that ours are not")
     this_update_ms, next_update_ms = _updates(crl)
     if not 0 < number.crl_number <= MAX_NUMBER:
         raise ValueError("a number that no list has")
