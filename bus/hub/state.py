@@ -44,6 +44,10 @@ class State:
         return self.folder / "trust"
 
     @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    @property
     def tpm_socket(self) -> Path:
         return self.runtime / "tpm.sock"
 
