@@ -35,6 +35,15 @@ class Remembered(Generic[K, V]):
         self.hits += 1
         return found[0]
 
+    def holds(self, key: K, value: V, *, now_ms: int) -> bool:
+        """Whether it is this very value that is remembered."""
+        found = self._table.get(key)
+        if found is not None and found[0] == value and found[1] >= now_ms:
+            self.hits += 1
+            return True
+        self.misses += 1
+        return False
+
     def put(self, key: K, value: V, *, now_ms: int, generation: int) -> None:
         """`generation` is that of the moment when finding out began."""
         if generation != self.generation:

@@ -51,7 +51,7 @@ class Verifier:
     def check_host(self, key: bytes, tbs: bytes, signature: bytes, *, now_ms: int) -> None:
         """Return if this host key signed these bytes. Raises VerificationError("bad_proof")."""
         known = self.signatures
-        if known.get(tbs, now_ms=now_ms) != signature:
+        if not known.holds(tbs, signature, now_ms=now_ms):
             generation = known.generation
             self.verifications += 1
             signatures.verify_host(key, tbs, signature)
@@ -60,7 +60,7 @@ class Verifier:
     def check_identity(self, suite: Suite, key: PublicKeyTypes, tbs: bytes, signature: bytes, *, now_ms: int) -> None:
         """Return if this identity key signed these bytes under this suite. Raises VerificationError("bad_proof")."""
         known = self.signatures
-        if known.get(tbs, now_ms=now_ms) != signature:
+        if not known.holds(tbs, signature, now_ms=now_ms):
             generation = known.generation
             self.verifications += 1
             signatures.verify(suite, key, tbs, signature)
@@ -69,7 +69,7 @@ class Verifier:
     def check_cosignature(self, public: bytes, tbs: bytes, cosignature: bytes, *, now_ms: int) -> None:
         """Return if this ML-DSA key signed these bytes too. Raises VerificationError("bad_proof")."""
         known, key = self.signatures, public + tbs
-        if known.get(key, now_ms=now_ms) != cosignature:
+        if not known.holds(key, cosignature, now_ms=now_ms):
             generation = known.generation
             self.verifications += 1
             cosign.verify(public, tbs, cosignature)

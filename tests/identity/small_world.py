@@ -5,6 +5,7 @@ Everything between them goes as bytes; a test may change any of them on the way.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "trust"))
 
@@ -30,10 +35,10 @@ from bus.identity.seal import Outgoing
 from bus.identity.snapshot import Snapshot
 from bus.identity.verifier import Verifier
 from bus.policy import Policy, load
+from bus.protocol import audience as audiences
 from bus.protocol import papers as paper
 from bus.protocol.contexts import Purpose
 from bus.protocol.epochs import AEADS, CLASSES, PRIORITIES, SIGNERS, Params, SealingEpoch
-from bus.protocol import audience as audiences
 from bus.protocol.kem import BY_WORD, X25519
 from bus.protocol.papers import Papers, SessionBody, SessionCertificate
 from bus.protocol.proof import Proof, batch
@@ -241,11 +246,11 @@ class World:
 
     # ---- sending -----------------------------------------------------------------------------------------------------------
 
-    def epoch(self, sender: Agent, topic: str, **changes: Any) -> SealingEpoch:
+    def epoch(self, who: Agent, topic: str, **changes: Any) -> SealingEpoch:
         rule = self.snapshot.rule(topic)
         facts = {
             "domain": self.authority.domain,
-            "sender": sender.name,
+            "sender": who.name,
             "audience": audiences.digest(self.snapshot.audience(topic)),
             "class_": CLASSES[rule.class_],
             "priority": PRIORITIES[rule.priority],
@@ -305,6 +310,26 @@ class World:
     def grant(self, granter: Agent, epoch: SealingEpoch, *readers: Reader, **changes: Any) -> list[bytes]:
         facts = {"session": granter.session, "expires_ms": epoch.params.ends_ms, "key": granter.host, "now_ms": self.now}
         return granting.make_grants(epoch.secret, epoch, readers, random=os.urandom, **(facts | changes))
+
+
+class Insider:
+    """A reader of an epoch: it holds the key, and so can open and seal under it whatever it likes. Its cipher is its own."""
+
+    def __init__(self, epoch: SealingEpoch) -> None:
+        info = b"tpmbus/1 content key" + hashlib.sha256(epoch.params_bytes).digest()
+        self.cipher = AESGCM(HKDFExpand(SHA256(), 32, info).derive(epoch.secret))
+
+    def open(self, envelope: bytes) -> tuple[list[Any], list[Any], bytes]:
+        """The fields of header and proof, and the body."""
+        header, sealed = msgpack.unpackb(envelope)
+        fields = msgpack.unpackb(header)
+        proof, body = msgpack.unpackb(self.cipher.decrypt(sealed[:4] + fields[7].to_bytes(8, "big"), sealed[4:], header))
+        return fields, proof, body
+
+    def seal(self, header: list[Any], proof: list[Any], body: bytes) -> bytes:
+        packed, guard = msgpack.packb(header), os.urandom(4)
+        plaintext = msgpack.packb([proof, body])
+        return msgpack.packb([packed, guard + self.cipher.encrypt(guard + header[7].to_bytes(8, "big"), plaintext, packed)])
 
 
 __all__ = ["DAY", "HOUR", "MINUTE", "NOW", "X25519", "Agent", "Identity", "World"]
