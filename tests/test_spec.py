@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import bus
-from bus.protocol import contexts, envelope, grants, handshake, header, kem, papers, records
+from bus.identity.seal import given_id
+from bus.protocol import audience, contexts, envelope, grants, handshake, header, kem, papers, records, sampling
 from bus.protocol.contexts import Purpose
 from bus.protocol.epochs import OpenedEpoch, Params
 from bus.protocol.grants import GrantBody
@@ -34,7 +35,7 @@ from bus.protocol.proof import BatchProof, Proof
 from bus.protocol.signatures import verify_host
 from bus.protocol.suites import BY_NUMBER, HOST_SUITE
 from bus.trust import extension, profiles, root_signature
-from bus.trust.enrolment import REASONS
+from bus.trust.enrolment import REASONS, Binding
 from bus.trust.profiles import RULES, Profile
 
 SPEC = Path(__file__).parent.parent / "docs" / "spec"
@@ -465,6 +466,11 @@ def test_the_code_agrees_on_the_other_examples():
     verify_host(broker, handshake.broker_tbs(made["hello t"]), made["broker proves"])
     verify_host(made["host public key"], handshake.agent_tbs(made["hello t"]), made["agent proves"])
     assert made["root algorithm"] == root_signature.ALGORITHM
+    assert Binding(made["enroll binding"]).qualifying == made["enroll qualifying"]
+    assert audience.digest((("MONITOR", 0),)) == made["audience"]
+    assert given_id("DIRECTOR", "order-17") == made["given id"]
+    assert sampling.threshold(0.01).to_bytes(8, "big") == made["sample threshold"]
+    assert not sampling.sampled(made["epoch id"], 0, 0.01)
     assert extension.Pinned(BY_NUMBER[51], "software-tpm", 2).encode() == made["pinned extension"]
     for name, dotted in {"oid agent": Profile.AGENT.eku.dotted_string, "oid extension": profiles.EXTENSION.dotted_string}.items():
         assert base128(dotted) == made[name]
