@@ -9,7 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -59,28 +61,47 @@ def changed(draw, example: bytes) -> bytes:
             return example[:place] + example[place:] * 2
 
 
+def places(value: list[Any]) -> Iterator[tuple[list[Any], int]]:
+    """Every field of a structure, at any depth: the array that it stands in, and where."""
+    for at, field in enumerate(value):
+        yield value, at
+        if isinstance(field, list):
+            yield from places(field)
+
+
+def one_change(example: bytes) -> Iterator[bytes]:
+    """The structure with each of its fields in turn emptied, nil, left out, there twice, and turned around."""
+    count = len([*places(msgpack.unpackb(example, raw=False))])
+    for number in range(count):
+        for change in ("nothing", "nil", "less", "twice", "reversed"):
+            root = msgpack.unpackb(example, raw=False)
+            array, at = [*places(root)][number]
+            match change:
+                case "nothing":
+                    array[at] = type(array[at])() if array[at] is not None else 0
+                case "nil":
+                    array[at] = None
+                case "less":
+                    del array[at]
+                case "twice":
+                    array.insert(at, array[at])
+                case _ if isinstance(array[at], list):
+                    array[at].reverse()
+            yield bytes(msgpack.packb(root))
+
+
 @st.composite
 def with_another_field(draw, example: bytes) -> bytes:
     """The structure with something else in one place, in shortest form: what only its own rules can refuse."""
     root = msgpack.unpackb(example, raw=False)
-    at = root
-    while True:
-        place = draw(st.integers(0, len(at) - 1))
-        if type(at[place]) is list and at[place] and draw(st.booleans()):
-            at = at[place]
-            continue
-        break
-    match draw(st.sampled_from(["value", "value", "value", "more", "less", "twice", "swap"])):
+    array, at = draw(st.sampled_from([*places(root)]))
+    match draw(st.sampled_from(["value", "value", "more", "swap"])):
         case "value":
-            at[place] = draw(values)
+            array[at] = draw(values)
         case "more":
-            at.insert(place, draw(values))
-        case "less":
-            del at[place]
-        case "twice":
-            at.insert(place, at[place])
+            array.insert(at, draw(values))
         case _:
-            at[0], at[place] = at[place], at[0]
+            array[0], array[at] = array[at], array[0]
     return bytes(msgpack.packb(root))
 
 
@@ -108,7 +129,16 @@ def test_any_bytes_near_those_that_parse_obey_the_laws(row, data):
     row.judge(data.draw(changed(row.example)))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if is_msgpack(row)], ids=lambda row: row.name)
+structures = pytest.mark.parametrize("row", [row for row in ROWS if is_msgpack(row)], ids=lambda row: row.name)
+
+
+@structures
+def test_each_field_that_is_missing_empty_or_there_twice_obeys_the_laws(row):
+    for data in one_change(row.example):
+        row.judge(data)
+
+
+@structures
 @given(data=st.data())
 def test_any_structure_near_those_that_parse_obeys_the_laws(row, data):
     row.judge(data.draw(with_another_field(row.example)))
