@@ -42,7 +42,7 @@ def run_with_authority(
     from bus.hub.state import open_state
 
     opened = open_state(state)
-    passphrase = None if passphrase_file is None else _first_line(passphrase_file)
+    passphrase = None if passphrase_file is None else first_line(passphrase_file)
     domain = _domain(opened.trust / "public", policy)
 
     async def run() -> Any:
@@ -122,7 +122,8 @@ def _domain(public: Path, policy: str | None) -> str:
         return open_policy(policy).domain
 
 
-def _first_line(place: Path) -> str:
+def first_line(place: Path) -> str:
+    """Of a file, or of stdin."""
     try:
         text = sys.stdin.readline(_LONGEST) if str(place) == "-" else place.read_text()[:_LONGEST]
     except (OSError, UnicodeDecodeError) as error:

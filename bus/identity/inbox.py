@@ -132,9 +132,11 @@ async def keep_inbox(
     clock: Clock,
     pcrs: Sequence[int] = (),
     anew: bool = False,
+    prepared: PrivateKey | None = None,
 ) -> Kept:
     """Make a new key if one is due (or `anew`), destroy those whose time is over. Call it as often as you like.
 
+    `prepared` is the key to use if one is due: enrolment names an inbox key before there is a certificate to sign for it.
     Raises VaultError: damaged (unless `anew`, which sets the file aside), disk, disk_full; VerificationError("untrusted") if the
     identity certificate has ended; TpmError.
     """
@@ -151,7 +153,9 @@ async def keep_inbox(
         if reason is not None:
             if len(after.keys) >= MAX_KEYS:
                 raise OverloadedError(f"the list of {name}'s inbox keys", pending=len(after.keys), limit=MAX_KEYS)
-            after = after.with_key(await _make(engine, signer, wanted, next_counter(before, wanted), now_ms=now, pcrs=pcrs))
+            private = prepared or kem_keys.generate(wanted.kem)
+            counter = next_counter(before, wanted)
+            after = after.with_key(await _make(engine, signer, wanted, private, counter=counter, now_ms=now, pcrs=pcrs))
         if after != before:
             await to_thread.run_sync(folder.write, after)
     gone = {key.counter for key in before.keys} - {key.counter for key in after.keys}
@@ -168,15 +172,25 @@ def _read_or_set_aside(folder: InboxFolder, name: str) -> Record:
         return Record(name)
 
 
-async def _make(engine: TpmEngine, signer: Signer, wanted: Wanted, counter: int, *, now_ms: int, pcrs: Sequence[int]) -> InboxKey:
+async def _make(
+    engine: TpmEngine,
+    signer: Signer,
+    wanted: Wanted,
+    private: PrivateKey,
+    *,
+    counter: int,
+    now_ms: int,
+    pcrs: Sequence[int],
+) -> InboxKey:
     identity = signer.certificate
     begins, ends = times(now_ms=now_ms, identity_not_before_ms=identity.not_before_ms, identity_not_after_ms=identity.not_after_ms)
+    if private.kem != wanted.kem:
+        raise ValueError("the key that was prepared is of another kind than policy wants")
     if ends <= max(begins, now_ms):
         raise VerificationError(
             "untrusted", agent=identity.name, detail="its identity certificate has ended: renew that first, `tpmbus provision` does"
         )
-    private = kem_keys.generate(wanted.kem)
-    body = InboxBody(identity.domain, identity.name, identity.signer, counter, wanted.kem, private.public, begins, ends)
+    body = InboxBody(identity.domain, identity.name, identity.signer, counter, private.kem, private.public, begins, ends)
     sealed = await engine.seal(private.to_bytes(), pcrs=pcrs, origin=wanted.place.origin)
     certificate = await _certify(engine, signer, body)
     return InboxKey(certificate.encode(), sealed, wanted.place, needed_until(body, wanted))

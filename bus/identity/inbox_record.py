@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from bus.errors import RemoteProtocolError
 from bus.policy import Policy
+from bus.protocol.kem import BY_WORD
 from bus.protocol.papers import MAX_INBOX_MS, InboxBody, InboxCertificate
 
 VERSION: Final = 1
@@ -35,6 +36,7 @@ SKEW_MS: Final = 60_000
 """A certificate begins a little earlier than it was made, for senders whose clocks are behind."""
 MAX_KEYS: Final = 1_024
 """Of one agent. One that makes a new key each hour for a month has 700."""
+_WORDS: Final = {number: word for word, number in BY_WORD.items()}
 
 
 class Why(Enum):
@@ -84,6 +86,11 @@ class InboxKey:
     @property
     def id(self) -> bytes:
         return self.body.key_id
+
+    @property
+    def kind(self) -> str:
+        """The word of policy."""
+        return _WORDS[self.body.kem]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""Enrolling the agents of this machine at its own authority: the same messages as from another machine, without the way between.
+
+Whoever owns the state folder may enrol whomever the signed policy knows; that is written into the enrolment list as what it is,
+a local user with every name. One name is an exception: one that was revoked stays out until an operator lists it again.
+
+Agents are enrolled a few at a time, so that an interruption loses little, a nonce does not run out while a slow chip certifies
+seventy keys, and somebody who looks on sees it going on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from anyio import to_thread
+
+from bus.clock import Clock
+from bus.identity import kem_keys
+from bus.identity.authority import Authority
+from bus.identity.authority.desk import Desk
+from bus.identity.enroll import Predecessor, Wish, enroll
+from bus.policy import Policy
+from bus.protocol import kem
+from bus.protocol.kem import PrivateKey
+from bus.tpm.interface import SOFTWARE, KeyInfo, TpmEngine
+from bus.trust import certificates
+from bus.trust.certificates import Certificate
+from bus.trust.endorsement import Roots, key_hash
+from bus.trust.enrolment_list import EVERY_NAME
+from bus.trust.enrolment_messages import LOCAL, RENEWAL
+from bus.trust.profiles import DAY_MS
+
+AT_A_TIME: Final = 8
+RENEWED_BEFORE_MS: Final = 30 * DAY_MS
+"""An identity certificate is made anew when it has no more than this left of its year."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A new certificate, and the inbox key that its enrolment named."""
+
+    certificate: Certificate
+    inbox_key: PrivateKey
+
+
+def fits(certificate: Certificate | None, key: KeyInfo, *, now_ms: int) -> bool:
+    """Whether this identity certificate is for this key, and good for a while."""
+    if certificate is None or certificate.not_after_ms - now_ms <= RENEWED_BEFORE_MS:
+        return False
+    pinned = (certificate.spki, certificate.suite.name, certificate.origin)
+    return pinned == (key.spki, key.suite, key.origin)
+
+
+class LocalEnrolment:
+    """A desk and an engine in one process. Blocking calls of the desk are made in worker threads."""
+
+    def __init__(self, authority: Authority, engine: TpmEngine, policy: Policy, *, roots: Roots, clock: Clock) -> None:
+        """Blocks. Raises VaultError("damaged") for an enrolment list that is none."""
+        self._authority, self._engine, self._policy, self._clock = authority, engine, policy, clock
+        self._desk = Desk(authority, policy=lambda: policy, roots=roots, clock=clock)
+        if os.getuid() not in self._desk.listed.uids.get(EVERY_NAME, frozenset()):
+            self._desk.list_uid(EVERY_NAME, os.getuid())
+
+    def certificate(self, name: str) -> Certificate | None:
+        """What the name has now. Blocks."""
+        holder = self._authority.holder(name)
+        if holder is None:
+            return None
+        return certificates.read(holder.der, root=self._authority.root, domain=self._authority.domain)
+
+    def is_barred(self, name: str) -> bool:
+        """Revoked, and not listed again since. Blocks."""
+        generation, _ = self._authority.standings().get(name, (0, 0))
+        listed = self._desk.listed
+        again = name in listed.chips or name in listed.uids
+        return generation > 0 and not again and self._authority.holder(name) is None
+
+    async def enroll(self, keys: Sequence[KeyInfo]) -> AsyncIterator[Enrolled]:
+        """Certificates for the agents that have these keys. Raises AttestationError, TpmError."""
+        every = {info.spki: info for info in await self._engine.keys()}
+        for start in range(0, len(keys), AT_A_TIME):
+            wishes, inbox_keys = [], []
+            for key in keys[start : start + AT_A_TIME]:
+                kind = kem.BY_WORD[self._policy.role_of(key.name).inbox]
+                inbox_keys.append(kem_keys.generate(kind))
+                wishes.append(await self._wish(key, inbox_keys[-1], every))
+            done = await enroll(
+                self._engine, wishes, exchange=self._exchange, root=self._authority.root, domain=self._authority.domain
+            )
+            for one, inbox_key in zip(done, inbox_keys, strict=True):
+                yield Enrolled(one.certificate, inbox_key)
+
+    async def _wish(self, key: KeyInfo, inbox_key: PrivateKey, every: dict[bytes, KeyInfo]) -> Wish:
+        """Where the name has another key already, that one signs for its successor, so that both count for a while."""
+        held = await to_thread.run_sync(self.certificate, key.name)
+        old = every.get(held.spki) if held is not None and held.spki != key.spki else None
+        if old is None or not self._signs(old):
+            return Wish(key.name, inbox_key.kem, inbox_key.public, LOCAL)
+        same_chip = key.origin != SOFTWARE and await self._is_of_this_chip(key.name)
+        predecessor = Predecessor(self._engine, old.id)
+        return Wish(key.name, inbox_key.kem, inbox_key.public, RENEWAL if same_chip else LOCAL, predecessor=predecessor)
+
+    async def _is_of_this_chip(self, name: str) -> bool:
+        holder = await to_thread.run_sync(self._authority.holder, name)
+        return holder is not None and holder.ek_hash == key_hash((await self._engine.endorsement()).spki)
+
+    def _signs(self, old: KeyInfo) -> bool:
+        return old.ends_ms is None or old.ends_ms > self._clock.now_ms()
+
+    async def _exchange(self, message: bytes) -> bytes:
+        return await to_thread.run_sync(lambda: self._desk.answer(message, uid=os.getuid()))

@@ -1,0 +1,276 @@
+"""A fleet with its papers: each agent's identity key, certificate and inbox key, the signed policy, a fresh trust statement.
+
+    decide    what policy forbids is said before anything is made
+    keys      in the TPM, one agent after the other; meanwhile the authority is made, if there is none
+    papers    policy signed, agents enrolled a few at a time, a statement issued
+    inboxes   a key and its certificate for each, as soon as the agent has its own
+
+Every step looks at what is there and makes what is missing, on disk before the next begins: so it can be killed anywhere, and is
+finished by calling it again. Where nothing is missing, the authority is not even opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from bus.clock import Clock
+from bus.errors import BusError, RemoteProtocolError, VaultError, VerificationError
+from bus.hub.believed_chips import believed_chips
+from bus.hub.enrolling import LocalEnrolment, fits
+from bus.hub.inboxes import Inboxes, signers_of
+from bus.hub.state import State
+from bus.identity.authority import Authority, Passphrase, TpmSeal, open_authority, policies
+from bus.identity.authority.statements import Statements
+from bus.identity.inbox import Kept
+from bus.identity.provision import Provisioned, Wanted, plan, provision
+from bus.identity.public_trust import PublicTrust, read_public
+from bus.policy import Policy
+from bus.tpm.interface import Facts, KeyInfo, TpmEngine
+from bus.trust.bundle import Bundle
+from bus.trust.certificates import Certificate
+
+KEYS: Final = "keys"
+PAPERS: Final = "papers"
+Tell = Callable[[str, str], None]
+"""Hears of each agent twice, when it has its key and when it has all: (KEYS, name), (PAPERS, name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be there."""
+
+    listed: Policy
+    """As its files say."""
+    texts: Mapping[str, bytes] = field(repr=False)
+    names: Sequence[str]
+    joined: Mapping[str, str] = field(default_factory=dict)
+    """Agents whom the files do not list, and their roles."""
+    passphrase: str | None = field(default=None, repr=False)
+    """What protects the authority's keys, if not the TPM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One agent with all that it has."""
+
+    key: Provisioned
+    certificate: Certificate | None
+    """None: it was revoked, and nobody has let it in again."""
+    enrolled: bool
+    """Just now."""
+    inbox: Kept | None
+
+    @property
+    def name(self) -> str:
+        return self.key.wanted.agent
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    members: tuple[Member, ...]
+    facts: Facts
+    public: PublicTrust
+    """With the root, the policy and the statement in force."""
+    folder: Path
+    """Where everybody finds these."""
+
+
+async def provision_fleet(
+    state: State, engine: TpmEngine, order: Order, *, environ: Mapping[str, str], clock: Clock, tell: Tell
+) -> Fleet:
+    """Make what is missing.
+
+    Raises NotPermittedError, PolicyError and VaultError("wrong_domain") before anything is made; AttestationError that names the
+    agent; VaultError; StateInUseError where another process has the authority open; TpmError.
+    """
+    before = await to_thread.run_sync(_read_public, state)
+    policy = order.listed.with_agents(_everybody(order, before.bundle if before else None))
+    _check_domain(state, policy, before)
+    facts = await engine.facts()
+    wanted = plan(policy, order.names, origin=facts.origin, environ=environ)
+    work = _Work(state, engine, order, policy, clock, tell)
+    async with AsyncExitStack() as stack:
+        if before is None:  # a root key takes a second or two to make, and so do the agents' keys
+            async with _alone() as tasks:
+                tasks.start_soon(work.make_keys, wanted)
+                authority = await stack.enter_async_context(work.authority())
+        else:
+            await work.make_keys(wanted)
+            if work.is_complete(before):
+                return await work.finish(facts, {one.name: one for one in before.agents})
+            authority = await stack.enter_async_context(work.authority())
+        return await work.finish(facts, await work.make_papers(authority))
+
+
+@dataclass(slots=True)
+class _Work:
+    """One provisioning, as far as it has come."""
+
+    state: State
+    engine: TpmEngine
+    order: Order
+    policy: Policy
+    clock: Clock
+    tell: Tell
+    keys: list[Provisioned] = field(default_factory=list)
+    enrolled: set[str] = field(default_factory=set)
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def authority(self) -> AbstractAsyncContextManager[Authority]:
+        passphrase = self.order.passphrase
+        protection = TpmSeal(self.engine) if passphrase is None else Passphrase(passphrase)
+        return open_authority(self.state.trust, domain=self.policy.domain, protection=protection, clock=self.clock)
+
+    async def make_keys(self, wanted: Sequence[Wanted]) -> None:
+        async for one in provision(self.engine, wanted):
+            self.keys.append(one)
+            self.tell(KEYS, one.wanted.agent)
+
+    def is_complete(self, public: PublicTrust) -> bool:
+        """Whether the authority has nothing to do."""
+        now, held = self.clock.now_ms(), {one.name: one for one in public.agents}
+        files = policies.collect(self.order.texts, _everybody(self.order, public.bundle))
+        signed = public.bundle is not None and public.bundle.files == files
+        return (
+            signed
+            and _statement_holds(public, now)
+            and all(
+                fits(held.get(one.key.name), one.key, now_ms=now) and _stands(public, held[one.key.name], now) for one in self.keys
+            )
+        )
+
+    async def make_papers(self, authority: Authority) -> dict[str, Certificate]:
+        """Sign the policy, enrol who is not, issue a statement. Gives the certificates of all who have one."""
+        self.policy = await to_thread.run_sync(self._sign_policy, authority)
+        roots = await to_thread.run_sync(believed_chips, self.state)
+        enrolment = await to_thread.run_sync(
+            lambda: LocalEnrolment(authority, self.engine, self.policy, roots=roots, clock=self.clock)
+        )
+        certificates, due = await to_thread.run_sync(self._who_is_due, enrolment)
+        inboxes = await Inboxes.open(self.state, self.engine, self.policy, clock=self.clock)
+        async for one in enrolment.enroll(due):
+            name = one.certificate.name
+            certificates[name] = one.certificate
+            self.enrolled.add(name)
+            signer = (await signers_of(self.engine, [one.certificate]))[name]
+            self.kept[name] = await inboxes.keep(signer, prepared=one.inbox_key)
+            self.tell(PAPERS, name)
+        await to_thread.run_sync(self._issue_statement, authority)
+        return certificates
+
+    async def finish(self, facts: Facts, certificates: Mapping[str, Certificate]) -> Fleet:
+        """The inbox keys of those who were enrolled already, and what there is now."""
+        inboxes = await Inboxes.open(self.state, self.engine, self.policy, clock=self.clock)
+        signers = await signers_of(self.engine, certificates.values())
+        for one in self.keys:
+            name = one.key.name
+            if name in signers and name not in self.kept:
+                self.kept[name] = await inboxes.keep(signers[name])
+                self.tell(PAPERS, name)
+        members = tuple(self._member(one, certificates) for one in self.keys)
+        folder = self.state.trust / "public"
+        return Fleet(members, facts, await to_thread.run_sync(read_public, folder), folder)
+
+    def _member(self, one: Provisioned, certificates: Mapping[str, Certificate]) -> Member:
+        name = one.key.name
+        return Member(one, certificates.get(name), name in self.enrolled, self.kept.get(name))
+
+    def _sign_policy(self, authority: Authority) -> Policy:
+        everybody = _everybody(self.order, policies.in_force(authority))
+        policies.sign(authority, self.order.texts, agents=everybody, clock=self.clock)
+        return self.order.listed.with_agents(everybody)
+
+    def _who_is_due(self, enrolment: LocalEnrolment) -> tuple[dict[str, Certificate], list[KeyInfo]]:
+        now, certificates, due = self.clock.now_ms(), {}, []
+        for one in self.keys:
+            certificate = enrolment.certificate(one.key.name)
+            if certificate is not None and fits(certificate, one.key, now_ms=now):
+                certificates[one.key.name] = certificate
+            elif not enrolment.is_barred(one.key.name):
+                due.append(one.key)
+        return certificates, due
+
+    def _issue_statement(self, authority: Authority) -> None:
+        authority.revocations()
+        if not _statement_holds(read_public(authority.public), self.clock.now_ms()):
+            Statements(authority, clock=self.clock).issue()
+
+
+# ---- what is there already -----------------------------------------------------------------------------------------------------
+
+
+def _read_public(state: State) -> PublicTrust | None:
+    """None before there is an authority, and where something of it is not as it was written: opening the authority mends it."""
+    try:
+        return read_public(state.trust / "public")
+    except (VaultError, VerificationError, RemoteProtocolError):
+        return None
+
+
+def _check_domain(state: State, policy: Policy, public: PublicTrust | None) -> None:
+    """Before any key is made; `open_authority` would say it too late."""
+    if public is not None and public.domain != policy.domain:
+        raise VaultError(
+            "wrong_domain",
+            f"this state folder's authority is that of {public.domain}, and the policy's domain is {policy.domain}: "
+            "choose another state folder with --state, or correct `domain:`",
+            path=str(state.trust / "public" / "root.pem"),
+        )
+
+
+def _everybody(order: Order, bundle: Bundle | None) -> dict[str, str]:
+    """Who joined before and who joins now. Those whom the policy's files list meanwhile are theirs."""
+    joined = {**_joined(bundle), **order.joined}
+    return {name: role for name, role in joined.items() if name not in order.listed.agents or name in order.joined}
+
+
+def _joined(bundle: Bundle | None) -> dict[str, str]:
+    text = b"" if bundle is None else bundle.files.get(policies.JOINED, b"")
+    lines = (line.partition(": ") for line in text.decode().splitlines() if line.startswith("  "))
+    return {name.strip(): role for name, _, role in lines}
+
+
+def _statement_holds(public: PublicTrust, now_ms: int) -> bool:
+    """Whether it says what is so, and has half of its life before it."""
+    try:
+        view = public.view()
+        view.check_fresh(now_ms)
+    except VerificationError:
+        return False
+    said, bundle = view.statement, public.bundle
+    says = bundle is not None and (said.policy_version, said.policy_digest) == (bundle.version, bundle.digest)
+    return says and not view.half_life_passed(now_ms)
+
+
+def _stands(public: PublicTrust, certificate: Certificate, now_ms: int) -> bool:
+    try:
+        public.revocations.verdict(certificate.serial, now_ms)
+    except VerificationError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _alone() -> AsyncIterator[TaskGroup]:
+    """Tasks whose first error is raised as it is, not in a group."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        raise _first(group) or group from group
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BusError | None:
+    for error in group.exceptions:
+        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, BusError):
+            return found
+    return None
