@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from threading import Lock
 from typing import Final
 
@@ -53,7 +52,7 @@ class Desk:
         self._clock, self._random = clock or SystemClock(), random
         self._pending: dict[bytes, tuple[AuthorityHalf, int]] = {}
         self._lock = Lock()
-        self._listed = _read_list(authority.private / LIST_FILE)
+        self._listed = _read_list(authority)
 
     # -- enrolling -------------------------------------------------------------------------------------------------------------
 
@@ -163,13 +162,13 @@ class Desk:
             self._listed = listed
 
 
-def _read_list(path: Path) -> EnrolmentList:
-    try:
-        return EnrolmentList.parse(path.read_bytes())
-    except FileNotFoundError:
+def _read_list(authority: Authority) -> EnrolmentList:
+    data = authority.kept(LIST_FILE)
+    if data is None:
         return EnrolmentList()
+    try:
+        return EnrolmentList.parse(data)
     except ValueError as error:
+        path = str(authority.private / LIST_FILE)
         text = f"{path}: {error}; restore it from a backup, or remove it and list the agents again"
-        raise VaultError("damaged", text, path=str(path)) from error
-    except OSError as error:
-        raise VaultError("disk", f"cannot read {path}: {error}", path=str(path)) from error
+        raise VaultError("damaged", text, path=path) from error
