@@ -61,6 +61,14 @@ def test_the_commands_of_looking_after_keys_run_in_their_order(fleet):
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
+def test_the_commands_of_the_trust_reference_run_in_their_order(fleet):
+    lines = commands(ROOT / "docs/reference/trust.md")
+    assert len(lines) >= 12
+    for line in lines:
+        done = in_shell(line, fleet)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
 def in_shell(line: str, fleet, *, typed: str = "") -> subprocess.CompletedProcess[str]:
     tpmbus = f"{shlex.quote(sys.executable)} -c 'from bus.cli.main import main; main()'"
     script = re.sub(r"^tpmbus\b", tpmbus, line)
