@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bus.protocol.suites import BY_NUMBER, HOST_SUITE, Suite
+from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.trust import der
 
 ORIGINS: Final = ("software", "software-tpm", "hardware")
 """Where a key lives; the place in this row is the number."""
 MAX_LEVEL: Final = 6
 VERSION: Final = 1
+
+_SUITES: Final = {suite.number: suite for suite in IDENTITY_SUITES.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Pinned:
     level: int
 
     def encode(self) -> bytes:
-        if self.suite is HOST_SUITE or self.origin not in ORIGINS or not 0 <= self.level <= MAX_LEVEL:
+        if self.suite.number not in _SUITES or self.origin not in ORIGINS or not 0 <= self.level <= MAX_LEVEL:
             raise ValueError(f"no certificate pins {self.suite} {self.origin} level {self.level}")
         numbers = (
             der.number(der.INTEGER, VERSION),
@@ -48,8 +50,8 @@ class Pinned:
         inner.end()
         if version != VERSION:
             raise ValueError(f"an extension of version {version}")
-        if suite not in BY_NUMBER or suite == HOST_SUITE.number:
+        if suite not in _SUITES:
             raise ValueError(f"{suite} is the suite of no identity")
         if origin >= len(ORIGINS) or level > MAX_LEVEL:
             raise ValueError(f"origin {origin}, level {level}")
-        return cls(BY_NUMBER[suite], ORIGINS[origin], level)
+        return cls(_SUITES[suite], ORIGINS[origin], level)

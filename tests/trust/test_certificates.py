@@ -22,7 +22,7 @@ from small_authority import DAY, DOMAIN, NOW, spki
 
 from bus.errors import VerificationError
 from bus.protocol.suites import IDENTITY_SUITES
-from bus.trust import certificates
+from bus.trust import certificates, x509_form
 from bus.trust.certificates import Pinned, Profile, Root
 from bus.trust.profiles import RULES
 from bus.trust.root_signature import ALGORITHM, HASH, PSS
@@ -357,6 +357,12 @@ def test_a_certificate_is_refused_for(forge, read, what):
     with pytest.raises(VerificationError) as caught:
         read(der)
     assert caught.value.reason == "untrusted"
+
+
+@pytest.mark.parametrize("what", FORM)
+def test_a_wrong_form_is_seen_before_any_library_looks(forge, what):
+    with pytest.raises(ValueError):  # noqa: PT011  every fault is one
+        x509_form.take_apart(FORM[what](forge))
 
 
 def test_the_limits_themselves_are_kept_to(forge, read):

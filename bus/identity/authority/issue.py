@@ -321,8 +321,7 @@ class Authority:
         key = TrustKey.make(self._files)
         certificate = self._certify(Profile.TRUST, TRUST_NAME, key.spki, Pinned(TRUST_SUITE, "software", 0))
         self._commit(Change(issued=(_issued(certificate, b""),)))
-        if held is not None:
-            TrustKey.forget(self._files, self._read(held).spki)
+        key.keep_alone(self._files)
         self._show_certificate(Profile.TRUST, TRUST_NAME)
         self._signer = certificate, key
         return self._signer

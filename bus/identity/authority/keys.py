@@ -85,8 +85,11 @@ class KeyFiles:
             _file(name), _text({"version": VERSION, "name": name} | _closed(self._key(name), private, aad=_aad(name)))
         )
 
-    def remove(self, name: str) -> None:
-        self._store.remove(_file(name))
+    def keep_only(self, name: str, *, beginning: str) -> None:
+        """Remove the keys whose names begin like this one's, but for it."""
+        for path in self._store.path("private/x").parent.glob(f"{beginning}*.key"):
+            if path.stem != name:
+                self._store.remove(f"private/{path.name}")
 
     def _key(self, name: str) -> bytes:
         return HKDFExpand(SHA256(), 32, _aad(name)).derive(self._secret)

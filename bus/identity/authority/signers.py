@@ -29,6 +29,7 @@ TRUST_SUITE: Final[Suite] = IDENTITY_SUITES["ecc384/sha3-384"]
 
 _ROOT: Final = "root"
 _ML_DSA: Final = "ml-dsa"
+_TRUST: Final = "trust-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class RootKeys:
         private, seed = files.load(_ROOT), files.load(_ML_DSA)
         if private is None or seed is None:
             return None
-        key = load_der_private_key(private, None)
+        # Its encryption has just proved that these are the bytes that we wrote; testing primes again takes a quarter of a second.
+        key = load_der_private_key(private, None, unsafe_skip_rsa_key_validation=True)
         if not isinstance(key, rsa.RSAPrivateKey):
             raise TypeError("the root's key file holds another kind of key")  # it was decrypted, so we wrote it
         return cls(key, MLDSA65PrivateKey.from_seed_bytes(seed))
@@ -110,10 +112,10 @@ class TrustKey:
         half = TRUST_SUITE.signature_bytes // 2
         return b"".join(part.to_bytes(half, "big") for part in decode_dss_signature(signature))
 
-    @staticmethod
-    def forget(files: KeyFiles, spki: bytes) -> None:
-        files.remove(_trust_file(spki))
+    def keep_alone(self, files: KeyFiles) -> None:
+        """Older ones, and one of which a killed process never told, are removed."""
+        files.keep_only(_trust_file(self.spki), beginning=_TRUST)
 
 
 def _trust_file(spki: bytes) -> str:
-    return f"trust-{hashlib.sha256(spki).hexdigest()[:16]}"
+    return f"{_TRUST}{hashlib.sha256(spki).hexdigest()[:16]}"
