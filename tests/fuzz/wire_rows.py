@@ -21,10 +21,12 @@ from bus.errors import RemoteProtocolError
 from bus.protocol import codec, envelope, header, kem, records
 from bus.protocol.epochs import Params
 from bus.protocol.grants import GrantBody
+from bus.protocol.handshake import HelloA, HelloB, Limits
 from bus.protocol.header import Header
 from bus.protocol.papers import InboxBody, InboxCertificate, Papers, SessionBody, SessionCertificate
 from bus.protocol.proof import Proof
 from bus.protocol.records import Records
+from bus.protocol.sampling import AuditRecord
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.protocol.tpm_structures import PublicArea
 from bus.trust import bundle, enrolment_messages, statement
@@ -47,13 +49,14 @@ class Row:
     example: bytes
     refusal: type[Exception] = RemoteProtocolError
     memory: int = 3 * MEBIBYTE
+    reasons: tuple[str, ...] = ("malformed",)
 
     def judge(self, data: bytes) -> bool:
         """Whether these bytes parse. Anything but a refusal, or a value that is encoded to other bytes, is an error."""
         try:
             value = self.parse(data)
         except self.refusal as error:
-            if getattr(error, "reason", "malformed") != "malformed":
+            if getattr(error, "reason", "malformed") not in self.reasons:
                 raise AssertionError((self.name, data, error)) from error
             return False
         if self.encode is not None and (again := self.encode(value)) != data:
@@ -83,6 +86,7 @@ SESSION = SessionBody(
     "example.org", "ALPHA", _bytes(32), HOST_KEY, kem.HYBRID, HYBRID_KEY, NOW, NOW + 15 * MINUTE, 9, _bytes(32), _bytes(16)
 )
 INBOX = InboxBody("example.org", "ALPHA", _bytes(32), 4, kem.X25519, KEM_KEY, NOW, NOW + 7 * 1440 * MINUTE)
+PAPERS = Papers(b"session", b"identity", b"statement", b"")
 CHIP = Chip(_bytes(600), (_bytes(500),), _bytes(300), _bytes(90))
 NONCE = _bytes(32)
 
@@ -156,6 +160,7 @@ ROWS = (
     Row("envelope", "records", records.parse, Records.encode, RECORDS.encode(), memory=_RECORD_LISTS),
     Row("envelope", "params", Params.parse, Params.encode, PARAMS.encode()),
     Row("envelope", "grant", GrantBody.parse, GrantBody.encode, GRANT.encode(), memory=_FEW_LONG_LISTS),
+    Row("envelope", "audit record", AuditRecord.parse, AuditRecord.encode, AuditRecord(_bytes(32), 7, _bytes(32), PROOF).encode()),
     Row("papers", "session body", SessionBody.parse, SessionBody.encode, SESSION.encode()),
     Row("papers", "inbox body", InboxBody.parse, InboxBody.encode, INBOX.encode()),
     Row(
@@ -172,7 +177,7 @@ ROWS = (
         InboxCertificate.encode,
         InboxCertificate(INBOX.encode(), PROOF).encode(),
     ),
-    Row("papers", "papers", Papers.parse, Papers.encode, Papers(b"session", b"identity", b"statement", b"").encode()),
+    Row("papers", "papers", Papers.parse, Papers.encode, PAPERS.encode()),
     Row(
         "trust",
         "statement",
@@ -196,6 +201,23 @@ ROWS = (
     ),
     Row("enrolment", "granted", Granted.parse, Granted.encode, Granted((_bytes(700), _bytes(700))).encode()),
     Row("enrolment", "refused", Refused.parse, Refused.encode, Refused("name_taken", "ALPHA").encode()),
+    Row(
+        "link",
+        "hello of a host",
+        HelloA.parse,
+        HelloA.encode,
+        HelloA((1, 2), NONCE, (PAPERS.encode(), PAPERS.encode())).encode(),
+        memory=_RECORD_LISTS,
+    ),
+    Row(
+        "link",
+        "hello of a broker",
+        HelloB.parse,
+        HelloB.encode,
+        HelloB(1, NONCE, PAPERS.encode(), Limits(), NOW).encode(),
+        memory=_RECORD_LISTS,
+        reasons=("malformed", "version"),
+    ),
 )
 TARGETS = tuple(dict.fromkeys(row.target for row in ROWS))
 
