@@ -222,12 +222,12 @@ class World:
         papers = self.papers(identity, host, **changes)
         return Agent(identity, host, believe(papers, self.verifier, now_ms=self.now), papers)
 
-    def papers(self, identity: Identity, host: HostKeys, *, proof: Mapping[str, Any] | None = None, **changes: Any) -> bytes:
+    def papers(self, who: Identity, host: HostKeys, *, proof: Mapping[str, Any] | None = None, **changes: Any) -> bytes:
         statement = self.snapshot.trust.statement
         facts = {
             "domain": self.authority.domain,
-            "name": identity.name,
-            "identity": identity.certificate.signer,
+            "name": who.name,
+            "identity": who.certificate.signer,
             "host_key": host.public,
             "kem": host.kem,
             "kem_key": host.kem_key,
@@ -239,10 +239,10 @@ class World:
         }
         body = SessionBody(**(facts | changes)).encode()
         blind = os.urandom(16)
-        content = paper.content(Purpose.SESSION, body, blind=blind, suite=identity.suite)
-        signed = identity.prove(Purpose.SESSION, [content], [blind], **(proof or {}))[0]
-        ml_dsa = identity.ml_dsa.public if identity.ml_dsa is not None else b""
-        return Papers(SessionCertificate(body, signed).encode(), identity.certificate.der, self.statement_bytes, ml_dsa).encode()
+        content = paper.content(Purpose.SESSION, body, blind=blind, suite=who.suite)
+        signed = who.prove(Purpose.SESSION, [content], [blind], **(proof or {}))[0]
+        ml_dsa = who.ml_dsa.public if who.ml_dsa is not None else b""
+        return Papers(SessionCertificate(body, signed).encode(), who.certificate.der, self.statement_bytes, ml_dsa).encode()
 
     # ---- sending -----------------------------------------------------------------------------------------------------------
 
