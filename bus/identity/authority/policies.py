@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bus.clock import Clock
-from bus.errors import PolicyError, Problem
+from bus.errors import PolicyError, Problem, RemoteProtocolError, VaultError, VerificationError
 from bus.identity.authority.issue import Authority
 from bus.policy import Policy, load
 from bus.trust import bundle as bundles
@@ -63,9 +63,14 @@ def joined(bundle: Bundle | None) -> Mapping[str, str]:
 
 
 def in_force(authority: Authority) -> Bundle | None:
-    """The bundle that was signed last; None if none was. Raises VerificationError for one that is not this authority's."""
+    """The bundle that was signed last; None if none was. Raises VaultError("damaged") for one that this authority did not sign."""
     data = authority.published(FILE)
-    return None if data is None else _read(authority, data)
+    try:
+        return None if data is None else _read(authority, data)
+    except (RemoteProtocolError, VerificationError) as error:
+        path = str(authority.public / FILE)
+        text = f"{path} is not what was signed ({error}): restore it from a backup, or remove it and sign the policy again"
+        raise VaultError("damaged", text, path=path) from error
 
 
 def collect(texts: Mapping[str, bytes], agents: Mapping[str, str]) -> dict[str, bytes]:
