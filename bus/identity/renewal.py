@@ -62,7 +62,7 @@ async def _wait(sessions: Sessions, rest_seconds: float) -> None:
 
 
 async def _go_on(sessions: Sessions) -> bool:
-    """What is to be done now, if anything; False if the TPM would not have it."""
+    """What is to be done now, if anything; False if it was not done for everybody."""
     if due_in(sessions) <= 0:
         async with sessions.changing:
             return await renew(sessions)
@@ -101,12 +101,12 @@ def _until(sessions: Sessions, point: float, *, else_seconds: float) -> float:
 
 
 async def renew(sessions: Sessions) -> bool:
-    """A new pair for everybody; False if nobody could be certified. The caller holds `sessions.changing`."""
+    """A new pair for everybody; False if somebody could not be certified. The caller holds `sessions.changing`."""
     pair = HostKeys.make(max(holder.kem for holder in sessions.holders.values()), sessions.random)
     made = await _certify_all(sessions, pair)
     if made:
         sessions.switch(pair, made)
-    return bool(made) or not sessions.holders
+    return not sessions.without(made)
 
 
 async def _certify_all(sessions: Sessions, pair: HostKeys) -> dict[str, Session]:
@@ -127,9 +127,16 @@ async def _certify_all(sessions: Sessions, pair: HostKeys) -> dict[str, Session]
             if made and left <= 0:
                 break
             pause = pauses.take()
-            await sessions.clock.sleep(min(pause, left) if made else pause)
-            sessions.drop()
+            await _rest(sessions, min(pause, left) if made else pause)
     return made
+
+
+async def _rest(sessions: Sessions, seconds: float) -> None:
+    """Keys whose time is over do not wait for a TPM that is away."""
+    while seconds > 0:
+        await sessions.clock.sleep(min(seconds, LOOK_SECONDS))
+        sessions.drop()
+        seconds -= LOOK_SECONDS
 
 
 def _last_call_in(sessions: Sessions) -> float:

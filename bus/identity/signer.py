@@ -86,6 +86,7 @@ class Signer:
         self._environ, self._on_audit = environ, on_audit
         self._cosigners = {} if cosigners is None else cosigners
         self._waiting: deque[Sample] = deque()
+        self._with_the_tpm = 0
         self._wake = anyio.Event()
         self._signatures: Counter[tuple[str, str]] = Counter()
         self._contents: Counter[tuple[str, str]] = Counter()
@@ -168,7 +169,7 @@ class Signer:
 
     def _add(self, sample: Sample) -> None:
         self._sampled += 1
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) + self._with_the_tpm >= MAX_WAITING:
             self._dropped += 1
             return
         self._waiting.append(sample)
@@ -183,6 +184,7 @@ class Signer:
             mine = taken.setdefault(sample.agent, [])
             (mine if len(mine) < MAX_BATCH else kept).append(sample)
         self._waiting = kept
+        self._with_the_tpm = sum(len(samples) for samples in taken.values())
         return taken
 
     async def _vouch(self, taken: Mapping[str, list[Sample]]) -> bool:
@@ -192,6 +194,7 @@ class Signer:
             return await self._records(agent, taken[agent])
 
         outcome = await attempt(ask, taken, self._clock)
+        self._with_the_tpm = 0
         for agent, samples in taken.items():
             if agent in outcome.made:
                 self._vouched += len(samples)
@@ -200,7 +203,7 @@ class Signer:
             elif agent in outcome.refused:
                 self._dropped += len(samples)
             else:
-                self._put_back(samples)
+                self._waiting.extendleft(reversed(samples))  # before those that came meanwhile
         return outcome.trouble is None
 
     async def _records(self, agent: str, samples: Sequence[Sample]) -> list[AuditRecord]:
@@ -212,12 +215,6 @@ class Signer:
             AuditRecord(sample.epoch, sample.seq, sample.content, Proof.of(proof, blind=blind))
             for sample, proof, blind in zip(samples, proofs, blinds, strict=True)
         ]
-
-    def _put_back(self, samples: Sequence[Sample]) -> None:
-        """Before those that came meanwhile; what has no room is given up, the newest first."""
-        room = MAX_WAITING - len(self._waiting)
-        self._dropped += max(len(samples) - room, 0)
-        self._waiting.extendleft(reversed(samples[: max(room, 0)]))
 
     # ---- counting ------------------------------------------------------------------------------------------------------------
 
@@ -233,7 +230,7 @@ class Signer:
             sampled=self._sampled,
             vouched=self._vouched,
             dropped=self._dropped,
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + self._with_the_tpm,
         )
 
 
