@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bus.cli.keys_inbox import inbox
 from bus.cli.options import command
 from bus.cli.output import Output
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 _LONGEST_MS = 366 * 86_400_000
 
 
-@click.group(short_help="List, show, rotate and export the agents' keys.")
+@click.group(short_help="List, show, rotate and export the agents' keys, inbox keys too.")
 def keys() -> None:
-    """The agents' identity keys: wrapped by the TPM, kept in the vault of the state folder."""
+    """The agents' keys: wrapped or sealed by the TPM, kept in the state folder."""
+
+
+keys.add_command(inbox)
 
 
 @keys.command("list")

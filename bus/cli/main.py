@@ -32,9 +32,9 @@ EXIT_CODES = {
 _COMMANDS = {
     "completion": ("bus.cli.completion", "completion", "Print a script that lets the shell complete tpmbus."),
     "doctor": ("bus.cli.doctor", "doctor", "What works on this machine, what does not, and what to do about it."),
-    "keys": ("bus.cli.keys", "keys", "List, show, rotate and export the agents' keys."),
+    "keys": ("bus.cli.keys", "keys", "List, show, rotate and export the agents' keys, inbox keys too."),
     "policy": ("bus.cli.policy", "policy", "Check, explain, compare, test and sign policy files."),
-    "provision": ("bus.cli.provision", "provision", "Give every agent of the fleet its identity key."),
+    "provision": ("bus.cli.provision", "provision", "Give every agent of the fleet its key and its certificate."),
     "rollout": ("bus.cli.rollout", "rollout", "Which agent uses the TPM, and what decided that."),
     "tpm": ("bus.cli.tpm", "tpm", "The TPM service that processes share."),
     "trust": ("bus.cli.trust", "trust", "Whom the agents believe: the authority, its certificates and revocations."),

@@ -79,10 +79,14 @@ class Inboxes:
         return self._places[origin]
 
 
-async def renew_inboxes(state: State, engine: TpmEngine, policy: Policy, names: Iterable[str], *, clock: Clock) -> dict[str, Kept]:
-    """A new inbox key for each of these agents, now. Raises VerificationError("untrusted") for one that is not enrolled."""
+async def renew_inboxes(state: State, engine: TpmEngine, names: Iterable[str], *, clock: Clock) -> dict[str, Kept]:
+    """A new inbox key for each of these agents, now, as the signed policy wants it.
+
+    Raises VerificationError("untrusted") for one that is not enrolled, NotPermittedError for one that policy does not know.
+    """
     public = await to_thread.run_sync(read_public, state.trust / "public")
     signers = await signers_of(engine, public.agents)
+    policy = Policy() if public.bundle is None else await to_thread.run_sync(public.bundle.policy)
     for name in names:
         policy.role_of(name)
         if name not in signers:

@@ -25,7 +25,7 @@ import anyio
 from anyio import to_thread
 
 from bus.clock import Clock
-from bus.errors import OverloadedError, TpmRefusedError, VaultError, VerificationError
+from bus.errors import NotPermittedError, OverloadedError, TpmRefusedError, VaultError, VerificationError
 from bus.identity import durable, kem_keys
 from bus.identity.inbox_record import (
     MAX_KEYS,
@@ -97,6 +97,14 @@ class InboxFolder:
             )
             raise VaultError("damaged", text, path=str(path)) from error
 
+    def existing(self, name: str) -> Record:
+        """The same. Raises VaultError("missing") for an agent that has none."""
+        record = self.read(name)
+        if not record.counter:
+            path = self.path(name)
+            raise VaultError("missing", f"{name} has no inbox key yet: `tpmbus provision {name}` makes it", path=str(path))
+        return record
+
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Nobody else writes this agent's file."""
@@ -113,8 +121,8 @@ class InboxFolder:
         os.rename(path, path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))  # noqa: PTH104  Path.rename is the same
 
     def path(self, name: str) -> Path:
-        if not is_agent_name(name):
-            raise ValueError(f"{name[:64]!r} is no agent name")
+        if not is_agent_name(name):  # it may be what somebody typed
+            raise NotPermittedError(name[:64], "have an inbox key", "a name is 1 to 32 of A-Z 0-9, a letter first")
         return self.folder / f"{name}.json"
 
 
