@@ -23,6 +23,8 @@ from bus.identity.attempts import LONGEST_REST_SECONDS, LONGEST_SECONDS, Pauses,
 from bus.identity.host_keys import HostKeys
 from bus.identity.session import Session
 from bus.identity.sessions import Sessions
+from bus.protocol import kem
+from bus.protocol.papers import MAX_SESSION_MS
 from bus.trust.statement import NEW
 
 EARLIEST: Final = 0.5
@@ -84,7 +86,9 @@ def due_in(sessions: Sessions) -> float:
         was_set_back = now_ms < session.not_before_ms and not session.is_good(now_ms)
         if was_set_back or session.not_before_ms < standing.get(name, NEW)[1]:
             return 0.0
-    return _until(sessions, EARLIEST + (LATEST - EARLIEST) * sessions.point, else_seconds=LOOK_SECONDS if sessions.held else 0.0)
+    point = EARLIEST + (LATEST - EARLIEST) * sessions.point
+    of_the_pair = sessions.born + point * MAX_SESSION_MS / 1000 - sessions.clock.monotonic()  # agents may come and go all the time
+    return min(_until(sessions, point, else_seconds=of_the_pair if sessions.held else 0.0), of_the_pair)
 
 
 def _until(sessions: Sessions, point: float, *, else_seconds: float) -> float:
@@ -102,11 +106,16 @@ def _until(sessions: Sessions, point: float, *, else_seconds: float) -> float:
 
 async def renew(sessions: Sessions) -> bool:
     """A new pair for everybody; False if somebody could not be certified. The caller holds `sessions.changing`."""
-    pair = HostKeys.make(max(holder.kem for holder in sessions.holders.values()), sessions.random)
+    pair = HostKeys.make(_strongest(sessions), sessions.random)
     made = await _certify_all(sessions, pair)
-    if made:
-        sessions.switch(pair, made)
+    if not made or pair.kem < _strongest(sessions):  # somebody came meanwhile who needs a stronger one
+        return not sessions.holders
+    sessions.switch(pair, made)
     return not sessions.without(made)
+
+
+def _strongest(sessions: Sessions) -> int:
+    return max((holder.kem for holder in sessions.holders.values()), default=kem.X25519)
 
 
 async def _certify_all(sessions: Sessions, pair: HostKeys) -> dict[str, Session]:

@@ -19,8 +19,8 @@ from typing import Final
 import anyio
 
 from bus.clock import Clock
-from bus.errors import LocalProtocolError, SessionEndedError
-from bus.identity.attempts import LONGEST_SECONDS, Outcome, attempt, part, reason_of
+from bus.errors import BusError, LocalProtocolError, SessionEndedError
+from bus.identity.attempts import LONGEST_SECONDS, Outcome, attempt, is_passing, part, reason_of
 from bus.identity.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
 from bus.identity.session import Holder, Session, certify
 from bus.protocol import kem
@@ -53,10 +53,13 @@ class Sessions:
         self._holders: dict[str, Holder] = {}
         self._sessions: dict[str, Session] = {}
         self._failures: dict[str, str] = {}
+        self._trouble: str | None = None
         self._opening: set[str] = set()
         self._counts: Counter[str] = Counter()
         self.point = 0.0
         """A random number from 0 to 1 for each pair: where in its life its renewal begins."""
+        self.born = 0.0
+        """When the pair took over, on the clock that never runs backwards."""
         self.changing = anyio.Lock()
         """Held by who makes a new pair."""
         self.wanted = anyio.Event()
@@ -139,14 +142,16 @@ class Sessions:
             raise LocalProtocolError(f"an agent is open once in a process: {', '.join(sorted(taken or names))}")
         self._opening |= names
         try:
-            await self._admit({holder.name: holder for holder in holders})
+            self._admit(await self._certified({holder.name: holder for holder in holders}))
         finally:
             self._opening -= names
 
     async def replace(self, holder: Holder) -> None:
         """From now on an open agent has another identity certificate or key: it vouches for the current pair with that one."""
         self.holder(holder.name)
-        await self._admit({holder.name: holder})
+        made = await self._certified({holder.name: holder})
+        self.holder(holder.name)  # it may have been closed meanwhile
+        self._admit(made)
 
     def close(self, name: str) -> None:
         """Forget an agent. What was sealed to this host can still be opened until the pair's time is over."""
@@ -165,21 +170,24 @@ class Sessions:
             self._keys = None
         self._tell()
 
-    async def _admit(self, wanted: Mapping[str, Holder]) -> None:
+    async def _certified(self, wanted: Mapping[str, Holder]) -> dict[str, Session]:
+        """For the pair that signs when this returns; a renewal may switch to another one meanwhile."""
         strongest = max((holder.kem for holder in wanted.values()), default=kem.X25519)
         made: dict[str, Session] = {}
-        while True:  # a renewal may switch to another pair meanwhile
+        while True:
             keys = await self._pair(strongest)
             missing = [holder for name, holder in wanted.items() if name not in made or made[name].keys is not keys]
             if not missing:
-                break
+                return made
             outcome = await self.attempt(missing, keys)
             if outcome.error is not None:
                 raise outcome.error
             made |= outcome.made
-        self._holders.update(wanted)
+
+    def _admit(self, made: Mapping[str, Session]) -> None:
+        self._holders.update({name: session.holder for name, session in made.items()})
         self._adopt(made.values())
-        self.wanted.set()  # its lifetime may be shorter than the others'
+        self.wanted.set()  # their lifetime may be shorter than the others'
 
     async def _pair(self, strongest: int) -> HostKeys:
         """The current pair. The first is made here; where an agent needs a stronger one, it takes over from the weaker."""
@@ -223,14 +231,20 @@ class Sessions:
             if name in outcome.made:
                 self._failures.pop(name, None)
             elif (error := outcome.refused.get(name, outcome.trouble)) is not None:
-                self._note(name, reason_of(error), str(error))
+                self._note(name, error)
+        if outcome.trouble is not None and self._trouble != reason_of(outcome.trouble):
+            _log.warning("new session certificates must wait: %s", outcome.trouble)
+        if outcome.trouble is not None or outcome.made:
+            self._trouble = None if outcome.trouble is None else reason_of(outcome.trouble)
         return outcome
 
-    def _note(self, name: str, reason: str, detail: str) -> None:
+    def _note(self, name: str, error: BusError) -> None:
         self._counts["failed"] += 1
+        reason = reason_of(error)
         if name in self._holders and self._failures.get(name) != reason:
-            _log.warning("%s has no new session certificate: %s", name, detail)
             self._failures[name] = reason
+            if not is_passing(error):  # what concerns everybody is said once
+                _log.warning("%s gets no new session certificate: %s", name, error)
 
     def switch(self, pair: HostKeys, made: Mapping[str, Session]) -> None:
         """All at once: nothing in here waits. Who is not in `made` is left without a session."""
@@ -258,7 +272,7 @@ class Sessions:
             self._openers.keep(self._keys, ends=self._last_end)
         self._keys = pair
         self.point = part(self.random)
-        self._last_end = self.clock.monotonic()
+        self.born = self._last_end = self.clock.monotonic()
 
     def _adopt(self, sessions: Iterable[Session]) -> None:
         for session in sessions:

@@ -103,6 +103,7 @@ class Place:
         options = {} if random is None else {"random": random}
         self.sessions = Sessions(self.engine, self.newest, self.clock, **options)
         self.tasks: Any = None
+        self.chip = FakeTpm()
 
     def newest(self) -> Statement:
         number = 1 + max(0, self.clock.ms - self.began_ms) // (5 * MINUTE_MS)
@@ -169,8 +170,10 @@ class Place:
 @asynccontextmanager
 async def place(*, random: Callable[[int], bytes] | None = None) -> AsyncIterator[Place]:
     """With its renewal running."""
-    async with Engine(FakeTpm, MemoryVault()) as engine, anyio.create_task_group() as tasks:
+    chip = FakeTpm()
+    async with Engine(lambda: chip, MemoryVault()) as engine, anyio.create_task_group() as tasks:
         here = Place(engine, random)
+        here.chip = chip
         here.tasks = tasks
         tasks.start_soon(renewal.run, here.sessions)
         await here.settle()

@@ -474,6 +474,93 @@ async def test_old_keys_open_for_a_minute_after_their_last_certificate_and_no_lo
             old.open(sealed, b"info")
 
 
+async def test_a_pair_does_not_outlive_its_time_because_agents_come_and_go():
+    async with place() as here:
+        ages = []
+        for number in range(40):
+            await here.open("ALPHA")
+            ages.append(here.clock.seconds - here.sessions.born)
+            await here.advance(61 + number)
+            ages.append(here.clock.seconds - here.sessions.born)
+            here.sessions.close("ALPHA")
+            await here.advance(20)
+        assert max(ages) <= 900 * 0.8 + 120
+        assert here.sessions.statistics()["renewals"] > 2
+
+
+async def test_an_agent_with_a_stronger_kem_that_opens_during_a_renewal_gets_no_weaker_pair():
+    async with place(random=at_point(0.0)) as here:
+        await here.open("STRONG", kem=HYBRID)
+        await here.open("ALPHA")
+        here.sessions.close("STRONG")
+        await here.advance(449)
+        here.engine.away = True
+        await here.advance(3)  # the renewal has begun, with a pair for ALPHA alone
+        here.engine.away = False
+        await here.open("STRONG", kem=HYBRID)
+        here.engine.away = True
+        await here.advance(2)
+        here.engine.away = False
+        await here.advance(30)
+        assert here.sessions.statistics()["renewals"] == 1
+        assert here.sessions.keys.kem == HYBRID
+        assert here.valid() == {"ALPHA", "STRONG"}
+
+
+async def test_an_agent_that_closes_while_its_identity_is_replaced_stays_closed():
+    async with place() as here:
+        await here.open("ALPHA", "BETA")
+        new = await here.holder("ALPHA", number=1)
+        with pytest.raises(LocalProtocolError):
+            await _while_it_is_certified(here, lambda: here.sessions.replace(new), lambda: here.sessions.close("ALPHA"))
+        assert set(here.sessions.holders) == {"BETA"}
+
+
+async def test_who_opens_while_all_switch_is_certified_for_the_new_pair():
+    async with place() as here:
+        await here.open("ALPHA")
+        late, strong = await here.holder("LATE"), await here.holder("STRONG", kem=HYBRID)
+
+        async def switch():
+            await here.sessions.open(strong)
+
+        await _while_it_is_certified(here, lambda: here.sessions.open(late), lambda: here.tasks.start_soon(switch))
+        await here.settle()
+        assert {here.sessions.current(name).keys for name in ("ALPHA", "LATE", "STRONG")} == {here.sessions.keys}
+        assert here.sessions.keys.kem == HYBRID
+
+
+async def _while_it_is_certified(here, call, meanwhile):
+    """`meanwhile` happens after the TPM has signed the first certificate that is asked for, and before its caller hears of it."""
+    sign_many, first = here.engine.sign_many, [True]
+
+    async def watched(*arguments, **options):
+        proofs = await sign_many(*arguments, **options)
+        if first.pop() if first else False:
+            meanwhile()
+            await here.settle()
+        return proofs
+
+    here.engine.sign_many = watched
+    try:
+        await call()
+    finally:
+        del here.engine.sign_many
+
+
+async def test_a_long_trouble_is_told_once(caplog):
+    async with place(random=at_point(0.0)) as here:
+        await here.open(*FLEET[:10])
+        here.engine.away = True
+        await here.advance(800)
+        assert len([record for record in caplog.records if record.name == "bus.identity.sessions"]) == 1
+        here.engine.away = False
+        await here.advance(20)
+        here.engine.refuses["AGENT1.1"] = TpmRefusedError("key_ended", "it has ended")
+        await here.advance(500)
+        assert len([record for record in caplog.records if record.name == "bus.identity.sessions"]) == 2
+
+
 # ---- clocks --------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from open_agents import at_point, place
 
@@ -219,6 +222,29 @@ async def test_what_is_sampled_is_what_everybody_predicts_and_its_proof_verifies
         assert (statistics.sampled, statistics.vouched, statistics.dropped, statistics.waiting) == (len(expected),) * 2 + (0, 0)
         assert len({record.proof.blind for _, record in here.audited}) == len(expected)
         assert set(statistics.contents) == {"ed25519/sha256", "ecc384/sha3-256"}
+
+
+async def test_samples_ride_along_with_what_the_identity_signs_anyway():
+    async with signing(rate=1) as here:
+        began, opened = threading.Event(), threading.Event()
+
+        def gate():
+            began.set()
+            assert opened.wait(20)
+
+        here.chip.faults.append(gate)
+        operations = here.chip.operations
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.signer.sign_by_identity, "ALPHA", drafts(here, by_identity=True))
+            await anyio.to_thread.run_sync(began.wait, 20)
+            tasks.start_soon(here.signer.sign_by_identity, "ALPHA", drafts(here, by_identity=True))
+            here.signer.sign_by_session(drafts(here, count=7))
+            while here.engine.pending < 3:
+                await anyio.lowlevel.checkpoint()
+            opened.set()
+        await here.settle()
+        assert len(here.audited) == 7
+        assert here.chip.operations - operations == 2  # the one that was begun, and one for all that came meanwhile
 
 
 async def test_a_rate_of_nothing_samples_nothing_and_of_one_everything():
