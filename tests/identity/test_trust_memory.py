@@ -183,6 +183,14 @@ def test_a_clock_that_is_turned_back_does_not_turn_back_what_was_seen_of_it(memo
     assert reopened(memory, tmp_path).now_ms(0) == NOW + 500_000
 
 
+def test_a_statement_that_was_issued_earlier_does_not_turn_back_what_was_seen_of_the_clock(memory, tmp_path):
+    memory.accept(statement(5))
+    memory.now_ms(NOW + 500_000)
+    memory.keep_clock()
+    memory.accept(statement(6, issued_ms=NOW + 1))
+    assert reopened(memory, tmp_path).now_ms(0) == NOW + 500_000
+
+
 def test_the_clock_is_written_down_once_a_minute_at_most(memory, tmp_path):
     memory.accept(statement(5))
     memory.now_ms(NOW + 59_999)

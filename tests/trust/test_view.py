@@ -157,5 +157,12 @@ def test_a_policy_may_arrive_before_the_statement_that_names_it(authority):
         assert (again.policy_version, again.policy_digest) == (3, here.digest)
 
 
+def test_before_a_policy_was_signed_a_statement_names_none_and_that_is_no_fork(authority):
+    seen = advance(NOTHING_SEEN, authority.statement(number=5, policy=(0, bytes(32))))
+    assert advance(seen, authority.statement(number=6, policy=(0, bytes(32)))).number == 6
+    first = authority.bundle(version=1)
+    assert advance_policy(seen, first).policy_digest == first.digest
+
+
 def test_the_highest_is_as_plain_as_what_is_kept_on_disk():
     assert Highest(*NOTHING_SEEN) == NOTHING_SEEN == Highest(0, b"", 0, b"", 0, b"")
