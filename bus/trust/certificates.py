@@ -136,9 +136,8 @@ def _judge_extensions(found: x509.Extensions, root: Root, domain: str, spki: byt
     if not isinstance(private, x509.UnrecognizedExtension):
         raise TypeError("the private extension is taken for another")
     ski = x509.SubjectKeyIdentifier.from_public_key(x509_form.certifiable(load_public(spki)))
-    wanted: dict[x509.ExtensionType, bool] = {_CONSTRAINTS: True, _USE: True}
-    wanted |= dict.fromkeys((uses, names, private, root.authority_key, ski), False)
-    x509_form.demand(found, wanted)
+    # Those that were just taken must not be critical either: `demand` takes them for strangers.
+    x509_form.demand(found, {_CONSTRAINTS: True, _USE: True, root.authority_key: False, ski: False})
     return profile, _name(names, profile, domain), Pinned.parse(private.value)
 
 

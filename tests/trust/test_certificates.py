@@ -270,6 +270,7 @@ NAMES = {
     "a domain that begins like ours": lambda forge: forge.certificate(
         san=x509.SubjectAlternativeName([f.uri(f"spiffe://{DOMAIN}.other.test/agent/DIRECTOR")])
     ),
+    "a bare name": lambda forge: forge.certificate(san=x509.SubjectAlternativeName([f.uri("DIRECTOR")])),
     "another scheme": lambda forge: forge.certificate(san=x509.SubjectAlternativeName([f.uri(f"https://{DOMAIN}/agent/DIRECTOR")])),
     "an agent's use with a broker's path": lambda forge: forge.certificate(san=f.names(path="broker")),
     "TLS use with an agent's path": lambda forge: forge.tls(san=f.names()),

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
-from bus.errors import VaultError
+from bus.errors import ClosedError, VaultError
 from bus.identity.authority.store import Store
 
 VERSION: Final = 1
@@ -72,9 +72,7 @@ class Journal:
     def append(self, entry: dict[str, Any]) -> None:
         """On disk when this returns; nothing of it is when it raises."""
         if self._file is None:
-            raise VaultError(
-                "disk", "the authority's journal is closed: open the authority again", path=str(self._store.path(NAME))
-            )
+            raise ClosedError("the authority is closed, or its disk failed: open it again")
         line, digits = _line(self._digits, entry)
         with self._store.guarded():
             try:
