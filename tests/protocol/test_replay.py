@@ -105,6 +105,18 @@ def test_every_number_of_a_window_is_taken_once():
     assert {verdict(window, seq) for seq in range(5_000, WINDOW + 5_000)} == {"replayed"}
 
 
+@pytest.mark.parametrize("gap", [1, 2, 7, 8, 9, PAGE - 2, PAGE - 1, PAGE, PAGE + 1, WINDOW - 1, WINDOW, WINDOW + 1])
+def test_what_a_jump_passes_over_is_new_although_its_place_was_taken(gap):
+    window = Window()
+    for seq in range(5, WINDOW + 5):
+        window.commit(seq)
+    top = WINDOW + 5 + gap
+    window.commit(top)
+    assert {verdict(window, seq) for seq in range(max(WINDOW + 5, top - WINDOW + 1), top)} == {"new"}
+    before = range(top - WINDOW + 1, WINDOW + 5)
+    assert {verdict(window, seq) for seq in [*before[:20], *before[-20:], top]} == {"replayed"}
+
+
 def test_numbers_that_come_in_any_order_within_the_window_are_taken():
     window = taken(WINDOW - 1)
     for seq in range(WINDOW - 2, -1, -1):
