@@ -21,6 +21,7 @@ import anyio
 from bus.clock import Clock
 from bus.errors import BusError, LocalProtocolError, SessionEndedError
 from bus.identity.attempts import LONGEST_SECONDS, Outcome, attempt, is_passing, part, reason_of
+from bus.identity.forks import retired_in_a_child
 from bus.identity.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
 from bus.identity.session import Holder, Session, certify
 from bus.protocol import kem
@@ -35,7 +36,7 @@ IDENTITY_ENDED: Final = "identity_ended"
 
 
 class Sessions:
-    """`statement` gives the newest trust statement. While agents are open, `renewal.run` must be running."""
+    """`statement` gives the newest trust statement, and never raises. While agents are open, `renewal.run` must be running."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Sessions:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.clock, self.random, self.statement = clock, random, statement
+        self._retired = False
         self._engine = engine
         self._keys: HostKeys | None = None
         self._last_end = 0.0
@@ -68,6 +70,7 @@ class Sessions:
         """How often anybody's session became another one."""
         self.on_change: list[Callable[[], None]] = []
         """Called each time, in the same step of the loop: who must announce papers or grant anew notes it, and does it later."""
+        retired_in_a_child(self)
 
     # ---- asking --------------------------------------------------------------------------------------------------------------
 
@@ -79,9 +82,7 @@ class Sessions:
         """The session to sign under. Raises SessionEndedError; LocalProtocolError if the agent is not open, or after a fork."""
         session = self._sessions.get(name)
         if session is not None and session.is_good(self.now_ms()):
-            if session.keys.can_sign:
-                return session
-            raise LocalProtocolError("a forked process has no session: it opens its own agents")
+            return session
         self.holder(name)
         self.wanted.set()
         raise SessionEndedError(name, self.state(name))
@@ -98,9 +99,9 @@ class Sessions:
     @property
     def keys(self) -> HostKeys:
         """The pair that signs now. Raises LocalProtocolError if no agent is open, and in a forked child."""
-        if self._keys is None or not self._keys.can_sign:
+        if self._keys is None:
             raise LocalProtocolError(
-                "there are no host keys here: no agent is open, or this process was forked from one that has some"
+                "there are no host keys: " + ("this process was forked" if self._retired else "no agent is open")
             )
         return self._keys
 
@@ -112,10 +113,8 @@ class Sessions:
 
     def holder(self, name: str) -> Holder:
         """Raises LocalProtocolError if the agent is not open here, and in a forked child."""
-        if self._keys is not None:
-            _ = self.keys
         if name not in self._holders:
-            raise LocalProtocolError(f"{name} is not open in this process")
+            raise LocalProtocolError(f"{name} is not open in this process; one that was forked opens its own agents")
         return self._holders[name]
 
     @property
@@ -161,14 +160,14 @@ class Sessions:
             self._tell()
 
     def retire(self) -> None:
-        """Give up every key; nothing is open any more."""
+        """Give up every key, for good: nothing is open any more, nor will be. Happens in a forked child; nobody is told."""
+        self._retired = True
         for table in (self._holders, self._sessions, self._failures):
             table.clear()
         self._openers.retire()
         if self._keys is not None:
             self._keys.retire()
             self._keys = None
-        self._tell()
 
     async def _certified(self, wanted: Mapping[str, Holder]) -> dict[str, Session]:
         """For the pair that signs when this returns; a renewal may switch to another one meanwhile."""
@@ -191,6 +190,8 @@ class Sessions:
 
     async def _pair(self, strongest: int) -> HostKeys:
         """The current pair. The first is made here; where an agent needs a stronger one, it takes over from the weaker."""
+        if self._retired:
+            raise LocalProtocolError("these sessions are given up; a process that was forked makes its own")
         if self._keys is None:
             self._take_over(HostKeys.make(strongest, self.random))
         if self.keys.kem < strongest:
@@ -248,6 +249,8 @@ class Sessions:
 
     def switch(self, pair: HostKeys, made: Mapping[str, Session]) -> None:
         """All at once: nothing in here waits. Who is not in `made` is left without a session."""
+        if self._retired:
+            return
         self._sessions.clear()
         self._take_over(pair)
         self._counts["renewals"] += 1

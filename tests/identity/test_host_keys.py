@@ -222,20 +222,40 @@ import anyio
 sys.path.insert(0, sys.argv[1])
 from open_agents import place
 from bus.errors import LocalProtocolError
+from bus.identity import seal
+from bus.identity.forks import retired_in_a_child
+from bus.identity.signer import Signer
+from bus.policy import Policy
+from bus.protocol.epochs import Params, SealingEpoch
+from bus.protocol.records import Records
+from bus.protocol.suites import HOST_SUITE
+
 
 async def main():
     async with place() as here:
         await here.open("ALPHA")
+        holder, session, now = here.sessions.holder("ALPHA"), here.sessions.current("ALPHA"), here.clock.ms
+        signer = Signer(here.engine, here.sessions, here.clock, Policy(), on_audit=print, environ={})
+        params = Params("tpmbus.test", "ALPHA", bytes(32), 0, 3, 0, 1, 1, now, now + 900_000)
+        epoch = retired_in_a_child(SealingEpoch.make(os.urandom(32), params))
+        outgoing = seal.Outgoing("tasks.build", Records(b"\\0", (b"hello",), {}), session.id, now, now + 60_000, 0)
+        draft = seal.draft(epoch, outgoing, suite=HOST_SUITE, random=os.urandom(seal.RANDOM_BYTES))
+        (proof,) = signer.sign_by_session([draft])
+        calls = {
+            "current": lambda: here.sessions.current("ALPHA"),
+            "keys": lambda: here.sessions.keys,
+            "keys of before": lambda: session.keys.sign(b"tbs"),
+            "holder": lambda: here.sessions.holder("ALPHA"),
+            "open": lambda: here.sessions.open(holder).send(None),
+            "sign": lambda: signer.sign_by_session([draft]),
+            "sign by identity": lambda: signer.sign_by_identity("ALPHA", [draft]).send(None),
+            "seal": lambda: seal.seal(draft, proof),
+        }
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
             found = {}
-            holder = here.sessions._holders["ALPHA"]
-            for name, call in {
-                "current": lambda: here.sessions.current("ALPHA"),
-                "keys": lambda: here.sessions.keys,
-                "holder": lambda: here.sessions.holder("ALPHA"),
-            }.items():
+            for name, call in calls.items():
                 try:
                     call()
                     found[name] = "done"
@@ -248,13 +268,16 @@ async def main():
             print(pipe.read().decode())
         os.waitpid(child, 0)
         here.sessions.current("ALPHA").keys.sign(b"tbs")
+        seal.seal(draft, proof)
+
 
 anyio.run(main)
 """
 
 
-def test_a_forked_child_has_no_session():
+def test_a_forked_child_has_no_session_and_signs_and_seals_nothing():
     command = [sys.executable, "-W", "ignore", "-c", IN_A_LOOP, os.path.dirname(__file__)]  # noqa: PTH120
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == {"current": "refused", "keys": "refused", "holder": "refused"}
+    names = ["current", "keys", "keys of before", "holder", "open", "sign", "sign by identity", "seal"]
+    assert json.loads(run.stdout) == dict.fromkeys(names, "refused")
