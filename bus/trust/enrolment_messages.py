@@ -164,9 +164,9 @@ class Refused(NamedTuple):
 def kind_of(data: bytes) -> int:
     """Which of the five messages these bytes are. Raises RemoteProtocolError("malformed")."""
     fields = _unpacked(data)
-    if len(fields) < 2 or fields[0] != VERSION or type(fields[0]) is not int:
+    if len(fields) < 2 or codec.unsigned(fields[0]) != VERSION or not REQUEST <= codec.unsigned(fields[1]) <= REFUSED:
         raise codec.malformed("no enrolment message of version 1")
-    return codec.unsigned(fields[1], most=REFUSED)
+    return int(fields[1])
 
 
 def _encode(kind: int, *fields: object) -> bytes:

@@ -654,8 +654,9 @@ def test_a_message_is_malformed_that_has(which, path, value):
 def test_more_than_a_mebibyte_is_not_even_looked_at():
     with pytest.raises(RemoteProtocolError):
         kind_of(bytes((1 << 20) + 1))
-    with pytest.raises(RemoteProtocolError):
-        kind_of(b"\x90")
+    for data in (b"\x90", b"\x91\x01", b"\x92\x01\x00", b"\x92\x01\x06", b"\x92\x02\x01", b"\x92\xc3\x01"):
+        with pytest.raises(RemoteProtocolError):
+            kind_of(data)
     assert reason(Enrolling().authority.request, b"\x90") == "malformed"
 
 
