@@ -26,7 +26,7 @@ from bus.protocol.signatures import kind_of, load_public
 from bus.protocol.suites import Suite
 from bus.trust import root_signature, x509_form
 from bus.trust.extension import Pinned
-from bus.trust.profiles import BY_EKUS, EXTENSION, RULES, Profile, Rules, spiffe
+from bus.trust.profiles import BY_EKUS, EXTENSION, RULES, Profile, spiffe
 from bus.trust.root import Root
 from bus.trust.root_signature import strictly
 
@@ -111,21 +111,25 @@ def _read(der: bytes, root: Root, domain: str) -> Certificate:
     if form.issuer != root.subject:
         raise ValueError("its issuer is not the root")
     certificate = x509.load_der_x509_certificate(der)
-    profile, name, pinned = _judge_extensions(certificate.extensions, root, domain, form.spki)
+    key = load_public(form.spki)
+    profile, name, pinned = _judge_extensions(certificate.extensions, root, domain, key)
     rules = RULES[profile]
     if form.subject != x509_form.common_name(name).public_bytes():
         raise ValueError(f"its subject is not {name}")
     begins, ends = x509_form.lifetime(certificate, most_ms=rules.lifetime_ms)
     if begins < root.not_before_ms or ends > root.not_after_ms:
         raise ValueError("valid when the root is not")
-    key = _key(form.spki, pinned, rules)
+    if pinned.suite not in rules.suites or pinned.origin not in rules.origins:
+        raise ValueError(f"{pinned.suite} from {pinned.origin} is nothing that this profile allows")
+    if kind_of(key) != pinned.suite.kind:
+        raise ValueError(f"its key is not {pinned.suite.kind}")
     return Certificate(
         der=der, signer=hashlib.sha256(der).digest(), profile=profile, domain=domain, name=name, spki=form.spki, public_key=key,
         suite=pinned.suite, origin=pinned.origin, level=pinned.level, serial=form.serial, not_before_ms=begins, not_after_ms=ends,
     )  # fmt: skip
 
 
-def _judge_extensions(found: x509.Extensions, root: Root, domain: str, spki: bytes) -> tuple[Profile, str, Pinned]:
+def _judge_extensions(found: x509.Extensions, root: Root, domain: str, key: PublicKeyTypes) -> tuple[Profile, str, Pinned]:
     """What they say: the profile, the name, and what is pinned. All of them must be there, and be what the profile says."""
     uses = found.get_extension_for_class(x509.ExtendedKeyUsage).value
     profile = BY_EKUS.get(tuple(uses))
@@ -135,7 +139,7 @@ def _judge_extensions(found: x509.Extensions, root: Root, domain: str, spki: byt
     private = next(extension.value for extension in found if extension.oid == EXTENSION)
     if not isinstance(private, x509.UnrecognizedExtension):
         raise TypeError("the private extension is taken for another")
-    ski = x509.SubjectKeyIdentifier.from_public_key(x509_form.certifiable(load_public(spki)))
+    ski = x509.SubjectKeyIdentifier.from_public_key(x509_form.certifiable(key))
     # Those that were just taken must not be critical either: `demand` takes them for strangers.
     x509_form.demand(found, {_CONSTRAINTS: True, _USE: True, root.authority_key: False, ski: False})
     return profile, _name(names, profile, domain), Pinned.parse(private.value)
@@ -159,12 +163,3 @@ def _name(names: x509.SubjectAlternativeName, profile: Profile, domain: str) -> 
     if not all(isinstance(address, IPv4Address | IPv6Address) for address in addresses):
         raise ValueError("a network where an address is due")
     return name
-
-
-def _key(spki: bytes, pinned: Pinned, rules: Rules) -> PublicKeyTypes:
-    key = load_public(spki)
-    if pinned.suite not in rules.suites or pinned.origin not in rules.origins:
-        raise ValueError(f"{pinned.suite} from {pinned.origin} is nothing that this profile allows")
-    if kind_of(key) != pinned.suite.kind:
-        raise ValueError(f"its key is not {pinned.suite.kind}")
-    return key
