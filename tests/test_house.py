@@ -270,6 +270,7 @@ TREE = {
     "OverloadedError": "BusError",
     "MessageTooLargeError": "BusError",
     "StateInUseError": "BusError",
+    "SessionEndedError": "BusError",
     "ClosedError": "BusError",
 }
 """The tree of the house style, as far as it is built; a class that is not here has no place yet."""

@@ -356,6 +356,16 @@ async def test_those_who_are_ready_switch_at_the_last_call_and_the_others_follow
         assert here.sessions.current("BETA").keys is here.sessions.keys
 
 
+async def test_agents_whose_keys_are_stuck_do_not_keep_the_others_from_theirs():
+    async with place(random=at_point(0.0)) as here:
+        await here.open(*FLEET[:20])
+        for name in FLEET[:5]:
+            here.engine.refuses[f"{name}.1"] = TpmUnavailableError("busy", "try again")
+        await here.advance(0.98 * 900 + 3)
+        assert here.valid() == set(FLEET[5:20])
+        assert {here.sessions.state(name) for name in FLEET[:5]} == {"busy"}
+
+
 async def test_an_agent_whose_key_is_refused_holds_nobody_up():
     async with place(random=at_point(0.0)) as here:
         await here.open("ALPHA", "BETA")
@@ -580,13 +590,13 @@ async def test_a_clock_that_is_set_back_a_little_dates_nothing_before_the_sessio
 async def test_a_clock_that_jumps_is_answered_by_new_sessions(minutes):
     async with place() as here:
         await here.open(*FLEET[:5])
-        await here.advance(290)
-        here.withheld = True  # there is no newer statement for the new time
+        await here.advance(310)  # the second statement is ten seconds old
+        here.withheld = True  # there is no newer one for the new time
         before = here.sessions.keys
         here.clock.ms += minutes * MINUTE_MS
         await here.advance(6)
         if minutes < 0:  # the statement holds the time
-            assert here.sessions.now_ms() == max(here.clock.ms, here.statement.issued_ms)
+            assert here.sessions.now_ms() == here.statement.issued_ms > here.clock.ms
         else:
             assert here.sessions.keys is not before
         assert here.valid() == set(FLEET[:5])
