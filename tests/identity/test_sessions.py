@@ -586,6 +586,16 @@ async def test_a_clock_that_is_set_back_a_little_dates_nothing_before_the_sessio
         assert here.sessions.current("ALPHA") is session
 
 
+async def test_a_clock_that_is_set_back_a_lot_is_answered_also_where_the_identity_ends_soon():
+    async with place() as here:
+        await here.advance(200)
+        await here.open("ENDING", days=10 / 1440)
+        here.clock.ms -= 180_000
+        assert here.valid() == set()
+        await here.advance(6)
+        assert here.valid() == {"ENDING"}
+
+
 @pytest.mark.parametrize("minutes", [-4, 14, 16, 45])
 async def test_a_clock_that_jumps_is_answered_by_new_sessions(minutes):
     async with place() as here:
