@@ -358,7 +358,7 @@ def grant(found: dict[str, bytes]) -> None:
     start = [1, 2, 0, "_grant.MONITOR", "DIRECTOR", found["session id"], found["epoch id"], 0, T + 500, T + 900_000, 0, 1]
     head = found["grant header"] = pack([*start, b"\x0c" * 16, key_id, 0])
     info = found["grant info"] = CONTEXT + b"grant" + sha(head)
-    body = found["grant body"] = pack([b"\x03" * 32, found["params"], "MONITOR", b"\x08" * 16, []])
+    body = found["grant body"] = pack([b"\x03" * 32, found["params"], "MONITOR", b"\x08" * 16, b""])
     found["grant content"] = content_of(head, body, b"\x0d" * 16)
     found["grant tbs"] = root_tbs(found["host signer"], 1, leaf(found["grant content"]))
     found["grant signature"], proof = proof_of(found, found["grant tbs"], b"\x0d" * 16)

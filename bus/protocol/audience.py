@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from bus.protocol import contexts
-from bus.protocol.codec import array, malformed, pack, unsigned
+from bus.protocol.codec import array, malformed, pack, unpack_rows, unsigned
 from bus.protocol.names import is_agent_name
 
 Members = tuple[tuple[str, int], ...]
@@ -30,11 +30,18 @@ def digest(agents: Members) -> bytes:
     return hashlib.sha256(contexts.AUDIENCE + pack(agents)).digest()
 
 
-def parse_members(value: Any) -> Members:
-    """From a field that holds [[name, generation]..]. Raises RemoteProtocolError("malformed")."""
-    if type(value) is not list or len(value) > MAX_MEMBERS:
-        raise malformed("an audience is a list of names")
-    found = tuple(_member(item) for item in value)
+def encode_members(agents: Members) -> bytes:
+    """The list as a grant carries it: nobody is no bytes at all."""
+    return pack(agents) if agents else b""
+
+
+def parse_members(data: bytes) -> Members:
+    """From what `encode_members` gave. Raises RemoteProtocolError("malformed")."""
+    if not data:
+        return ()
+    found = tuple(_member(item) for item in unpack_rows(data, most=MAX_MEMBERS, width=2))
+    if not found:
+        raise malformed("an empty audience is no bytes")
     if any(left[0] >= right[0] for left, right in pairwise(found)):
         raise malformed("an audience ascends by name, each name once")
     return found

@@ -41,6 +41,22 @@ def unpack(data: bytes, *, longest: int) -> list[Any]:
     return value
 
 
+def unpack_rows(data: bytes, *, most: int, width: int) -> list[Any]:
+    """The array of these bytes, whose rows are arrays of `width` fields: a long list, without the room that `longest` would let
+    every level within it take."""
+    unpacker = msgpack.Unpacker(raw=False, max_array_len=width, max_map_len=0, max_ext_len=0, max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    try:
+        count = unpacker.read_array_header()
+        rows = [unpacker.unpack() for _ in range(count)] if count <= most else []
+        again = pack(rows)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.OutOfData) as error:
+        raise malformed("no list of the protocol's kind") from error
+    if again != data:
+        raise malformed("not in shortest form, or too long a list")
+    return rows
+
+
 def ascii_text(value: object) -> str:
     """The field, if it is an ASCII string."""
     if type(value) is not str or not value.isascii():

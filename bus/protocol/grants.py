@@ -2,10 +2,11 @@
 
     grant  = envelope of kind 2 on `_grant.<READER>`; its epoch is the granted one, its ref the id of the key that opens it
     sealed = HPKE(key, info = "tpmbus/1 grant" | SHA-256(header), [proof, body: bin])
-    body   = [secret(32), params: bin, reader, reader session(0|16), names]
+    body   = [secret(32), params: bin, reader, reader session(0|16), names: bin]
 
 The header in `info` binds what is sealed to where it says it goes; the proof inside says who granted. `names` is the audience in
-a grant to the sender itself, so that a later session of it knows who was meant; else it is empty.
+a grant to the sender itself, so that a later session of it knows who was meant; else it is empty. It is bytes of its own, because
+anybody can seal to a public key: a list within the body would let strangers make a reader take room for nested lists.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 from typing import Final, NamedTuple
 
 from bus.protocol import contexts
-from bus.protocol.audience import MAX_MEMBERS, Members, parse_members
+from bus.protocol.audience import Members, encode_members, parse_members
 from bus.protocol.codec import array, ascii_text, malformed, pack, sized, unpack
 from bus.protocol.epochs import MAX_PARAMS_BYTES, SECRET_BYTES
 from bus.protocol.header import GRANT, MAX_HEADER_BYTES, SESSION_ID_BYTES, Header
@@ -32,15 +33,15 @@ class GrantBody(NamedTuple):
     names: Members
 
     def encode(self) -> bytes:
-        return pack(self)
+        return pack((*self[:4], encode_members(self.names)))
 
     @classmethod
     def parse(cls, data: bytes) -> GrantBody:
         """Raises RemoteProtocolError("malformed")."""
-        secret, params, reader, session, names = array(unpack(data, longest=MAX_MEMBERS), 5)
+        secret, params, reader, session, names = array(unpack(data, longest=8), 5)
         if len(sized(params)) > MAX_PARAMS_BYTES or not is_agent_name(ascii_text(reader)):
             raise malformed("a grant is of an epoch's parameters to an agent")
-        return cls(sized(secret, SECRET_BYTES), params, reader, sized(session, 0, SESSION_ID_BYTES), parse_members(names))
+        return cls(sized(secret, SECRET_BYTES), params, reader, sized(session, 0, SESSION_ID_BYTES), parse_members(sized(names)))
 
     def __repr__(self) -> str:
         return f"<GrantBody to {self.reader}>"

@@ -159,7 +159,7 @@ ROWS = (
     ),
     Row("envelope", "records", records.parse, Records.encode, RECORDS.encode(), memory=_RECORD_LISTS),
     Row("envelope", "params", Params.parse, Params.encode, PARAMS.encode()),
-    Row("envelope", "grant", GrantBody.parse, GrantBody.encode, GRANT.encode(), memory=_FEW_LONG_LISTS),
+    Row("envelope", "grant", GrantBody.parse, GrantBody.encode, GRANT.encode()),
     Row("envelope", "audit record", AuditRecord.parse, AuditRecord.encode, AuditRecord(_bytes(32), 7, _bytes(32), PROOF).encode()),
     Row("papers", "session body", SessionBody.parse, SessionBody.encode, SESSION.encode()),
     Row("papers", "inbox body", InboxBody.parse, InboxBody.encode, INBOX.encode()),

@@ -100,7 +100,7 @@ def body_of(scene: Scene, **changes: Any) -> list[Any]:
         "params": scene.epoch.params_bytes,
         "reader": "BUILDER",
         "session": scene.builder.session,
-        "names": [],
+        "names": b"",
     }
     return list((found | changes).values())
 
@@ -173,8 +173,16 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no reader": ({}, {"reader": ""}, "malformed"),
     "a session of somebody else": ({}, {"session": b"s" * 16}, "wrong_epoch"),
     "no session, to a session's key": ({}, {"session": b""}, "malformed"),
-    "names out of order": ({}, {"names": [["B", 0], ["A", 0]]}, "malformed"),
-    "a name twice": ({}, {"names": [["A", 0], ["A", 1]]}, "malformed"),
+    "names out of order": ({}, {"names": msgpack.packb([["B", 0], ["A", 0]])}, "malformed"),
+    "a name twice": ({}, {"names": msgpack.packb([["A", 0], ["A", 1]])}, "malformed"),
+    "a small name": ({}, {"names": msgpack.packb([["a", 0]])}, "malformed"),
+    "a name without a generation": ({}, {"names": msgpack.packb([["A"]])}, "malformed"),
+    "a generation below zero": ({}, {"names": msgpack.packb([["A", -1]])}, "malformed"),
+    "names that are empty, spelled out": ({}, {"names": b"\x90"}, "malformed"),
+    "names and something behind": ({}, {"names": msgpack.packb([["A", 0]]) + b"\x00"}, "malformed"),
+    "names cut short": ({}, {"names": msgpack.packb([["A", 0], ["B", 0]])[:-1]}, "malformed"),
+    "names as a list": ({}, {"names": [["A", 0]]}, "malformed"),
+    "a thousand lists in each other": ({}, {"names": b"\xdc\x40\x00" * 1_000}, "malformed"),
     "a number": ({"seq": 1}, {}, "malformed"),
     "a priority": ({"priority": 1}, {}, "malformed"),
     "two records": ({"records": 2}, {}, "malformed"),
