@@ -650,6 +650,21 @@ async def test_sessions_that_the_authority_ends_are_made_anew():
         assert len(here.engine.asked) == asked
 
 
+async def test_an_agent_that_must_wait_for_its_time_is_waited_for():
+    async with place() as here:
+        await here.open("ALPHA", "BETA")
+        before = here.sessions.keys
+        await here.advance(30)
+        here.restate(BETA=(1, here.clock.ms + 100_000))  # by an authority whose clock is ahead
+
+        def look():
+            assert here.sessions.current("ALPHA").keys is here.sessions.current("BETA").keys
+
+        await here.advance(90, look=look)
+        assert here.sessions.keys is not before
+        assert here.sessions.current("BETA").not_before_ms == here.standing["BETA"][1]
+
+
 async def test_giving_up_gives_up_every_key():
     async with place(random=at_point(0.0)) as here:
         await here.open("ALPHA")
