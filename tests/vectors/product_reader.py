@@ -1,0 +1,191 @@
+"""The vectors, read by the code under test: each kind of case is a function from a case to what it says of it, or a refusal."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from bus.flow.ledger import Ledger
+from bus.identity.believe import believe
+from bus.identity.granting import Granted, OwnKey, open_grant
+from bus.identity.held import Held
+from bus.identity.listening import Listening, Request, Subscription
+from bus.identity.receive import Parked, receive
+from bus.identity.snapshot import Snapshot
+from bus.identity.verifier import Verifier
+from bus.policy import Policy
+from bus.protocol.epochs import OpenedEpoch
+from bus.protocol.header import DATA
+from bus.protocol.kem import PrivateKey
+from bus.trust import bundle as bundles
+from bus.trust import revocations
+from bus.trust import statement as statements
+from bus.trust.root import Root
+from bus.trust.view import TrustView
+
+HERE: Final = Path(__file__).parent
+NEVER: Final = 1 << 60
+
+
+@cache
+def documents() -> dict[str, dict[str, Any]]:
+    """By the name of the file, with all bytes where they belong."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("*.json"))}
+    names = found["worlds"].pop("bytes")
+    return {stem: _resolved(document, names) for stem, document in found.items()}
+
+
+def _resolved(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_resolved(one, names) for one in value]
+    return names[value[1:]] if isinstance(value, str) and value.startswith("@") else value
+
+
+class ParkedError(Exception):
+    """It waits: the code is what it waits for."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+@cache
+def world(name: str) -> dict[str, Any]:
+    [found] = [one for one in documents()["worlds"]["cases"] if one["name"] == name]
+    return world(found["like"]) | found if "like" in found else found
+
+
+@cache
+def root(der: str) -> Root:
+    return Root.of(bytes.fromhex(der))
+
+
+def pinned(of: dict[str, Any]) -> dict[str, Any]:
+    """What everything that proves itself is read with."""
+    return {"root": root(of["root"]), "domain": of["domain"], "ml_dsa_root": bytes.fromhex(of["ml_dsa_root"]) or None}
+
+
+@cache
+def policy(of: str, bundle: str) -> Policy:
+    return bundles.read(bytes.fromhex(bundle), **pinned(world(of))).policy()
+
+
+@cache
+def view(name: str) -> TrustView:
+    of = world(name)
+    facts = pinned(of)
+    statement = statements.read(bytes.fromhex(of["statement"]), **facts)
+    return TrustView(facts["root"], of["domain"], statement, revocations.read(bytes.fromhex(of["crl"]), root=facts["root"]))
+
+
+def snapshot(name: str) -> Snapshot:
+    return Snapshot(policy(name, world(name)["bundle"]), view(name))
+
+
+@cache
+def _believed(name: str, papers: str) -> Any:
+    facts = pinned(world(name))
+    return believe(bytes.fromhex(papers), Verifier(**facts), now_ms=0)
+
+
+@cache
+def _epoch(secret: str, params: str, number: str) -> OpenedEpoch:
+    return OpenedEpoch.from_grant(bytes.fromhex(secret), bytes.fromhex(params), id=bytes.fromhex(number))
+
+
+def held(name: str) -> Held:
+    of = world(name)
+    found = Held(Verifier(**pinned(of)))
+    for papers in of["papers"]:
+        believed = _believed(name, papers)
+        found.sessions[believed.id] = believed
+    for epoch in of["epochs"]:
+        found.keep(_epoch(epoch["secret"], epoch["params"], epoch["id"]))
+    for window in of["windows"]:
+        for seq in window["seqs"]:
+            found.windows.commit(bytes.fromhex(window["epoch"]), seq, sender=window["sender"], ends_ms=NEVER, ttl_ms=0)
+    return found
+
+
+def listening(name: str) -> Listening:
+    of = world(name)
+    subscriptions = [
+        Subscription(of["agent"], one["pattern"], of["began_ms"], _ledger(of) if one["durable"] else None, dead=one["dead"])
+        for one in of["subscriptions"]
+    ]
+    requests = {(of["agent"], bytes.fromhex(one["id"])): Request(one["topic"], one["expires_ms"]) for one in of["requests"]}
+    sessions = frozenset(session for one in of["requests"] for session in one["sessions"])
+    return Listening(tuple(subscriptions), requests, {of["agent"]: sessions})
+
+
+def _ledger(of: dict[str, Any]) -> Ledger:
+    ledger = Ledger(max_bytes=0 if of["ledger_full"] else 1 << 20)
+    for one in of["finished"]:
+        ledger.finish(bytes.fromhex(one["epoch"]), one["seq"], one["records"], records=one["of"], expires_ms=NEVER)
+        changes = ledger.changes()
+        if changes is not None:
+            ledger.written(changes)
+    return ledger
+
+
+# ---- the kinds -----------------------------------------------------------------------------------------------------------------
+
+
+def read_envelope(case: dict[str, Any]) -> dict[str, Any]:
+    name = case["world"]
+    got = receive(
+        bytes.fromhex(case["bytes"]),
+        held(name),
+        snapshot=snapshot(name),
+        listening=listening(name),
+        now_ms=case["now_ms"],
+        dead=case.get("dead", False),
+    )
+    if isinstance(got, Parked):
+        raise ParkedError(got.reason)
+    if got.records is None:
+        return {"records": []}
+    records = got.records
+    indexes = sorted({index for one in got.hearings for index in (one.indexes or range(len(records.payloads)))})
+    shown = indexes or range(len(records.payloads))
+    assert got.header.kind == DATA
+    return {
+        "sender": got.header.sender,
+        "topic": got.header.topic,
+        "signed_by": "identity" if got.by_identity else "session",
+        "records": [
+            {
+                "index": index,
+                "kind": records.kinds[index],
+                "payload": records.payloads[index].hex(),
+                "headers": [list(pair) for pair in records.headers.get(index, {}).items()],
+            }
+            for index in shown
+        ],
+    }
+
+
+def read_grant(case: dict[str, Any]) -> dict[str, Any]:
+    name = case["world"]
+    keys = {}
+    for one in world(name)["keys"]:
+        key = PrivateKey.from_bytes(one["kem"], bytes.fromhex(one["private"]))
+        keys[one["agent"], key.id] = OwnKey(one["agent"], key, frozenset(bytes.fromhex(each) for each in one["sessions"]))
+    got = open_grant(bytes.fromhex(case["bytes"]), held(name), keys=keys, snapshot=snapshot(name), now_ms=case["now_ms"])
+    if isinstance(got, Parked):
+        raise ParkedError(got.reason)
+    assert isinstance(got, Granted)
+    return {
+        "epoch": got.epoch.id.hex(),
+        "secret": got.secret.hex(),
+        "params": got.epoch.params_bytes.hex(),
+        "reader": got.reader,
+        "names": [list(one) for one in got.names],
+    }
+
+
+READERS: Final = {"envelope": read_envelope, "grant": read_grant}
