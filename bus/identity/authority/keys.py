@@ -107,7 +107,7 @@ async def unlock(store: Store, protection: Protection) -> bytes | None:
         raise VaultError("wrong_protection", text, path=str(store.path(PROTECTION)))
     try:
         if isinstance(protection, TpmSeal):
-            secret = await protection.engine.unseal(b64decode(document["sealed"], validate=True))
+            secret = await protection.engine.unseal(b64decode(document["sealed"], validate=True), origin=document["origin"])
         else:
             secret = await anyio.to_thread.run_sync(_unwrap, document, protection)
     except (ValueError, KeyError, TypeError) as error:
@@ -116,7 +116,7 @@ async def unlock(store: Store, protection: Protection) -> bytes | None:
         text = "the passphrase does not open the authority's keys: type it again, or restore the folder if it was damaged"
         raise VaultError("wrong_passphrase", text, path=str(store.path(PROTECTION))) from error
     except TpmRefusedError as error:
-        if error.code not in ("wrong_tpm", "malformed_blob"):
+        if error.code not in ("wrong_tpm", "wrong_origin", "malformed_blob"):
             raise
         text = "this TPM did not seal the authority's keys: open them on the machine that did, or restore the right state folder"
         raise VaultError("wrong_tpm", text, path=str(store.path(PROTECTION))) from error
@@ -128,8 +128,9 @@ async def unlock(store: Store, protection: Protection) -> bytes | None:
 async def protect(store: Store, secret: bytes, protection: Protection) -> None:
     """Write the secret down in this way, in place of any other."""
     if isinstance(protection, TpmSeal):
-        sealed = await protection.engine.seal(secret)
-        document: dict[str, Any] = {"by": "tpm", "sealed": b64encode(sealed).decode()}
+        origin = (await protection.engine.facts()).origin  # what the software keystore sealed opens on when a TPM is there
+        sealed = await protection.engine.seal(secret, origin=origin)
+        document: dict[str, Any] = {"by": "tpm", "origin": origin, "sealed": b64encode(sealed).decode()}
     else:
         document = await anyio.to_thread.run_sync(_wrap, secret, protection)
     await anyio.to_thread.run_sync(store.write, PROTECTION, _text({"version": VERSION} | document))
