@@ -12,7 +12,7 @@ finished by calling it again. Where nothing is missing, the authority is not eve
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from bus.clock import Clock
-from bus.errors import BusError, RemoteProtocolError, VaultError, VerificationError
+from bus.errors import BusError, RemoteProtocolError, StateInUseError, VaultError, VerificationError
 from bus.hub.believed_chips import believed_chips
 from bus.hub.enrolling import LocalEnrolment, fits
 from bus.hub.inboxes import Inboxes, signers_of
@@ -39,6 +39,8 @@ from bus.trust.certificates import Certificate
 
 KEYS: Final = "keys"
 PAPERS: Final = "papers"
+PATIENCE_SECONDS: Final = 20.0
+"""For another process that has the authority open: as long as provisioning a fleet takes."""
 Tell = Callable[[str, str], None]
 """Hears of each agent twice, when it has its key and when it has all: (KEYS, name), (PAPERS, name)."""
 
@@ -89,7 +91,7 @@ async def provision_fleet(
     """Make what is missing.
 
     Raises NotPermittedError, PolicyError and VaultError("wrong_domain") before anything is made; AttestationError that names the
-    agent; VaultError; StateInUseError where another process has the authority open; TpmError.
+    agent; VaultError; StateInUseError where another process keeps the authority open; TpmError.
     """
     before = await to_thread.run_sync(_read_public, state)
     policy = order.listed.with_agents(_everybody(order, before.bundle if before else None))
@@ -101,12 +103,12 @@ async def provision_fleet(
         if before is None:  # a root key takes a second or two to make, and so do the agents' keys
             async with _alone() as tasks:
                 tasks.start_soon(work.make_keys, wanted)
-                authority = await stack.enter_async_context(work.authority())
+                authority = await work.open_authority(stack)
         else:
             await work.make_keys(wanted)
             if work.is_complete(before):
                 return await work.finish(facts, {one.name: one for one in before.agents})
-            authority = await stack.enter_async_context(work.authority())
+            authority = await work.open_authority(stack)
         return await work.finish(facts, await work.make_papers(authority))
 
 
@@ -124,10 +126,19 @@ class _Work:
     enrolled: set[str] = field(default_factory=set)
     kept: dict[str, Kept] = field(default_factory=dict)
 
-    def authority(self) -> AbstractAsyncContextManager[Authority]:
+    async def open_authority(self, stack: AsyncExitStack) -> Authority:
+        """Who provisions the same state folder at the same time is waited for; who keeps the authority open is not."""
         passphrase = self.order.passphrase
         protection = TpmSeal(self.engine) if passphrase is None else Passphrase(passphrase)
-        return open_authority(self.state.trust, domain=self.policy.domain, protection=protection, clock=self.clock)
+        until = self.clock.monotonic() + PATIENCE_SECONDS
+        while True:
+            opened = open_authority(self.state.trust, domain=self.policy.domain, protection=protection, clock=self.clock)
+            try:
+                return await stack.enter_async_context(opened)
+            except StateInUseError:
+                if self.clock.monotonic() > until:
+                    raise
+                await self.clock.sleep(0.1)
 
     async def make_keys(self, wanted: Sequence[Wanted]) -> None:
         async for one in provision(self.engine, wanted):
@@ -228,14 +239,8 @@ def _check_domain(state: State, policy: Policy, public: PublicTrust | None) -> N
 
 def _everybody(order: Order, bundle: Bundle | None) -> dict[str, str]:
     """Who joined before and who joins now. Those whom the policy's files list meanwhile are theirs."""
-    joined = {**_joined(bundle), **order.joined}
+    joined = {**policies.joined(bundle), **order.joined}
     return {name: role for name, role in joined.items() if name not in order.listed.agents or name in order.joined}
-
-
-def _joined(bundle: Bundle | None) -> dict[str, str]:
-    text = b"" if bundle is None else bundle.files.get(policies.JOINED, b"")
-    lines = (line.partition(": ") for line in text.decode().splitlines() if line.startswith("  "))
-    return {name.strip(): role for name, _, role in lines}
 
 
 def _statement_holds(public: PublicTrust, now_ms: int) -> bool:
