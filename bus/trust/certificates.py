@@ -30,7 +30,7 @@ from bus.trust.profiles import BY_EKUS, EXTENSION, RULES, Profile, spiffe
 from bus.trust.root import Root
 from bus.trust.root_signature import strictly
 
-__all__ = ["Certificate", "Pinned", "Profile", "Root", "builder", "read"]
+__all__ = ["Certificate", "Pinned", "Profile", "Root", "builder", "hosts", "read"]
 
 MAX_HOSTS: Final = 16
 """DNS names and addresses in one certificate."""
@@ -74,6 +74,13 @@ def read(der: bytes, *, root: Root, domain: str, profile: Profile | None = None)
     return found
 
 
+def hosts(der: bytes) -> tuple[list[str], list[IPv4Address | IPv6Address]]:
+    """DNS names and addresses of a certificate that was read."""
+    names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return names.get_values_for_type(x509.DNSName), [one for one in addresses if isinstance(one, IPv4Address | IPv6Address)]
+
+
 def builder(
     profile: Profile,
     *,
@@ -89,8 +96,8 @@ def builder(
     ips: Sequence[IPv4Address | IPv6Address] = (),
 ) -> x509.CertificateBuilder:
     """What the root is to sign. It makes what it is told to: whether that keeps the profile's rules, `read` says."""
-    hosts = [*(x509.DNSName(host) for host in dns), *(x509.IPAddress(address) for address in ips)]
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe(domain, profile, name)), *hosts])
+    others = [*(x509.DNSName(host) for host in dns), *(x509.IPAddress(address) for address in ips)]
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe(domain, profile, name)), *others])
     subject = x509_form.common_name(name)
     return (
         x509_form.start(subject, spki, serial=serial, not_before_ms=not_before_ms, not_after_ms=not_after_ms)
@@ -136,9 +143,8 @@ def _judge_extensions(found: x509.Extensions, root: Root, domain: str, key: Publ
     if profile is None:
         raise ValueError("for no profile, or for several")
     names = found.get_extension_for_class(x509.SubjectAlternativeName).value
-    private = next(extension.value for extension in found if extension.oid == EXTENSION)
-    if not isinstance(private, x509.UnrecognizedExtension):
-        raise TypeError("the private extension is taken for another")
+    unknown = (extension.value for extension in found if isinstance(extension.value, x509.UnrecognizedExtension))
+    private = next(value for value in unknown if value.oid == EXTENSION)
     ski = x509.SubjectKeyIdentifier.from_public_key(x509_form.certifiable(key))
     # Those that were just taken must not be critical either: `demand` takes them for strangers.
     x509_form.demand(found, {_CONSTRAINTS: True, _USE: True, root.authority_key: False, ski: False})
@@ -148,17 +154,17 @@ def _judge_extensions(found: x509.Extensions, root: Root, domain: str, key: Publ
 def _name(names: x509.SubjectAlternativeName, profile: Profile, domain: str) -> str:
     """From the one SPIFFE URI; beside it only what the profile allows."""
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    hosts = names.get_values_for_type(x509.DNSName)
+    named = names.get_values_for_type(x509.DNSName)
     addresses = names.get_values_for_type(x509.IPAddress)
-    if len(uris) != 1 or len(uris) + len(hosts) + len(addresses) != len(list(names)):
+    if len(uris) != 1 or len(uris) + len(named) + len(addresses) != len(list(names)):
         raise ValueError("not exactly one URI, or names of other kinds")
     beginning = spiffe(domain, profile, "")
     name = uris[0].removeprefix(beginning)
     if not uris[0].startswith(beginning) or not is_agent_name(name):
         raise ValueError(f"its URI does not name a {profile.path} of {domain}")
-    if (hosts or addresses) and not RULES[profile].hosts:
+    if (named or addresses) and not RULES[profile].hosts:
         raise ValueError(f"a certificate for {profile.path} names no hosts")
-    if len(hosts) + len(addresses) > MAX_HOSTS or not all(DNS_NAME.fullmatch(host) for host in hosts):
+    if len(named) + len(addresses) > MAX_HOSTS or not all(DNS_NAME.fullmatch(host) for host in named):
         raise ValueError("too many hosts, or one that is no whole DNS name")
     if not all(isinstance(address, IPv4Address | IPv6Address) for address in addresses):
         raise ValueError("a network where an address is due")

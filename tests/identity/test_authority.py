@@ -85,6 +85,15 @@ def stands(authority, der, at_ms):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("domain", ["", "Tpmbus.test", "a/b", "a b", "-a", "a" * 254])
+async def test_what_is_no_domain_is_a_mistake(tmp_path, clock, domain):
+    with pytest.raises(ValueError, match="domain"):
+        async with open_authority(tmp_path, domain=domain, protection=PASSPHRASE, clock=clock):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.anyio
 async def test_a_new_authority_has_a_root_for_ten_years_and_an_empty_list(tmp_path, clock):
     async with open_authority(tmp_path / "trust", domain=DOMAIN, protection=PASSPHRASE, clock=clock) as authority:
         assert authority.root.not_after_ms - authority.root.not_before_ms == 3_652 * DAY
@@ -221,6 +230,19 @@ def test_renewal_leaves_the_old_certificate_to_run_out(authority, clock):
     assert read(authority, new).not_after_ms == read(authority, old).not_after_ms + 3_600_000
     assert (authority.holder("ALPHA").der, shown(authority, "ALPHA")) == (new, new)
     assert (authority.revocations().number, authority.revocations().revoked) == (number, {})
+
+
+def test_a_certificate_is_renewed_as_it_was(authority, clock):
+    refused("not_enrolled", authority.renew, "ALPHA")
+    hosts = {"dns": ["bus.example"], "ips": [ip_address("::1")]}
+    old = authority.issue_identity("ALPHA", RSA3072, RSA, "hardware", 3, EK, **hosts)
+    clock.advance(300 * 86_400)
+    new = authority.renew("ALPHA")
+    before, after = read(authority, old), read(authority, new)
+    assert (after.spki, after.suite, after.origin, after.level) == (before.spki, before.suite, before.origin, before.level)
+    assert certificates.hosts(new) == certificates.hosts(old) == (hosts["dns"], hosts["ips"])
+    assert authority.holder("ALPHA") == (EK, new)
+    assert authority.revocations().revoked == {}
 
 
 def test_a_rotated_key_counts_until_the_overlap_ends(authority, clock):

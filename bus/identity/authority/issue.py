@@ -21,7 +21,7 @@ from bus.identity.authority.index import Change, Index, Issued
 from bus.identity.authority.keys import KeyFiles
 from bus.identity.authority.published import Published
 from bus.identity.authority.records import Records
-from bus.identity.authority.signers import TRUST_SUITE, RootKeys, TrustKey
+from bus.identity.authority.signers import TRUST_SUITE, PolicySignature, RootKeys, StatementSignature, TrustKey
 from bus.identity.authority.store import Store
 from bus.protocol.names import is_agent_name
 from bus.protocol.suites import IDENTITY_SUITES, Suite
@@ -46,22 +46,6 @@ class Holder(NamedTuple):
 
     ek_hash: bytes
     der: bytes
-
-
-class PolicySignature(NamedTuple):
-    """By the root key (RSA-PSS SHA3-384, salt 48) and by the ML-DSA root key, over the context of policies and the body."""
-
-    signature: bytes
-    cosignature: bytes
-
-
-class StatementSignature(NamedTuple):
-    """By the trust signer (r | s, 96 bytes) and by the ML-DSA root key, over the context of trust statements and the body."""
-
-    signer: bytes
-    """The trust signer's certificate, DER."""
-    signature: bytes
-    cosignature: bytes
 
 
 class Authority:
@@ -136,6 +120,15 @@ class Authority:
             if rotated:
                 self.revocations()
             return made.der
+
+    def renew(self, name: str, *, profile: Profile = Profile.AGENT) -> bytes:
+        """The same certificate for another year: who enrolled is not asked again. Raises AttestationError("not_enrolled")."""
+        with self._lock:
+            held = self._index.current(profile, name)
+            if held is None:
+                raise AttestationError("not_enrolled", agent=name, detail="it has no certificate to renew; enroll it")
+            old, (dns, ips) = self._read(held), certificates.hosts(held.der)
+            return self.issue_identity(name, old.spki, old.suite, old.origin, old.level, held.ek_hash, dns, ips, profile=profile)
 
     def issue_tls(self, name: str, spki: bytes, dns: Hosts = (), ips: Addresses = ()) -> bytes:
         """A TLS certificate (DER) for 24 hours, for the P-256 key of an agent or broker that has an identity certificate.
@@ -234,7 +227,7 @@ class Authority:
 
     def sign_policy(self, body: bytes) -> PolicySignature:
         """The same for policy bundles, by the root key."""
-        return PolicySignature(*self._keys.sign_policy(body))
+        return self._keys.sign_policy(body)
 
     # ---- small files beside ------------------------------------------------------------------------------------------------
 

@@ -58,14 +58,14 @@ class Journal:
         return entries
 
     def rewrite(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Replace the journal by these entries, in one step."""
-        self.close()
+        """Replace the journal by these entries, in one step. If it raises before that, the old one goes on."""
         lines, digits = [], _BEGINNING
         for entry in entries:
             line, digits = _line(digits, entry)
             lines.append(line)
         data = b"".join(lines)
         self._store.write(NAME, data)
+        self.close()
         self._digits, self.lines = digits, len(lines)
         self._open(len(data))
 
@@ -76,9 +76,9 @@ class Journal:
         line, digits = _line(self._digits, entry)
         with self._store.guarded():
             try:
-                written = os.pwrite(self._file, line, self._size)
-                if written != len(line):
-                    os.pwrite(self._file, line[written:], self._size + written)  # says why
+                done = 0
+                while done < len(line):
+                    done += os.pwrite(self._file, line[done:], self._size + done)
                 os.fsync(self._file)
             except BaseException:
                 self._take_back()

@@ -7,6 +7,7 @@ the root's certificate. Before that line there is no authority, and what lies th
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -24,6 +25,7 @@ from bus.identity.authority.keys import KeyFiles, Protection
 from bus.identity.authority.records import Records
 from bus.identity.authority.signers import RootKeys
 from bus.identity.authority.store import Store
+from bus.policy.kinds import DOMAIN_PATTERN
 from bus.trust import root as roots
 from bus.trust.profiles import ROOT_LIFETIME_MS
 from bus.trust.root import Root
@@ -36,6 +38,8 @@ async def open_authority(folder: Path, *, domain: str, protection: Protection, c
     VaultError's codes: wrong_passphrase, wrong_tpm, wrong_protection (made with the other kind), wrong_domain, damaged,
     missing, version, disk_full, disk.
     """
+    if re.fullmatch(DOMAIN_PATTERN, domain) is None:
+        raise ValueError(f"{domain!r} is no trust domain: small letters, digits, dots and hyphens")
     async with _owned(folder) as (store, stack):
         secret = await keys.unlock(store, protection)
         if secret is None:

@@ -62,7 +62,11 @@ class Records:
     def _tidy(self, now_ms: int) -> None:
         """Rewrite the journal without what no longer counts. So rarely that each line pays for a few at most."""
         changes = list(self.index.changes(now_ms))
-        self._journal.rewrite([self.header or {}, *(change.to_json() for change in changes)])
+        try:
+            self._journal.rewrite([self.header or {}, *(change.to_json() for change in changes)])
+        except VaultError:
+            self._most_lines += _SPARE_LINES  # the change itself is written down: tidying can wait for a better disk
+            return
         self.index = Index()
         for change in changes:
             self.index.apply(change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -30,6 +30,22 @@ TRUST_SUITE: Final[Suite] = IDENTITY_SUITES["ecc384/sha3-384"]
 _ROOT: Final = "root"
 _ML_DSA: Final = "ml-dsa"
 _TRUST: Final = "trust-"
+
+
+class PolicySignature(NamedTuple):
+    """By the root key (RSA-PSS SHA3-384, salt 48) and by the ML-DSA root key, over the context of policies and the body."""
+
+    signature: bytes
+    cosignature: bytes
+
+
+class StatementSignature(NamedTuple):
+    """By the trust signer (r | s, 96 bytes) and by the ML-DSA root key, over the context of trust statements and the body."""
+
+    signer: bytes
+    """The trust signer's certificate, DER."""
+    signature: bytes
+    cosignature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +89,9 @@ class RootKeys:
     def list_revoked(self, builder: x509.CertificateRevocationListBuilder) -> bytes:
         return builder.sign(self.rsa, root_signature.HASH, rsa_padding=root_signature.PSS).public_bytes(Encoding.DER)
 
-    def sign_policy(self, body: bytes) -> tuple[bytes, bytes]:
+    def sign_policy(self, body: bytes) -> PolicySignature:
         tbs = contexts.POLICY + body
-        return self.rsa.sign(tbs, root_signature.PSS, root_signature.HASH), self.ml_dsa.sign(tbs)
+        return PolicySignature(self.rsa.sign(tbs, root_signature.PSS, root_signature.HASH), self.ml_dsa.sign(tbs))
 
     def cosign_statement(self, body: bytes) -> bytes:
         return self.ml_dsa.sign(contexts.TRUST + body)
