@@ -117,7 +117,7 @@ def body_of(holder: Holder, keys: HostKeys, statement: Statement, *, now_ms: int
 async def sign_as(
     engine: TpmEngine, holder: Holder, purpose: Purpose, contents: Sequence[bytes], *, priority: Priority
 ) -> list[BatchProof]:
-    """Have an agent's identity key sign, in its certificate's name. Raises TpmError: "wrong_suite" if the key is of another suite."""
+    """Have an agent's identity key sign, in its certificate's name. Raises TpmError; "wrong_suite" if its key is of another one."""
     try:
         return await engine.sign_many(holder.key, purpose, contents, signer=holder.identity.signer, priority=priority)
     except ValueError as error:  # a content has the wrong length for the key
