@@ -104,7 +104,9 @@ def main() -> None:
     again = in_a_child(partial(provision, state))
     assert sorted(again) == sorted(NAMES)
     assert all(again[name] == [serial, False] for name, (serial, _) in first.items()), "what was complete was made again"
-    assert known.items() <= in_a_child(partial(look, state)).items()
+    last = in_a_child(partial(look, state))
+    assert known.items() <= last.items()
+    assert {line.partition(" ")[0] for line in last} == set(NAMES)
     print(json.dumps({"kills": kills}))
 
 

@@ -145,6 +145,14 @@ def test_the_environment_moves_an_ordinary_agent_to_software_and_back_and_no_cri
     found.view()  # the statement names this list
 
 
+def test_a_state_that_began_in_software_goes_on_when_there_is_a_tpm(fleet):
+    first = of(fleet.json("provision", "WEB", "--tpm", "software"), "WEB")
+    fleet.json("tpm", "stop")
+    second = of(fleet.json("provision", "WEB"), "WEB")
+    assert [one["certificate"]["origin"] for one in (first, second)] == ["software", "software-tpm"]
+    assert [key["origin"] for key in fleet.json("keys", "inbox", "WEB")["keys"]] == ["software", "software-tpm"]
+
+
 def test_a_rotated_key_gets_a_certificate_of_its_own_and_the_old_one_counts_a_while(fleet):
     first = of(fleet.json("provision", "MONITOR"), "MONITOR")
     fleet.json("keys", "rotate", "MONITOR")
@@ -232,6 +240,24 @@ def test_a_root_that_is_none_is_said_to_be_damaged(fleet):
     with pytest.raises(VaultError) as caught:
         believed_chips(fleet.state)
     assert (caught.value.code, caught.value.path) == ("damaged", str(place))
+
+
+# ---- at once -------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_who_provision_one_folder_at_once_make_everything_once(fleet, write_policy):
+    arguments = ["provision", "--policy", write_policy("  ONE: plain\n  TWO: plain\n"), "--json"]
+    command = [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=fleet.environ) for _ in range(3)
+    ]
+    said = [process.communicate(timeout=100) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    documents = [json.loads(out) for out, _ in said]
+    assert sum(document["enrolled"] for document in documents) == 2
+    assert [key["key"] for key in fleet.json("keys", "list")["keys"]] == ["ONE.1", "TWO.1"]
+    assert {document["root"]["sha256"] for document in documents} == {documents[0]["root"]["sha256"]}
+    assert [key["counter"] for key in fleet.json("keys", "inbox")["keys"]] == [1, 1]
 
 
 # ---- interrupted ---------------------------------------------------------------------------------------------------------------
