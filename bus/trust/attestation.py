@@ -17,13 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from bus.errors import AttestationError, RemoteProtocolError
-from bus.protocol.codec import malformed
 from bus.protocol.signatures import CRYPTOGRAPHY_HASHES, kind_of
 from bus.protocol.suites import Suite
 from bus.protocol.tpm_structures import Attest, CertifyInfo, QuoteInfo, Signature, SignatureScheme
 from bus.trust.tpm_keys import HASHES, IN_THIS_CHIP, TPM_ALG_ECDSA, Attributes, TpmKey
 
-MAX_ATTEST_BYTES: Final = 1_024
 _NUMBER_OF_HASH: Final = {name: number for number, name in HASHES.items()}
 _PCR_BANK: Final = "sha256"
 
@@ -85,8 +83,6 @@ def check_quote(attester: TpmKey, attest: bytes, signature: bytes, *, registers:
 
 
 def _said(attester: TpmKey, attest: bytes, signature: bytes, *, qualifying: bytes) -> object:
-    if len(attest) > MAX_ATTEST_BYTES:
-        raise malformed(f"an attestation of {len(attest):,} bytes")
     try:
         parsed = Attest.parse(attest)
         _check_signature(attester, attest, Signature.parse(signature))

@@ -89,7 +89,7 @@ class EnrolmentList:
 
     def check_chip(self, name: str, ek_hash: bytes) -> None:
         """Raises AttestationError("not_listed")."""
-        if not ek_hash or ek_hash not in self.chips.get(name, ()):
+        if ek_hash not in self.chips.get(name, ()):
             raise AttestationError("not_listed", agent=name, detail="add the chip with `tpmbus trust enroll`, or use a token")
 
     def check_token(self, name: str, token: bytes, *, now_ms: int) -> None:
@@ -106,7 +106,7 @@ class EnrolmentList:
 
     def check_uid(self, name: str, uid: int | None) -> None:
         """`uid`: whom the kernel names at the other end; None where it names nobody. Raises AttestationError("uid_unknown")."""
-        if uid is None or uid not in self.uids.get(name, frozenset()) | self.uids.get(EVERY_NAME, frozenset()):
+        if uid not in self.uids.get(name, frozenset()) | self.uids.get(EVERY_NAME, frozenset()):
             raise AttestationError("uid_unknown", agent=name, detail="this local user may not enrol that name")
 
     # -- at rest ---------------------------------------------------------------------------------------------------------------

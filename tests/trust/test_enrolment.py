@@ -281,6 +281,8 @@ def test_a_software_key_cannot_claim_to_be_in_a_tpm():
     own = signed(run.keys["LEAD"], opening.tasks[0].binding.content(P256, blind=bytes(16)))
     assert reason(run.finish, run.agent.proof(b"s" * 32, [Evidence(own=own)])) == "malformed"
     run = Enrolling()
+    assert reason(run.finish, run.prove(run.begin(), own=own)) == "malformed"
+    run = Enrolling()
     forged = MadeChip(MAKER, ak=run.keys["LEAD"])
     proof = run.prove(
         run.begin(), **dict(zip(("attest", "signature"), forged.certify(run.publics["LEAD"], bytes(32)), strict=True))
@@ -329,6 +331,7 @@ BAD_SUCCESSIONS = {
     "of something else": lambda _: signed(OLD, bytes(32)),
     "under a certificate's name": lambda content: signed(OLD, content, signer=bytes(32)),
     "with another suite's number": lambda content: signed(OLD, content)._replace(suite=33),
+    "well, with another suite": lambda content: signed(OLD, content, suite=IDENTITY_SUITES["ecc256/sha3-256"]),
     "with a suite that is none": lambda content: signed(OLD, content)._replace(suite=2),
     "with a second signature": lambda content: signed(OLD, content, cosignature=bytes(3309)),
     "with another blind": lambda content: signed(OLD, content)._replace(blind=b"x" * 16),
@@ -493,6 +496,15 @@ def test_evidence_for_another_number_of_agents_is_malformed():
     assert reason(run.finish, answer._replace(evidence=answer.evidence * 2).encode()) == "malformed"
 
 
+def test_after_bytes_that_do_not_parse_nothing_is_left_either():
+    run = Enrolling()
+    proof = run.prove(run.begin())
+    assert reason(run.finish, proof[:-1]) == "malformed"
+    assert run.authority.state is State.IDLE
+    with pytest.raises(LocalProtocolError):
+        run.finish(proof)
+
+
 def test_a_challenge_is_made_of_32_random_bytes_twice():
     for nonce, secret in ((b"", bytes(32)), (bytes(32), b"")):
         run = Enrolling()
@@ -653,7 +665,8 @@ def test_a_message_is_malformed_that_has(which, path, value):
 
 def test_more_than_a_mebibyte_is_not_even_looked_at():
     with pytest.raises(RemoteProtocolError):
-        kind_of(bytes((1 << 20) + 1))
+        kind_of(msgpack.packb([1, 2, bytes(1 << 20)]))
+    assert kind_of(msgpack.packb([1, 2, bytes((1 << 20) - 8)])) == 2
     for data in (b"\x90", b"\x91\x01", b"\x92\x01\x00", b"\x92\x01\x06", b"\x92\x02\x01", b"\x92\xc3\x01"):
         with pytest.raises(RemoteProtocolError):
             kind_of(data)
