@@ -29,19 +29,8 @@ def grow(leaves: Sequence[bytes], *, hash_name: str) -> list[Sequence[bytes]]:
     return levels
 
 
-def path(levels: Sequence[Sequence[bytes]], index: int) -> bytes:
-    """The siblings from a leaf up to the root, joined."""
-    siblings = []
-    for level in levels[:-1]:
-        sibling = index ^ 1
-        if sibling < len(level):
-            siblings.append(level[sibling])
-        index >>= 1
-    return b"".join(siblings)
-
-
 def paths(levels: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """The paths of all leaves, from the root down: what two leaves share is joined once."""
+    """For each leaf the siblings up to the root, joined. Made from the root down: what two leaves share is joined once."""
     found = [b""]
     for level in reversed(levels[:-1]):
         size = len(level)

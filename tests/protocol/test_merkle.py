@@ -59,7 +59,7 @@ def test_root_and_paths_are_those_of_the_definition(count, hash_name):
     levels = merkle.grow(leaves, hash_name=hash_name)
     assert list(levels[-1]) == [naive_root(leaves, hash_name)]
     for index in {0, count // 3, count // 2, count - 1}:
-        assert merkle.path(levels, index) == b"".join(naive_path(leaves, index, hash_name))
+        assert merkle.paths(levels)[index] == b"".join(naive_path(leaves, index, hash_name))
 
 
 @given(counts, hash_names)
@@ -67,7 +67,7 @@ def test_every_leaf_leads_to_the_root(count, hash_name):
     leaves = make_leaves(count, hash_name)
     levels = merkle.grow(leaves, hash_name=hash_name)
     for index, leaf in enumerate(leaves):
-        assert verify(leaf, index, count, merkle.path(levels, index), hash_name) == levels[-1][0]
+        assert verify(leaf, index, count, merkle.paths(levels)[index], hash_name) == levels[-1][0]
 
 
 def leads_elsewhere(leaf: bytes, index: int, count: int, path: bytes, root: bytes) -> bool:
@@ -84,7 +84,7 @@ def test_a_path_proves_one_leaf_at_one_place(count, data):
     levels = merkle.grow(leaves, hash_name="sha256")
     root = levels[-1][0]
     index = data.draw(st.integers(0, count - 1))
-    path = merkle.path(levels, index)
+    path = merkle.paths(levels)[index]
     for other in range(count + 2):
         if other != index:
             assert leads_elsewhere(leaves[index], other, count, path, root), f"index {other} of {count} passes for {index}"
@@ -113,9 +113,9 @@ def test_another_count_is_refused_unless_the_path_has_its_shape(count, other_cou
     levels = merkle.grow(leaves, hash_name="sha256")
     index = data.draw(st.integers(0, count - 1))
     if same_shape(index, count, other_count):
-        assert verify(leaves[index], index, other_count, merkle.path(levels, index)) == levels[-1][0]
+        assert verify(leaves[index], index, other_count, merkle.paths(levels)[index]) == levels[-1][0]
     else:
-        assert leads_elsewhere(leaves[index], index, other_count, merkle.path(levels, index), levels[-1][0])
+        assert leads_elsewhere(leaves[index], index, other_count, merkle.paths(levels)[index], levels[-1][0])
 
 
 @given(st.integers(1, 70), st.data())
@@ -123,7 +123,7 @@ def test_a_path_of_another_length_is_a_bad_proof(count, data):
     leaves = make_leaves(count, "sha256")
     levels = merkle.grow(leaves, hash_name="sha256")
     index = data.draw(st.integers(0, count - 1))
-    path = merkle.path(levels, index)
+    path = merkle.paths(levels)[index]
     shorter = [path[:-length] for length in range(1, len(path) + 1)]
     longer = [path + extra for extra in (b"\x00", bytes(31), bytes(32), bytes(64), levels[-1][0], path[:32] or bytes(32))]
     for wrong in [*shorter, *longer]:
@@ -137,7 +137,7 @@ def test_no_bit_of_leaf_or_path_may_change(count, data):
     leaves = make_leaves(count, "sha256")
     levels = merkle.grow(leaves, hash_name="sha256")
     index = data.draw(st.integers(0, count - 1))
-    path = merkle.path(levels, index)
+    path = merkle.paths(levels)[index]
     both = leaves[index] + path
     bit = data.draw(st.integers(0, len(both) * 8 - 1))
     flipped = bytearray(both)
@@ -169,7 +169,7 @@ def test_a_tree_without_leaves_is_misuse():
 def test_a_batch_of_one_is_its_leaf_and_an_empty_path():
     levels = merkle.grow([b"L" * 32], hash_name="sha256")
     assert levels == [[b"L" * 32]]
-    assert merkle.path(levels, 0) == b""
+    assert merkle.paths(levels)[0] == b""
     assert verify(b"L" * 32, 0, 1, b"") == b"L" * 32
 
 

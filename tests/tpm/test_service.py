@@ -240,7 +240,7 @@ async def test_a_content_that_is_a_root_does_not_become_the_root(runtime):
         levels = merkle.grow(leaves, hash_name=SUITE.hash)
         found = proofs_of(await caller.ask(**sign_request(purpose="envelope", contents=[b64(levels[-1][0])])))[0]
         for index, content in enumerate(wanted):
-            forged = BatchProof(found.suite, found.signer, 4, index, merkle.path(levels, index), found.signature)
+            forged = BatchProof(found.suite, found.signer, 4, index, merkle.paths(levels)[index], found.signature)
             with pytest.raises(VerificationError):
                 check_proof(forged, key, Purpose.ENVELOPE, content)
 
@@ -256,7 +256,7 @@ async def test_two_contents_that_are_nodes_do_not_become_a_tree_of_more(runtime)
         for found in proofs_of(answer):
             for count in (2, 4):
                 for index, content in enumerate(wanted):
-                    forged = BatchProof(found.suite, found.signer, count, index, merkle.path(levels, index), found.signature)
+                    forged = BatchProof(found.suite, found.signer, count, index, merkle.paths(levels)[index], found.signature)
                     with pytest.raises(VerificationError):
                         check_proof(forged, key, Purpose.SESSION, content)
 
