@@ -235,5 +235,5 @@ def test_the_roots_of_certificate_transparency(count):
 @pytest.mark.parametrize(("index", "count", "path"), CT_PATHS)
 def test_the_paths_of_certificate_transparency(index, count, path):
     leaves, joined = ct_leaves(count), bytes.fromhex("".join(path))
-    assert merkle.path(merkle.grow(leaves, hash_name="sha256"), index) == joined
+    assert merkle.paths(merkle.grow(leaves, hash_name="sha256"))[index] == joined
     assert verify(leaves[index], index, count, joined).hex() == CT_ROOTS[count - 1]
