@@ -9,7 +9,7 @@ ARGS ?=
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-run: ## set up, give every agent of the fleet its key, and show them
+run: ## set up, give every agent of the fleet its key and certificate, and show them
 	@scripts/setup
 	@.venv/bin/tpmbus provision $(ARGS)
 
