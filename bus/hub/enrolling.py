@@ -32,7 +32,7 @@ from bus.trust.enrolment_list import EVERY_NAME
 from bus.trust.enrolment_messages import LOCAL, RENEWAL
 from bus.trust.profiles import DAY_MS
 
-AT_A_TIME: Final = 8
+AT_A_TIME: Final = 16
 RENEWED_BEFORE_MS: Final = 30 * DAY_MS
 """An identity certificate is made anew when it has no more than this left of its year."""
 

@@ -29,7 +29,7 @@ from bus.hub.inboxes import Inboxes, signers_of
 from bus.hub.state import State
 from bus.identity.authority import Authority, Passphrase, TpmSeal, open_authority, policies
 from bus.identity.authority.statements import Statements
-from bus.identity.inbox import Kept
+from bus.identity.inbox import Kept, Signer
 from bus.identity.provision import Provisioned, Wanted, plan, provision
 from bus.identity.public_trust import PublicTrust, read_public
 from bus.policy import Policy
@@ -167,12 +167,12 @@ class _Work:
         )
         certificates, due = await to_thread.run_sync(self._who_is_due, enrolment)
         inboxes = await Inboxes.open(self.state, self.engine, self.policy, clock=self.clock)
+        ids = {key.name: key.id for key in due}
         async for one in enrolment.enroll(due):
             name = one.certificate.name
             certificates[name] = one.certificate
             self.enrolled.add(name)
-            signer = (await signers_of(self.engine, [one.certificate]))[name]
-            self.kept[name] = await inboxes.keep(signer, prepared=one.inbox_key)
+            self.kept[name] = await inboxes.keep(Signer(one.certificate, ids[name]), prepared=one.inbox_key)
             self.tell(PAPERS, name)
         await to_thread.run_sync(self._issue_statement, authority)
         return certificates
