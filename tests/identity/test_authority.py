@@ -566,3 +566,16 @@ def test_an_older_list_put_in_its_place_is_replaced(folder, clock):
     (folder / "public" / "crl.pem").write_bytes(older)
     with opened(folder, clock=clock) as authority:
         assert len(shown_list(authority).revoked) == 1
+
+
+def test_an_older_list_that_says_the_same_is_replaced_too(folder, clock):
+    """A statement may have named the newer one, by its digest."""
+    with opened(folder, clock=clock):
+        older = (folder / "public" / "crl.pem").read_bytes()
+        clock.advance(3.5 * 86_400)
+    with opened(folder, clock=clock) as authority:
+        newer = authority.revocations()
+    (folder / "public" / "crl.pem").write_bytes(older)
+    clock.ms -= 2 * DAY
+    with opened(folder, clock=clock) as authority:
+        assert shown_list(authority).number > newer.number
