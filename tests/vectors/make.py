@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import vector_envelopes
+import vector_ranges
 from vector_stage import Stage
 
 HERE: Final = Path(__file__).parent
@@ -75,6 +76,7 @@ def main() -> None:
     cast = vector_envelopes.Cast(stage)
     vector_envelopes.make(cast)
     vector_envelopes.cosigned(stage)
+    vector_ranges.make(stage)
     for name, content in written(stage).items():
         (HERE / name).write_text(content)
         print(f"{name}: {len(content):,} bytes")

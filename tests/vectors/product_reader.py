@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import msgpack
 
 from bus.flow.ledger import Ledger
 from bus.identity.believe import believe
@@ -16,9 +19,14 @@ from bus.identity.receive import Parked, receive
 from bus.identity.snapshot import Snapshot
 from bus.identity.verifier import Verifier
 from bus.policy import Policy
-from bus.protocol.epochs import OpenedEpoch
+from bus.protocol import codec, envelope, header, records
+from bus.protocol.epochs import OpenedEpoch, Params
+from bus.protocol.grants import GrantBody
+from bus.protocol.handshake import HelloA, HelloB
 from bus.protocol.header import DATA
 from bus.protocol.kem import PrivateKey
+from bus.protocol.papers import InboxBody, InboxCertificate, Papers, SessionBody, SessionCertificate
+from bus.protocol.sampling import AuditRecord
 from bus.trust import bundle as bundles
 from bus.trust import revocations
 from bus.trust import statement as statements
@@ -149,9 +157,9 @@ def read_envelope(case: dict[str, Any]) -> dict[str, Any]:
         raise ParkedError(got.reason)
     if got.records is None:
         return {"records": []}
-    records = got.records
-    indexes = sorted({index for one in got.hearings for index in (one.indexes or range(len(records.payloads)))})
-    shown = indexes or range(len(records.payloads))
+    found = got.records
+    indexes = sorted({index for one in got.hearings for index in (one.indexes or range(len(found.payloads)))})
+    shown = indexes or range(len(found.payloads))
     assert got.header.kind == DATA
     return {
         "sender": got.header.sender,
@@ -160,9 +168,9 @@ def read_envelope(case: dict[str, Any]) -> dict[str, Any]:
         "records": [
             {
                 "index": index,
-                "kind": records.kinds[index],
-                "payload": records.payloads[index].hex(),
-                "headers": [list(pair) for pair in records.headers.get(index, {}).items()],
+                "kind": found.kinds[index],
+                "payload": found.payloads[index].hex(),
+                "headers": [list(pair) for pair in found.headers.get(index, {}).items()],
             }
             for index in shown
         ],
@@ -188,4 +196,53 @@ def read_grant(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-READERS: Final = {"envelope": read_envelope, "grant": read_grant}
+def _any_array(data: bytes) -> Any:
+    """Of any structure: the codec looks at the form, and whoever calls it at the types."""
+    return [_any_field(one) for one in codec.unpack(data, longest=1_024)]
+
+
+def _any_field(value: Any) -> Any:
+    if type(value) is list:
+        return [_any_field(one) for one in value]
+    if value is None or type(value) in (bool, bytes):
+        return value
+    return codec.ascii_text(value) if type(value) is str else codec.unsigned(value)
+
+
+STRUCTURES: Final[dict[str, Callable[[bytes], Any]]] = {
+    "array": _any_array,
+    "header": header.parse,
+    "envelope": envelope.split,
+    "plaintext": envelope.split_plaintext,
+    "body": records.parse,
+    "params": Params.parse,
+    "grant": GrantBody.parse,
+    "session": SessionBody.parse,
+    "inbox": InboxBody.parse,
+    "session_certificate": SessionCertificate.parse,
+    "inbox_certificate": InboxCertificate.parse,
+    "papers": Papers.parse,
+    "statement_body": lambda data: statements.parse_body(data, signer=None, raw=data),  # type: ignore[arg-type]
+    "bundle_body": lambda data: bundles.parse_body(data, raw=data),
+    "hello_a": HelloA.parse,
+    "hello_b": HelloB.parse,
+    "audit": AuditRecord.parse,
+}
+
+
+def read_encoding(case: dict[str, Any]) -> Any:
+    """What parses is shown field by field: the parser's own value is compared with these bytes elsewhere (tests/fuzz)."""
+    data = bytes.fromhex(case["bytes"])
+    STRUCTURES[case["structure"]](data)
+    return _shown(msgpack.unpackb(data))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str):
+        return {"text": value}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
+
+
+READERS: Final = {"encoding": read_encoding, "envelope": read_envelope, "grant": read_grant}
