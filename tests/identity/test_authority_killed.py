@@ -75,6 +75,7 @@ def test_a_last_line_that_is_cut_at_any_byte_was_never_written(folder):
             assert states(authority) == (after if length == line_end else before), length
     (folder / JOURNAL).write_bytes(whole[:size] + bytes(500))  # a file that grew before its contents were there
     with opened(folder) as authority:
+        assert (folder / JOURNAL).read_bytes() == whole[:size]
         assert states(authority) == before
         enroll(authority, "BETA")
     with opened(folder) as authority:
@@ -197,7 +198,8 @@ def test_a_full_disk_loses_nothing_and_leaves_nothing_half_written(folder, room)
         f"""
 with opened(folder) as authority:
     enroll(authority)
-    limit((folder / "private" / "issued.log").stat().st_size + {room})
+    size = (folder / "private" / "issued.log").stat().st_size
+    limit(size + {room})
     before = len(authority.issued()), authority.holder("ALPHA")
     try:
         enroll(authority, key=KEYS[1])
@@ -206,6 +208,7 @@ with opened(folder) as authority:
     else:
         raise SystemExit("it was written")
     assert (len(authority.issued()), authority.holder("ALPHA")) == before
+    assert (folder / "private" / "issued.log").stat().st_size == size
     limit(resource.RLIM_INFINITY)
     enroll(authority, "BETA")
 """,
