@@ -524,6 +524,13 @@ def test_nobody_else_can_read_it(authority, folder):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
+def test_a_folder_that_was_open_to_others_is_closed(folder):
+    (folder / "private").chmod(0o755)
+    folder.chmod(0o777)
+    with opened(folder):
+        assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "private")} == {0o700}
+
+
 def test_small_files_are_replaced_and_read(authority):
     assert (authority.published("statement.bin"), authority.kept("list.json")) == (None, None)
     for data in (b"1", b"22"):
