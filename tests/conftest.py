@@ -30,7 +30,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 # ---- coverage, in the processes that run tests (scripts/test asks for it) -------------------------------------------------------
 
-MEASURED = {REPOSITORY / "tests" / room for room in ("protocol", "policy", "flow")}
+MEASURED = {REPOSITORY / "tests" / room for room in ("protocol", "policy", "flow", "trust")}
+MEASURED_FILES = set((REPOSITORY / "tests" / "identity").glob("test_attacks_on_*.py"))
+MEASURED_FILES |= {REPOSITORY / "tests" / "identity" / name for name in ("test_receive.py", "test_seal.py")}
 NOT_MEASURED = {"test_hostile.py"}  # what is done in bounded time would be done in twice the time
 
 _coverage: Any = None
@@ -49,7 +51,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Only the tests of a pure room are slowed down, and only they count."""
-    if _coverage is None or item.path.parent not in MEASURED or item.path.name in NOT_MEASURED:
+    measured = item.path.parent in MEASURED or item.path in MEASURED_FILES
+    if _coverage is None or not measured or item.path.name in NOT_MEASURED:
         return (yield)
     _coverage.start()
     try:

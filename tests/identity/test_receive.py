@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-from small_world import World
+from typing import Any
 
+import pytest
+from small_world import X25519, World
+
+from bus.errors import BusError
+from bus.flow.ledger import Ledger
+from bus.identity import listening as listenings
+from bus.identity import seal
+from bus.identity import snapshot as snapshots
+from bus.identity.granting import Reader
+from bus.identity.held import Held
+from bus.identity.listening import Listening, Request, Subscription
 from bus.identity.receive import Parked, receive
+from bus.identity.standing import origin_fault
+from bus.protocol import envelope as envelopes
+from bus.protocol.header import REPLY, REQUEST
+from bus.protocol.kem import PublicKey
+from bus.protocol.records import Records
 
 
 def test_what_was_sent_arrives_as_it_was_sent(world: World):
@@ -34,3 +49,119 @@ def test_the_identity_key_signs_what_policy_marks(world: World):
     got = world.receive(envelope, world.held(director, epochs=[epoch]), world.listening("BUILDER"))
     assert got.by_identity
     assert got.proof.suite == 19
+
+
+def test_an_audit_record_is_heard_by_those_whom_policy_names_and_sent_of_oneself_alone(world: World):
+    builder, tester = world.agent("BUILDER"), world.agent("TESTER")
+    monitor, guest = Listening((subscribed("MONITOR", "_audit.BUILDER"),)), Listening((subscribed("GUEST", "_audit.BUILDER"),))
+    epoch, envelope = world.say(builder, "_audit.BUILDER")
+    assert world.snapshot.audience("_audit.BUILDER") == (("MONITOR", 0),)
+    assert world.receive(envelope, world.held(builder, epochs=[epoch]), monitor).records is not None
+    assert outcome(world, envelope, world.held(builder, epochs=[epoch]), guest) == "not_permitted"
+    epoch, envelope = world.say(tester, "_audit.BUILDER")
+    assert outcome(world, envelope, world.held(tester, epochs=[epoch]), monitor) == "not_permitted"
+
+
+def subscribed(agent: str, pattern: str) -> Subscription:
+    return Subscription(agent, pattern, 0)
+
+
+def outcome(world: World, data: bytes, held: Held, listening: Listening, **changes: Any) -> str:
+    with pytest.raises(BusError) as caught:
+        world.receive(data, held, listening, **changes)
+    reason = caught.value.reason
+    assert isinstance(reason, str)
+    return reason
+
+
+REF = b"r" * 16
+
+DISAGREE: dict[str, dict[str, Any]] = {
+    "a request of two records": {"flags": REQUEST, "payloads": [b"1", b"2"]},
+    "a request that answers": {"flags": REQUEST, "ref": REF},
+    "a message that answers": {"ref": REF},
+    "a request on a topic of the protocol": {"flags": REQUEST, "topic": "_audit.DIRECTOR"},
+    "a message where replies go": {"topic": "_reply.BUILDER." + "0" * 32},
+    "a message where grants go": {"topic": "_grant.BUILDER"},
+    "a message where nothing goes": {"topic": "_x.y"},
+}
+
+
+@pytest.mark.parametrize("changes", DISAGREE.values(), ids=DISAGREE.keys())
+def test_flags_and_ref_and_topic_agree_or_the_sender_is_wrong_in_earnest(world: World, changes: dict[str, Any]):
+    director = world.agent("DIRECTOR")
+    facts = dict(changes)
+    topic, payloads = facts.pop("topic", "tasks.build"), facts.pop("payloads", [b"x"])
+    epoch, envelope = world.say(director, topic, payloads, **facts)
+    listening = Listening((subscribed("MONITOR", topic),))
+    found = outcome(world, envelope, world.held(director, epochs=[epoch]), listening)
+    assert found == ("not_permitted" if topic.startswith(("_reply", "_grant", "_x")) else "malformed")
+
+
+def test_a_reply_answers_one_request_with_one_record(world: World):
+    builder, director = world.agent("BUILDER"), world.agent("DIRECTOR")
+    topic = f"_reply.DIRECTOR.{director.session.hex()}"
+    epoch = world.epoch(builder, "ask.when")
+    listening = Listening(
+        (), {("DIRECTOR", REF): Request("ask.when", world.now)}, {"DIRECTOR": frozenset({director.session.hex()})}
+    )
+    held = world.held(builder, epochs=[epoch])
+    two = world.send(builder, epoch, world.outgoing(builder, topic, [b"1", b"2"], flags=REPLY, ref=REF))[0]
+    assert outcome(world, two, held, listening) == "malformed"
+    one = world.send(builder, epoch, world.outgoing(builder, topic, [b"1"], flags=REPLY, ref=REF))[0]
+    assert world.receive(one, held, listening).answers is not None
+    assert outcome(world, one, held, listening) == "replayed"
+
+
+def test_a_reply_to_a_durable_request_is_live_and_short(world: World):
+    rule = world.snapshot.rule("work.build", reply=True)
+    assert (rule.class_, rule.ttl_ms) == ("live", 60_000)
+    assert world.snapshot.rule("work.build").class_ == "durable"
+    assert world.snapshot.audience("_reply.DIRECTOR." + "0" * 32) == (("DIRECTOR", 0),)
+    assert world.snapshot.domain == "tpmbus.test"
+
+
+def test_a_grant_is_no_data(world: World):
+    director, builder = world.agent("DIRECTOR"), world.agent("BUILDER")
+    epoch = world.epoch(director, "tasks.build")
+    grant = world.grant(director, epoch, Reader("BUILDER", PublicKey(X25519, builder.host.kem_key), builder.session))[0]
+    assert outcome(world, grant, world.held(director, epochs=[epoch]), world.listening("BUILDER")) == "malformed"
+
+
+def test_more_records_than_the_header_says_are_refused_even_of_the_sender(world: World):
+    director = world.agent("DIRECTOR")
+    epoch = world.epoch(director, "tasks.build")
+    drafted = seal.draft(epoch, world.outgoing(director, "tasks.build"), suite=seal.HOST_SUITE, random=bytes(seal.RANDOM_BYTES))
+    body = Records(b"\x00\x00", [b"1", b"2"], {}).encode()
+    content = envelopes.content(drafted.header, body, blind=drafted.blind, hash_name="sha256")
+    drafted = drafted._replace(body=body, content=content)
+    envelope = seal.seal(drafted, seal.sign_by_host([content], [drafted.blind], director.host)[0])
+    assert outcome(world, envelope, world.held(director, epochs=[epoch]), world.listening("BUILDER")) == "malformed"
+
+
+def test_an_agent_that_is_in_no_policy_is_not_permitted(world: World):
+    stranger = world.identity("STRANGER", suite="ecc256/sha256")
+    assert origin_fault(stranger.certificate, world.policy, needs_identity=False).reason == "not_permitted"
+
+
+def test_what_is_kept_of_topics_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(snapshots, "MAX_KEPT", 4)
+    monkeypatch.setattr(listenings, "MAX_KEPT", 4)
+    snapshot, listening = world.trust(), world.listening("BUILDER", "tasks.>")
+    for number in range(11):
+        assert snapshot.rule(f"tasks.t{number}").class_ == "live"
+        assert listening.reached(f"tasks.t{number}")
+    assert len(snapshot._rules) <= 4
+    assert len(listening._reached) <= 4
+
+
+def test_of_a_ledger_that_is_writing_nothing_is_handed_over_and_nothing_acknowledged(world: World):
+    director = world.agent("DIRECTOR")
+    epoch, envelope = world.say(director, "work.build")
+    ledger = Ledger()
+    listening = Listening((Subscription("BUILDER", "work.>", 0, ledger),))
+    held = world.held(director, epochs=[epoch])
+    header = world.receive(envelope, held, listening).header
+    ledger.finish(header.epoch, header.seq, [0], records=1, expires_ms=header.expires_ms)
+    got = world.receive(envelope, held, listening)
+    assert (got.hearings, got.done, got.records) == ([], [], None)
