@@ -8,12 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
+from bus.clock import SystemClock
 from bus.errors import VaultError
 from bus.hub.believed_chips import believed_chips
+from bus.hub.tpm_process import open_engine
+from bus.identity.believe import believe_inbox
+from bus.identity.inbox import Inbox, InboxFolder
 from bus.identity.public_trust import read_public
+from bus.identity.verifier import Verifier
 from bus.policy import open_policy
+from bus.protocol import kem
 from bus.trust.revocations import Reason
 
 OPENSSL = ["openssl", "verify", "-crl_check", "-x509_strict"]
@@ -88,6 +95,26 @@ def test_again_it_makes_and_writes_nothing_and_leaves_the_authority_alone(provis
 def test_nobody_else_can_read_what_is_private(provisioned):
     private = [provisioned.state.trust / "private", provisioned.state.inbox, provisioned.state.vault]
     assert {path.stat().st_mode & 0o77 for folder in private for path in [folder, *folder.rglob("*")]} == {0}
+
+
+def test_a_sender_believes_what_is_published_and_its_reader_opens_what_is_sealed_to_it(provisioned):
+    found, state = public(provisioned), provisioned.state
+    verifier = Verifier(found.root, found.domain, ml_dsa_root=found.ml_dsa_root)
+    now = found.statement.issued_ms
+    believed = {
+        one.name: believe_inbox((state.trust / "public" / "inbox" / f"{one.name}.bin").read_bytes(), one.der, verifier, now_ms=now)
+        for one in found.agents
+    }
+    assert set(believed) == set(open_policy().agents)
+
+    async def read(name):
+        async with open_engine(state) as engine:
+            inbox = await Inbox.open(InboxFolder(state.inbox), engine, name, clock=SystemClock())
+            body = believed[name].inbox.body
+            private = await inbox.private(body.key_id)
+            return private.open(kem.seal(body.kem, body.kem_key, b"a grant", b"info"), b"info")
+
+    assert [anyio.run(read, name) for name in ("DIRECTOR", "MONITOR")] == [b"a grant", b"a grant"]
 
 
 # ---- refused before anything is made -------------------------------------------------------------------------------------------
