@@ -106,7 +106,7 @@ async def provision_fleet(
                 authority = await work.open_authority(stack)
         else:
             await work.make_keys(wanted)
-            if work.is_complete(before):
+            if await to_thread.run_sync(work.is_complete, before):
                 return await work.finish(facts, {one.name: one for one in before.agents})
             authority = await work.open_authority(stack)
         return await work.finish(facts, await work.make_papers(authority))

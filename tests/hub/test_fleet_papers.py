@@ -14,15 +14,26 @@ import pytest
 from bus.clock import SystemClock
 from bus.errors import VaultError
 from bus.hub.believed_chips import believed_chips
+from bus.hub.fleet_papers import KEYS, PAPERS, Order, provision_fleet
+from bus.hub.state import State
 from bus.hub.tpm_process import open_engine
 from bus.identity.believe import believe_inbox
 from bus.identity.inbox import Inbox, InboxFolder
 from bus.identity.public_trust import read_public
 from bus.identity.verifier import Verifier
-from bus.policy import open_policy
+from bus.policy import load, open_policy
 from bus.protocol import kem
+from bus.tpm.engine import Engine
+from bus.tpm.esapi import EsapiTpm
+from bus.tpm.interface import SOFTWARE, SOFTWARE_TPM
+from bus.tpm.software import SoftwareTpm
+from bus.tpm.vault import MemoryVault
 from bus.trust.revocations import Reason
 
+ROLES = """roles:
+  plain: {key: ecc256/sha256, inbox: x25519}
+  free: {key: ecc256/sha256, key_origin: software, environment: allow}
+"""
 OPENSSL = ["openssl", "verify", "-crl_check", "-x509_strict"]
 
 
@@ -117,6 +128,27 @@ def test_a_sender_believes_what_is_published_and_its_reader_opens_what_is_sealed
     assert [anyio.run(read, name) for name in ("DIRECTOR", "MONITOR")] == [b"a grant", b"a grant"]
 
 
+@pytest.mark.anyio
+async def test_it_blocks_no_event_loop_and_tells_of_each_agent_twice(swtpm, swtpm_folder, tmp_path, runtime):
+    """In one process with its engine, on both loops."""
+    state = State(tmp_path, runtime)
+    assert state.swtpm == swtpm_folder  # so that its CA is believed
+    texts = {"p.yaml": b"version: 1\nagents: {ONE: plain, TWO: free}\n" + ROLES.encode()}
+    order, told = Order(load(texts), texts, ["ONE", "TWO"]), []
+    async with Engine(lambda: EsapiTpm(swtpm.tcti, origin=SOFTWARE_TPM), MemoryVault(), software=SoftwareTpm(bytes(32))) as engine:
+        for environ in ({}, {"TPM_ENABLED": "false"}, {"TPM_ENABLED": "false"}):
+            fleet = await provision_fleet(
+                state, engine, order, environ=environ, clock=SystemClock(), tell=lambda *what: told.append(what)
+            )
+            assert sorted(told) == sorted((phase, name) for phase in (KEYS, PAPERS) for name in ("ONE", "TWO"))
+            told.clear()
+    assert [(member.name, member.certificate.origin, member.enrolled) for member in fleet.members] == [
+        ("ONE", SOFTWARE_TPM, False),
+        ("TWO", SOFTWARE, False),
+    ]
+    assert [member.inbox.record.counter for member in fleet.members] == [1, 2]
+
+
 # ---- refused before anything is made -------------------------------------------------------------------------------------------
 
 
@@ -124,7 +156,7 @@ def test_a_sender_believes_what_is_published_and_its_reader_opens_what_is_sealed
 def write_policy(tmp_path):
     def write(agents="  ONE: plain\n", *, domain="tpmbus.local", inbox="x25519", extra=""):
         file = tmp_path / "p.yaml"
-        roles = f"roles:\n  plain: {{key: ecc256/sha256, inbox: {inbox}}}\n  free: {{key: ecc256/sha256, key_origin: software}}\n"
+        roles = ROLES.replace("x25519", inbox)
         file.write_text(f"version: 1\ndomain: {domain}\nagents:\n{agents}{roles}{extra}")
         return str(file)
 
