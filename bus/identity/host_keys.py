@@ -45,6 +45,10 @@ class HostKeys:
     def can_sign(self) -> bool:
         return self._signing is not None
 
+    @property
+    def can_open(self) -> bool:
+        return self._opening is not None
+
     def sign(self, tbs: bytes) -> bytes:
         """The host's signature. Raises LocalProtocolError if another pair has taken over, or in a forked child."""
         if self._signing is None:

@@ -203,6 +203,11 @@ class SealingEpoch(_Epoch):
         """Whether another epoch must take over: no number is left, or the key has done its work."""
         return self._secret is None or self.next_seq > MAX_SEQ or self._sealed_bytes >= MAX_SEALED_BYTES
 
+    @property
+    def outstanding(self) -> int:
+        """Numbers that were given out, and neither sealed under nor given up."""
+        return len(self._issued)
+
     def take(self) -> int:
         """The next number, for one header. It is used or burned, never given out again."""
         if self._secret is None or self.next_seq > MAX_SEQ or self._sealed_bytes >= MAX_SEALED_BYTES:
