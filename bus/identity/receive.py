@@ -25,7 +25,7 @@ from bus.identity.believe import Believed
 from bus.identity.held import Held
 from bus.identity.listening import Listening, Request, Subscription
 from bus.identity.proofs import check_cosignature, check_proof
-from bus.identity.reserved import AUDIT, may_hear, may_read_dead, requester_of
+from bus.identity.reserved import AUDIT, requester_of
 from bus.identity.snapshot import Snapshot
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
@@ -64,6 +64,8 @@ class Received:
     """Durable subscriptions that finished it before: acknowledge it again, in silence."""
     refused: list[tuple[Subscription, VerificationError]] = field(default_factory=list)
     """Agents of this host for which alone it is refused."""
+    live: bool = False
+    """Whether the window counts it: a subscription without a ledger gets it, or it is an answer."""
     answers: tuple[str, Request] | None = None
     """Whose request it answers."""
     records: Records | None = None
@@ -116,7 +118,7 @@ def receive(
     _check_hearers(received, topic, snapshot, dead=dead)
     received.records = _check_records(header, body)
     received.believed = believed
-    if any(hearing.subscription.ledger is None for hearing in received.hearings) or received.answers is not None:
+    if received.live:
         held.windows.commit(header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=arrival.ttl_ms)
     held.opened += 1
     held.handed_over += header.records * max(1, len(received.hearings))
@@ -142,7 +144,7 @@ def _reached(received: Received, listening: Listening, *, now_ms: int, dead: boo
 def _check_new(received: Received, reached: tuple[Subscription, ...], held: Held) -> None:
     """Line 5. Moves nothing."""
     if received.answers is not None:
-        _check_window(received.header, held)
+        _check_window(received, held)
     for one in reached:
         try:
             if one.ledger is None:
@@ -157,7 +159,7 @@ def _check_live(received: Received, one: Subscription, held: Held) -> None:
     header = received.header
     if header.sent_ms < one.began_ms:
         raise VerificationError("before_session", agent=header.sender, detail=f"sent before {one.agent} began")
-    _check_window(header, held)
+    _check_window(received, held)
     received.hearings.append(Hearing(one, None, redelivered=False))
 
 
@@ -171,8 +173,11 @@ def _check_ledger(received: Received, one: Subscription, ledger: Ledger) -> None
         received.done.append(one)
 
 
-def _check_window(header: Header, held: Held) -> None:
-    held.windows.check(header.epoch, header.seq, sender=header.sender)
+def _check_window(received: Received, held: Held) -> None:
+    header = received.header
+    if not received.live:
+        held.windows.check(header.epoch, header.seq, sender=header.sender)
+    received.live = True
 
 
 def _nothing_left(received: Received) -> Received:
@@ -184,18 +189,17 @@ def _nothing_left(received: Received) -> Received:
 
 def _check_hearers(received: Received, topic: str, snapshot: Snapshot, *, dead: bool) -> None:
     """Line 9, for each agent that would get it."""
-    may = may_read_dead if dead else may_hear
-    allowed = []
-    for hearing in received.hearings:
-        agent = hearing.subscription.agent
-        if may(snapshot.policy, agent, topic):
-            allowed.append(hearing)
-        else:
-            error = VerificationError("not_permitted", agent=received.header.sender, detail=f"{agent} may not hear {topic}")
-            received.refused.append((hearing.subscription, error))
-    if received.hearings and not allowed:
+    barred = [one for one in received.hearings if not snapshot.may_hear(one.subscription.agent, topic, dead=dead)]
+    if not barred:
+        return
+    for one in barred:
+        detail = f"{one.subscription.agent} may not hear {topic}"
+        error = VerificationError("not_permitted", agent=received.header.sender, detail=detail)
+        received.refused.append((one.subscription, error))
+        received.hearings.remove(one)
+    if not received.hearings:
         raise received.refused[-1][1]
-    received.hearings = allowed
+    received.live = any(one.subscription.ledger is None for one in received.hearings)
 
 
 def _check_records(header: Header, body: bytes) -> Records:

@@ -37,6 +37,7 @@ class Snapshot:
     _rules: dict[tuple[str, bool], TopicRule] = field(init=False, repr=False, default_factory=dict)
     _arrivals: dict[tuple[bytes, str, bool], Arrival] = field(init=False, repr=False, default_factory=dict)
     _standings: dict[tuple[bytes, str, bool], Standing] = field(init=False, repr=False, default_factory=dict)
+    _hearers: dict[tuple[str, str, bool], bool] = field(init=False, repr=False, default_factory=dict)
     _audiences: dict[tuple[str, ...], Members] = field(init=False, repr=False, default_factory=dict)
 
     @property
@@ -69,6 +70,15 @@ class Snapshot:
         if found is None:
             found = standing_of(believed, topic, reply=reply, policy=self.policy, trust=self.trust)
             _keep(self._standings, key, found)
+        return found
+
+    def may_hear(self, agent: str, topic: str, *, dead: bool = False) -> bool:
+        """Whether this agent may hear the topic, or, `dead`, read what could not be delivered on it."""
+        key = (agent, topic, dead)
+        found = self._hearers.get(key)
+        if found is None:
+            found = (reserved.may_read_dead if dead else reserved.may_hear)(self.policy, agent, topic)
+            _keep(self._hearers, key, found)
         return found
 
     def audience(self, topic: str) -> Members:

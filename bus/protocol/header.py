@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -79,23 +79,22 @@ def parse(data: bytes) -> Header:
     # One comparison of all types, before anything is compared by value: True is 1, and no field here is a bool.
     if type(fields) is not list or [*map(type, fields)] != _TYPES:
         raise malformed("a header has these fifteen fields and no others")
-    header = Header._make(fields)
-    if (fault := _fault(header)) is not None:
+    if (fault := _fault(fields)) is not None:
         raise malformed(fault)
-    if _encoded(header) != data:
+    if _encoded(fields) != data:
         raise malformed("not in shortest form")
-    return header
+    return Header._make(fields)
 
 
-def _encoded(header: Header) -> bytes:
+def _encoded(fields: list[Any]) -> bytes:
     try:
-        return pack(header)
+        return pack(fields)
     except (OverflowError, ValueError) as error:
         raise malformed("a number that no field can hold") from error
 
 
-def _fault(header: Header) -> str | None:
-    version, kind, flags, topic, sender, session, epoch, seq, sent, expires, priority, records, id_, ref, before = header
+def _fault(fields: list[Any]) -> str | None:
+    version, kind, flags, topic, sender, session, epoch, seq, sent, expires, priority, records, id_, ref, before = fields
     if version != VERSION:
         return "an unknown version"
     if kind not in (DATA, GRANT) or not 0 <= flags <= REPLY:
