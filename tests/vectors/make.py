@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import vector_envelopes
+import vector_grants
 import vector_ranges
+import vector_refusals
 from vector_stage import Stage
 
 HERE: Final = Path(__file__).parent
@@ -75,7 +77,9 @@ def main() -> None:
     stage = Stage()
     cast = vector_envelopes.Cast(stage)
     vector_envelopes.make(cast)
-    vector_envelopes.cosigned(stage)
+    vector_refusals.make(cast)
+    vector_grants.make(cast)
+    vector_refusals.cosignatures(vector_envelopes.cosigned(stage))
     vector_ranges.make(stage)
     for name, content in written(stage).items():
         (HERE / name).write_text(content)

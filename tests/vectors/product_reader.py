@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgpack
 
 from bus.flow.ledger import Ledger
-from bus.identity.believe import believe
-from bus.identity.granting import Granted, OwnKey, open_grant
+from bus.identity.believe import believe, believe_inbox
+from bus.identity.granting import Granted, OwnKey, inbox_key, open_grant, session_key
 from bus.identity.held import Held
 from bus.identity.listening import Listening, Request, Subscription
 from bus.identity.receive import Parked, receive
@@ -245,4 +245,15 @@ def _shown(value: Any) -> Any:
     return [_shown(one) for one in value] if isinstance(value, list) else value
 
 
-READERS: Final = {"encoding": read_encoding, "envelope": read_envelope, "grant": read_grant}
+def read_sealing(case: dict[str, Any]) -> dict[str, Any]:
+    name = case["world"]
+    facts: dict[str, Any] = {"snapshot": snapshot(name), "now_ms": case["now_ms"]}
+    params, members = Params.parse(bytes.fromhex(case["params"])), {(who, generation) for who, generation in case["members"]}
+    if "papers" in case:
+        return {"key_id": session_key(_believed(name, case["papers"]), params, members, **facts).id.hex()}
+    verifier = Verifier(**pinned(world(name)))
+    found = believe_inbox(bytes.fromhex(case["inbox"]), bytes.fromhex(case["identity"]), verifier, now_ms=0)
+    return {"key_id": inbox_key(found, params, members, highest=case["highest_counter"], **facts).id.hex()}
+
+
+READERS: Final = {"encoding": read_encoding, "envelope": read_envelope, "grant": read_grant, "sealing": read_sealing}
