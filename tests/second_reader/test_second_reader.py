@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -221,3 +222,19 @@ def test_a_process_that_judges_everything_never_loads_the_product():
     )
     command = [sys.executable, "-c", script, str(HERE), str(HERE.parent / "vectors")]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+# ---- whatever comes, the answer is a result or a code
+
+
+@pytest.mark.parametrize("kind", [kind for kind in judge.JUDGE if any("bytes" in c for c in VECTORS.cases.get(kind, []))])
+def test_damaged_bytes_never_bring_it_down(kind):
+    chance = random.Random(kind)
+    for case in chance.choices([param.values[1] for param in positive(kind)], k=60):
+        data = bytearray(VECTORS.bytes(case["bytes"]))
+        if len(data) > 100_000:
+            continue
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        word, _ = answer(kind, case | {"bytes": bytes(data).hex()})
+        assert word in {"result", "code"}
