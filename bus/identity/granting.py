@@ -80,7 +80,7 @@ def inbox_key(
 
 
 def _check_reader(name: str, identity: Certificate, members: Container[Member], snapshot: Snapshot, *, now_ms: int) -> None:
-    snapshot.trust.check_fresh(snapshot.trust.now_ms(now_ms))
+    snapshot.judged_at(now_ms)
     if (name, snapshot.trust.generation(name)) not in members:
         raise VerificationError(
             "not_permitted", agent=name, detail="policy does not let it hear this epoch, or its name was revoked since"
@@ -183,8 +183,7 @@ def open_grant(
     An epoch that is known is not changed. Raises RemoteProtocolError("malformed") and VerificationError: trust_stale, unsolicited,
     from_future, expired, bad_seal, wrong_epoch, bad_proof, untrusted, revoked, wrong_signer, too_many_epochs.
     """
-    now_ms = snapshot.trust.now_ms(now_ms)
-    snapshot.trust.check_fresh(now_ms)
+    now_ms = snapshot.judged_at(now_ms)
     header_bytes, sealed = envelopes.split(data)
     header = headers.parse(header_bytes)
     reader = grants.reader_of(header)

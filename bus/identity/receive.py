@@ -85,8 +85,7 @@ def receive(
 
     Raises RemoteProtocolError("malformed") and VerificationError with the reasons above: then nobody on this host gets it.
     """
-    now_ms = snapshot.trust.now_ms(now_ms)
-    snapshot.trust.check_fresh(now_ms)
+    now_ms = snapshot.judged_at(now_ms)
     header_bytes, sealed = envelopes.split(data)
     header = headers.parse(header_bytes)
     if header.kind != DATA:

@@ -21,11 +21,13 @@ from bus.protocol.codec import pack
 from bus.protocol.contexts import Purpose
 from bus.protocol.envelope import MAX_ENVELOPE_BYTES
 from bus.protocol.epochs import SealingEpoch
-from bus.protocol.header import DATA, ID_BYTES, MAX_RECORDS, VERSION, Header
+from bus.protocol.header import DATA, ID_BYTES, MAX_RECORDS, VERSION
 from bus.protocol.proof import BLIND_BYTES, MAX_BATCH, Proof, batch
 from bus.protocol.records import Records
 from bus.protocol.suites import HOST_SUITE, Suite
 
+MAX_BODY_BYTES: Final = MAX_ENVELOPE_BYTES - (8 << 10)
+"""What header, proof, path and signatures need is left free."""
 MAX_GUARD_BYTES: Final = 16
 RANDOM_BYTES: Final = ID_BYTES + BLIND_BYTES + MAX_GUARD_BYTES
 """Fresh random bytes for one draft."""
@@ -86,30 +88,14 @@ def draft(epoch: SealingEpoch, outgoing: Outgoing, *, suite: Suite, random: byte
         raise MessageTooLargeError(len(body), limit=MAX_BODY_BYTES)
     seq = epoch.take()
     params = epoch.params
-    header = Header(
-        VERSION,
-        DATA,
-        outgoing.flags,
-        outgoing.topic,
-        params.sender,
-        outgoing.session,
-        epoch.id,
-        seq,
-        outgoing.sent_ms,
-        outgoing.expires_ms,
-        params.priority,
-        count,
-        outgoing.id or random[:ID_BYTES],
-        outgoing.ref,
-        outgoing.before,
-    ).encode()
+    # A plain tuple in the order of `Header`'s fields: what is only packed need not be one first.
+    header = pack(
+        (VERSION, DATA, outgoing.flags, outgoing.topic, params.sender, outgoing.session, epoch.id, seq, outgoing.sent_ms,
+         outgoing.expires_ms, params.priority, count, outgoing.id or random[:ID_BYTES], outgoing.ref, outgoing.before)
+    )  # fmt: skip
     blind = random[ID_BYTES : ID_BYTES + BLIND_BYTES]
     guard = random[ID_BYTES + BLIND_BYTES : ID_BYTES + BLIND_BYTES + epoch.guard_bytes]
     return Draft(epoch, seq, header, body, blind, guard, envelopes.content(header, body, blind=blind, hash_name=suite.hash))
-
-
-MAX_BODY_BYTES: Final = MAX_ENVELOPE_BYTES - (8 << 10)
-"""What header, proof, path and signatures need is left free."""
 
 
 def sign_by_host(

@@ -44,6 +44,15 @@ class Snapshot:
     def domain(self) -> str:
         return self.trust.domain
 
+    def judged_at(self, now_ms: int) -> int:
+        """The time to judge by. Raises VerificationError("trust_stale") past the end of the trust statement."""
+        statement = self.trust.statement
+        if now_ms < statement.issued_ms:
+            return statement.issued_ms
+        if now_ms > statement.next_update_ms:
+            self.trust.check_fresh(now_ms)
+        return now_ms
+
     def rule(self, topic: str, *, reply: bool = False) -> TopicRule:
         """How envelopes of this topic travel; replies to it are live, and all else as the topic says."""
         found = self._rules.get((topic, reply))
