@@ -380,7 +380,7 @@ def test_the_checker_sees(tmp_path, case):
 # ---- context strings -----------------------------------------------------------------------------------------------------------
 
 PREFIX_ON_PURPOSE = {
-    ("KEY", "KEY_AUTH"): "KEY is hashed before a DER key, which begins with 0x30; KEY_AUTH is the message of an HMAC with a secret key",
+    ("KEY", "KEY_AUTH"): "KEY is hashed before DER, which begins with 0x30; KEY_AUTH is the message of an HMAC with a secret key",
     ("ENROLL", "ENROLL_REQUEST"): "what follows ENROLL is an array of seven, which begins with 0x97",
     ("HELLO", "HELLO_BROKER"): "what follows HELLO is an array of three, which begins with 0x93",
     ("HELLO", "HELLO_AGENT"): "the same",

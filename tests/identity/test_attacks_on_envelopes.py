@@ -388,7 +388,7 @@ def test_a_session_key_does_not_do_where_policy_demands_the_identity(world: Worl
 
 
 def test_siblings_in_a_batch_tell_a_reader_nothing_that_it_could_test(world: World):
-    """A reader of one topic gets the leaf of another, and the broker knows that one's header: without a blind, words could be tried."""
+    """A reader of one topic gets a leaf of another, and the broker knows its header: without a blind, words could be tried."""
     scene = Scene(world)
     secret_epoch = world.epoch(scene.director, "secret.vote")
     random_bytes = os.urandom(2 * seal.RANDOM_BYTES)
