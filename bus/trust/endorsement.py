@@ -30,6 +30,9 @@ SOFTWARE, SOFTWARE_TPM, HARDWARE = ORIGINS
 
 MAX_CERTIFICATE_BYTES: Final = 4_096
 MAX_INTERMEDIATES: Final = 4
+MAX_RSA_BITS: Final = 4_096
+MAX_RSA_EXPONENT: Final = (1 << 32) - 1
+"""Of those who issue: more than any maker has."""
 EK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate: without it the certificate may be the platform's, which has another key."""
 
@@ -140,10 +143,13 @@ def _may_issue(issuer: x509.Certificate, at: datetime, *, below: int) -> bool:
 
 
 def _is_strong(issuer: x509.Certificate) -> bool:
+    """And cheap: strangers bring intermediates, and a verification under an exponent as long as the modulus takes a hundred times
+    as long.
+    """
     key = issuer.public_key()
-    return (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= 256
-    )
+    if isinstance(key, rsa.RSAPublicKey):
+        return 2048 <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e <= MAX_RSA_EXPONENT
+    return isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= 256
 
 
 def _check_leaf(leaf: x509.Certificate, at: datetime) -> None:

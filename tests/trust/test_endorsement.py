@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from math import gcd
 
 import pytest
 from cryptography import x509
@@ -134,6 +135,24 @@ def test_an_intermediate_without_its_rules_or_with_a_weak_key_leads_nowhere():
         weak.ca_key, weak.hash = key, None if isinstance(key, ed25519.Ed25519PrivateKey) else weak.hash
         weak.ca = ca_certificate("maker ca", key, "maker root", weak.root_key)
         assert reason(weak.certify(CHIP.ek), **path_of(weak)) == "ek_untrusted"
+
+
+def test_an_exponent_that_makes_strangers_expensive_leads_nowhere():
+    """With a short private exponent the public one is as long as the modulus, and each verification a hundred times as long."""
+    numbers = rsa_key(1).private_numbers()
+    p, q, n = numbers.p, numbers.q, numbers.public_numbers.n
+    d = next(d for d in range((1 << 255) + 1, 1 << 256, 2) if gcd(d, (p - 1) * (q - 1)) == 1)
+    public = rsa.RSAPublicNumbers(pow(d, -1, (p - 1) * (q - 1)), n)
+    dear = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), numbers.iqmp, public)
+    for key, believed in ((rsa_key(1), True), (dear.private_key(unsafe_skip_rsa_key_validation=True), False)):
+        maker = Maker()
+        maker.ca_key = key
+        maker.ca = ca_certificate("maker ca", key, "maker root", maker.root_key)
+        certificate = maker.certify(CHIP.ek)
+        if believed:
+            assert verify(certificate, **path_of(maker)).origin == "software-tpm"
+        else:
+            assert reason(certificate, **path_of(maker)) == "ek_untrusted"
 
 
 def test_a_path_is_four_intermediates_long_at_most_and_no_circle():
