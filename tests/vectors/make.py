@@ -17,6 +17,7 @@ import vector_envelopes
 import vector_grants
 import vector_ranges
 import vector_refusals
+import vector_trust
 from vector_stage import Stage
 
 HERE: Final = Path(__file__).parent
@@ -80,6 +81,7 @@ def main() -> None:
     vector_refusals.make(cast)
     vector_grants.make(cast)
     vector_refusals.cosignatures(vector_envelopes.cosigned(stage))
+    vector_trust.make(cast)
     vector_ranges.make(stage)
     for name, content in written(stage).items():
         (HERE / name).write_text(content)

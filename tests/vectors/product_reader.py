@@ -28,10 +28,11 @@ from bus.protocol.kem import PrivateKey
 from bus.protocol.papers import InboxBody, InboxCertificate, Papers, SessionBody, SessionCertificate
 from bus.protocol.sampling import AuditRecord
 from bus.trust import bundle as bundles
-from bus.trust import revocations
+from bus.trust import certificates, revocations
 from bus.trust import statement as statements
+from bus.trust.certificates import Profile
 from bus.trust.root import Root
-from bus.trust.view import TrustView
+from bus.trust.view import Highest, TrustView, advance, advance_policy
 
 HERE: Final = Path(__file__).parent
 NEVER: Final = 1 << 60
@@ -256,4 +257,84 @@ def read_sealing(case: dict[str, Any]) -> dict[str, Any]:
     return {"key_id": inbox_key(found, params, members, highest=case["highest_counter"], **facts).id.hex()}
 
 
-READERS: Final = {"encoding": read_encoding, "envelope": read_envelope, "grant": read_grant, "sealing": read_sealing}
+def read_root(case: dict[str, Any]) -> dict[str, Any]:
+    found = Root.of(bytes.fromhex(case["bytes"]))
+    return {"subject": found.subject.hex(), "key_id": found.ski.hex()}
+
+
+def read_certificate(case: dict[str, Any]) -> dict[str, Any]:
+    facts = pinned(world(case["world"]))
+    found = certificates.read(
+        bytes.fromhex(case["bytes"]), root=facts["root"], domain=facts["domain"], profile=Profile[case["profile"].upper()]
+    )
+    shown = {name: getattr(found, name) for name in ("name", "origin", "level", "not_before_ms", "not_after_ms")}
+    return {**shown, "suite": found.suite.number, "serial": f"{found.serial:x}", "signer": found.signer.hex()}
+
+
+def read_crl(case: dict[str, Any]) -> dict[str, Any]:
+    found = revocations.read(bytes.fromhex(case["bytes"]), root=pinned(world(case["world"]))["root"])
+    return {
+        "number": found.number,
+        "this_update_ms": found.this_update_ms,
+        "next_update_ms": found.next_update_ms,
+        "revoked": [
+            {"serial": f"{serial:x}", "date_ms": one.date_ms, "reason": one.reason.value} for serial, one in found.revoked.items()
+        ],
+    }
+
+
+def highest(of: dict[str, Any]) -> Highest:
+    return Highest(
+        *(bytes.fromhex(value) if isinstance(value, str) else value for value in map(of["highest"].get, Highest._fields))
+    )
+
+
+def read_statement(case: dict[str, Any]) -> dict[str, Any]:
+    of = world(case["world"])
+    facts = pinned(of)
+    found = statements.read(bytes.fromhex(case["bytes"]), **facts)
+    advance(highest(of), found)
+    crl = revocations.read(bytes.fromhex(case.get("crl", of["crl"])), root=facts["root"])
+    TrustView(facts["root"], of["domain"], found, crl)
+    numbers = ("number", "issued_ms", "next_update_ms", "policy_version", "crl_number")
+    digests = ("policy_digest", "crl_digest", "digest", "body_digest")
+    return {
+        **{name: getattr(found, name) for name in numbers},
+        **{name: getattr(found, name).hex() for name in digests},
+        "agents": [[name, *standing] for name, standing in found.agents.items()],
+        "ml_dsa": [[name, digest.hex()] for name, digest in found.ml_dsa.items()],
+    }
+
+
+def read_bundle(case: dict[str, Any]) -> dict[str, Any]:
+    of = world(case["world"])
+    found = bundles.read(bytes.fromhex(case["bytes"]), **pinned(of))
+    advance_policy(highest(of), found)
+    files = [[path, data.hex()] for path, data in found.files.items()]
+    return {"version": found.version, "made_ms": found.made_ms, "files": files, "digest": found.digest.hex()}
+
+
+def read_papers(case: dict[str, Any]) -> dict[str, Any]:
+    found = believe(bytes.fromhex(case["bytes"]), Verifier(**pinned(world(case["world"]))), now_ms=0)
+    return {"session": found.id.hex(), "name": found.name}
+
+
+def read_inbox(case: dict[str, Any]) -> dict[str, Any]:
+    verifier = Verifier(**pinned(world(case["world"])))
+    found = believe_inbox(bytes.fromhex(case["bytes"]), bytes.fromhex(case["identity"]), verifier, now_ms=0).inbox.body
+    return {"name": found.name, "counter": found.counter, "key_id": found.key_id.hex()}
+
+
+READERS: Final = {
+    "encoding": read_encoding,
+    "envelope": read_envelope,
+    "grant": read_grant,
+    "sealing": read_sealing,
+    "root": read_root,
+    "certificate": read_certificate,
+    "crl": read_crl,
+    "statement": read_statement,
+    "bundle": read_bundle,
+    "papers": read_papers,
+    "inbox": read_inbox,
+}

@@ -189,11 +189,11 @@ class Stage:
                 if agent.papers not in found:
                     found.append(agent.papers)
 
-    def inbox(self, identity: Identity, key: PrivateKey, **changes: Any) -> bytes:
+    def inbox(self, by: Identity, key: PrivateKey, **changes: Any) -> bytes:
         facts = {
             "domain": DOMAIN,
-            "name": identity.name,
-            "identity": identity.certificate.signer,
+            "name": by.name,
+            "identity": by.certificate.signer,
             "counter": 3,
             "kem": key.kem,
             "kem_key": key.public,
@@ -203,8 +203,8 @@ class Stage:
         purpose = changes.pop("purpose", Purpose.INBOX)
         proved = changes.pop("proof", {})
         body, blind = InboxBody(**(facts | changes)).encode(), chance(16)
-        digest = content(purpose, body, blind=blind, suite=identity.suite)
-        return InboxCertificate(body, identity.prove(purpose, [digest], [blind], **proved)[0]).encode()
+        digest = content(purpose, body, blind=blind, suite=by.suite)
+        return InboxCertificate(body, by.prove(purpose, [digest], [blind], **proved)[0]).encode()
 
 
 def epoch_of(epoch: SealingEpoch) -> dict[str, bytes]:
