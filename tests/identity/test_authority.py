@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import sys
 import threading
@@ -343,6 +344,13 @@ def test_sessions_of_an_agent_are_ended(authority, clock):
     assert authority.standings() == {"ALPHA": (1, 0), "BETA": (0, clock.ms)}
 
 
+def test_sessions_that_were_ended_stay_so_when_the_clock_is_turned_back(authority, clock):
+    ended = authority.end_sessions("BETA")
+    clock.ms -= DAY
+    assert authority.end_sessions("BETA") == ended
+    assert authority.standings() == {"BETA": (0, ended)}
+
+
 def test_ml_dsa_keys_are_registered_by_their_hash(authority):
     authority.register_ml_dsa("BETA", b"b" * 32)
     authority.register_ml_dsa("ALPHA", b"a" * 32)
@@ -371,6 +379,29 @@ def test_an_authority_that_was_restored_from_a_backup_repeats_no_number(folder, 
         authority.revoke("ALPHA", Reason.RETIRED)
         assert authority.next_statement_number() > max(before[0])
         assert authority.revocations().number > before[1]
+
+
+def test_who_was_revoked_after_the_backup_stays_out_where_the_list_tells(folder, clock, tmp_path):
+    """trust/private comes from a backup, trust/public is as it was left."""
+    with opened(folder, clock=clock) as authority:
+        alpha = read(authority, enroll(authority)).serial
+        backup = copied(folder / "private", tmp_path / "backup")
+        beta = read(authority, enroll(authority, "BETA", KEYS[1], OTHER_EK)).serial
+        authority.revoke("ALPHA", Reason.COMPROMISED)
+        revoked = authority.revoke("BETA", Reason.RETIRED)
+    shutil.rmtree(folder / "private")
+    copied(backup, folder / "private")
+    clock.ms -= DAY
+    with opened(folder, clock=clock) as authority:
+        assert authority.holder("ALPHA") is None
+        for _ in range(1_200):  # until the journal is rewritten
+            authority.next_policy_version()
+        authority.end_sessions("ALPHA")
+        enroll(authority)
+        authority.revoke("ALPHA", Reason.WITHDRAWN)
+        assert authority.revocations().number > revoked.number
+        assert {alpha, beta} < authority.revocations().revoked.keys()
+        assert shown_list(authority) == authority.revocations()
 
 
 # ---- signatures ----------------------------------------------------------------------------------------------------------------

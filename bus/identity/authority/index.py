@@ -104,8 +104,9 @@ class Index:
         """All that still counts, as changes that make the same index again."""
         kept = [one for one in self.issued.values() if self._counts(one, now_ms)]
         yield from (Change(issued=(one,)) for one in kept)
+        gone = self.issued.keys() - {one.serial for one in kept}
         yield Change(
-            revoked={one.serial: self.revoked[one.serial] for one in kept if one.serial in self.revoked},
+            revoked={serial: one for serial, one in self.revoked.items() if serial not in gone},
             generations=self.generations,
             sessions=self.sessions,
             ml_dsa=self.ml_dsa,

@@ -192,11 +192,14 @@ class Authority:
             return {name: (generations.get(name, 0), sessions.get(name, 0)) for name in sorted({*generations, *sessions})}
 
     def end_sessions(self, name: str) -> int:
-        """No session certificate of this agent from before now counts any more. Gives that instant."""
+        """No session certificate of this agent from before now counts any more. Gives that instant.
+
+        It never goes back: after a clock was turned back, sessions that were ended stay so.
+        """
         with self._lock:
-            now = self._clock.now_ms()
-            self._commit(Change(sessions={_agent(name): now}))
-            return now
+            since = max(self._clock.now_ms(), self._index.sessions.get(name, 0))
+            self._commit(Change(sessions={_agent(name): since}))
+            return since
 
     def register_ml_dsa(self, name: str, digest: bytes) -> None:
         """This agent co-signs with the ML-DSA-65 key of this SHA-256; revoking the name ends it."""
@@ -344,8 +347,9 @@ class Authority:
 
     def _mend(self) -> None:
         """Whatever an interruption left unpublished. The list that lies there counts if it is the newest and says all."""
-        index = self._records.index
         self._published.show_root()
+        self._take_back_what_was_published()
+        index = self._records.index
         for profile, name in index.names():
             if profile is not Profile.TLS:
                 self._show_certificate(profile, name)
@@ -353,6 +357,12 @@ class Authority:
         if crl is not None and crl.number == index.numbers.get("crl") and crl.revoked == index.revoked:
             self._crl = crl
         self.revocations()
+
+    def _take_back_what_was_published(self) -> None:
+        """A list that is newer than the journal: that came from a backup, and would let those in again who were revoked since."""
+        crl = self._published.crl()
+        if crl is not None and crl.number > self._index.numbers.get("crl", 0):
+            self._commit(Change(revoked=crl.revoked, numbers={"crl": crl.number}))
 
     def close(self) -> None:
         with self._lock:
