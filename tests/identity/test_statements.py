@@ -289,6 +289,21 @@ def test_what_is_signed_already_is_not_signed_anew(authority, clock):
     assert (changed.bundle.version, changed.before.version) == (2, 1)
 
 
+def test_no_version_is_given_twice_when_the_journal_comes_from_a_backup(folder, clock, tmp_path):
+    memory = TrustMemory(tmp_path / "agent")
+    backup = shutil.copytree(folder / "private", tmp_path / "backup")
+    with opened(folder, clock) as authority:
+        memory.accept_policy(policies.sign(authority, texts(), clock=clock).bundle)
+    shutil.rmtree(folder / "private")
+    shutil.copytree(backup, folder / "private")
+    clock.advance(60)
+    with opened(folder, clock) as authority:
+        changed = policies.sign(authority, texts(**{"agents/roster.yaml": ROSTER + "  BUILDER: x\n"}), clock=clock)
+        memory.accept(Statements(authority, clock=clock).issue())
+    memory.accept_policy(changed.bundle)
+    assert (changed.bundle.version, changed.before.version) == (2, 1)
+
+
 def test_who_joined_is_in_the_next_version_and_stays_until_told_otherwise(authority, clock):
     joined = policies.sign(authority, texts(), agents={"BILLING": "x", "DIRECTOR": "x"}, clock=clock).bundle
     assert joined.files[policies.JOINED] == b"version: 1\nagents:\n  BILLING: x\n"

@@ -216,9 +216,9 @@ class Authority:
         """Higher than every one before, and on disk before it is given out."""
         return self._take_number("statement", at_least=self._seconds())
 
-    def next_policy_version(self) -> int:
-        """One more than the last, and on disk before it is given out."""
-        return self._take_number("policy", at_least=1)
+    def next_policy_version(self, *, after: int = 0) -> int:
+        """One more than the last, and on disk before it is given out. `after`: the one that was published last."""
+        return self._take_number("policy", at_least=after + 1)
 
     # ---- signatures --------------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def sign(authority: Authority, texts: Mapping[str, bytes], *, agents: Mapping[st
     if before is not None and before.files == files:
         return Signed(before, before)
     load(files)  # that it says the same inside: a roster at an absolute path does not
-    bundle = _signed(authority, files, made_ms=max(clock.now_ms(), before.made_ms if before else 0))
+    bundle = _signed(authority, files, before, now_ms=clock.now_ms())
     authority.publish(FILE, bundle.raw)
     return Signed(bundle, before)
 
@@ -95,9 +95,10 @@ def _check_domain(policy: Policy, authority: Authority, *, place: str) -> None:
         raise PolicyError([Problem(place, 1, 1, f"{message}: use another --state, or correct `domain:`")])
 
 
-def _signed(authority: Authority, files: Mapping[str, bytes], *, made_ms: int) -> Bundle:
-    """Read again before anybody sees it, as its readers will."""
-    version = authority.next_policy_version()
+def _signed(authority: Authority, files: Mapping[str, bytes], before: Bundle | None, *, now_ms: int) -> Bundle:
+    """Read again before anybody sees it, as its readers will. Two of one version would be a fork to them."""
+    version = authority.next_policy_version(after=before.version if before else 0)
+    made_ms = max(now_ms, before.made_ms if before else 0)
     try:
         body = bundles.body_bytes(domain=authority.domain, version=version, made_ms=made_ms, files=files)
     except ValueError as error:
