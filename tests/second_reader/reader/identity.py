@@ -90,7 +90,7 @@ def _validity(item: Item, root: Root, longest_ms: int) -> tuple[int, int]:
     times = [part.time_ms() for part in item.items()]
     need(len(times) == 2, "validity")
     begins, ends = times
-    need(root.not_before_ms <= begins <= ends <= root.not_after_ms and ends - begins <= longest_ms, "validity")
+    need(root.not_before_ms <= begins < ends <= root.not_after_ms and ends - begins <= longest_ms, "validity")
     return begins, ends
 
 

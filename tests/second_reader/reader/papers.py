@@ -92,7 +92,7 @@ def read_signed(data: bytes) -> tuple[bytes, Proof]:
     body, proof = shape.array(pack.parse(data, MAX_CERTIFICATE), 2)
     shape.binary(body)
     read = Proof.of(proof)
-    demand(not read.cosignature, "malformed", "a certificate with a cosignature")
+    demand(read.suite in digests.HASHES and not read.cosignature, "malformed", "an unknown suite, or a cosignature")
     return body, read
 
 

@@ -36,7 +36,7 @@ def read_root(data: bytes) -> Root:
     need(issuer.whole == subject.whole, "issuer")
     c.common_name(subject)
     times = [item.time_ms() for item in validity.items()]
-    need(len(times) == 2 and times[0] <= times[1] <= times[0] + LONGEST_MS, "validity")
+    need(len(times) == 2 and times[0] < times[1] <= times[0] + LONGEST_MS, "validity")
     key = read_spki(spki.whole)
     need(key.kind == "rsa4096", "key")
     _, _, signature = der.read(data).items()
