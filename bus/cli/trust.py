@@ -258,14 +258,19 @@ def _revoke(authority: Authority, name: str, reason: str, *, broker: bool) -> di
     from bus.trust.endorsement import Roots
     from bus.trust.revocations import Reason
 
+    def close_the_door() -> None:
+        if why is not Reason.ROTATED and not broker:  # else the same chip, or an open token, takes the name again
+            Desk(authority, policy=Policy, roots=Roots()).unlist(name)
+
     why, profile = Reason(reason), Profile.BROKER if broker else Profile.AGENT
     try:
         crl = authority.revoke(name, why, profile=profile)
     except AttestationError:
+        if authority.standings().get(name, (0, 0))[0]:  # revoked before, by a command that may have been killed here
+            close_the_door()
         issue_what_was_left_unsaid(authority)
         raise
-    if why is not Reason.ROTATED and not broker:  # else the same chip, or an open token, takes the name again
-        Desk(authority, policy=Policy, roots=Roots()).unlist(name)
+    close_the_door()
     statement = issue_statement(authority)
     generation = authority.standings().get(name, (0, 0))[0]
     return {"reason": reason, "generation": generation, "crl_number": crl.number, "statement": statement.number}

@@ -277,6 +277,18 @@ def test_who_was_revoked_is_off_the_enrolment_list_too(place):
     assert (listed["tokens"], listed["chips"]) == ([], {})
 
 
+def test_the_list_that_a_command_that_was_killed_left_as_it_was_is_mended_by_the_next(place):
+    from bus.trust.revocations import Reason
+
+    place.enroll("DIRECTOR")
+    place.json("trust", "enroll", "--ek", "ab" * 32, "DIRECTOR")
+    place.json("trust", "enroll", "--ek", "cd" * 32, "MONITOR")
+    place.with_authority(lambda authority: authority.revoke("DIRECTOR", Reason.COMPROMISED))  # and the chip is still listed
+    assert place.keyed("trust", "revoke", "DIRECTOR").exit_code == 1
+    assert place.keyed("trust", "revoke", "MONITOR").exit_code == 1  # which waits to be enrolled
+    assert place.json("trust", "enroll", "--list")["chips"] == {"MONITOR": ["cd" * 32]}
+
+
 def test_nobody_to_revoke_is_exit_code_1(place):
     done = place.keyed("trust", "revoke", "NOBODY", "--json")
     assert done.exit_code == 1
