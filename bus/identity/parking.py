@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from bus.identity.asking import Asks, Missing
-from bus.protocol.header import Header
+from bus.protocol.header import GRANT, Header
 
 MAX_ENVELOPES: Final = 256
 MAX_BYTES: Final = 1 << 20
@@ -29,7 +29,7 @@ MAX_ALL_BYTES: Final = 64 << 20
 """A broker may name as many lanes as it likes."""
 
 T = TypeVar("T")
-Lane = tuple[str, int]
+Lane = tuple[str, int | bytes]
 Judge = Callable[[T], Missing | None]
 """What an envelope misses; None if it is done with."""
 
@@ -61,7 +61,8 @@ class _Queue(Generic[T]):
 
 
 def lane_of(header: Header) -> Lane:
-    return header.sender, header.priority
+    """Grants have no order among each other: those that wait for the same papers wait together."""
+    return header.sender, header.session if header.kind == GRANT else header.priority
 
 
 class Parking(Generic[T]):

@@ -1,0 +1,241 @@
+"""The keys of a host: the epochs that its agents seal with, the grants that they give and get, and what waits for either.
+
+    to send       `epoch` for a lane, `grants` for its readers; `answer` to those who ask
+    to receive    `arrive` for envelopes and grants, `papers` for papers; what was parked comes out with the answer to a later call
+    to be told    `follow` of policy and trust, `renewed` of sessions, `own_inbox` of inbox keys; `listening` is set
+    now and then  `asks` what to ask for, `expire` a few times a second, `forget` every few seconds
+
+It binds: what is decided, is decided in the parts. Nothing waits here and nothing is stored. One for each host, used in one loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from bus.clock import Clock
+from bus.errors import RemoteProtocolError, SessionEndedError, VerificationError
+from bus.identity.admitting import Admitting, Arrived, Moment, Outcome
+from bus.identity.asking import Missing, Wanted
+from bus.identity.believe import Believed, BelievedInbox, believe_inbox
+from bus.identity.entitled import Grantable
+from bus.identity.giving import BUSY, UNKNOWN_EPOCH, Answer, Candidate, Giving, LeftOut, Made, Terms
+from bus.identity.granting import Granted
+from bus.identity.held import Held
+from bus.identity.inbox_record import longest_retention
+from bus.identity.known import Known
+from bus.identity.listening import Listening
+from bus.identity.own_keys import OwnKeys
+from bus.identity.regranting import Regranting
+from bus.identity.sealing import Sealing, SealingEpochs, Use
+from bus.identity.session import Session
+from bus.identity.snapshot import REPLY_TTL_MS, Snapshot
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol import envelope as envelopes
+from bus.protocol import grants as grant_form
+from bus.protocol import header as headers
+from bus.protocol.kem import PrivateKey
+
+
+class Keyring:
+    def __init__(
+        self,
+        held: Held,
+        memory: TrustMemory,
+        snapshot: Snapshot,
+        clock: Clock,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.held, self.snapshot, self.listening = held, snapshot, Listening(())
+        self._memory, self._clock, self._random = memory, clock, random
+        self._sessions: dict[str, Session] = {}
+        self._known = Known(held, memory)
+        self._keys = OwnKeys()
+        self._sealing = SealingEpochs(snapshot)
+        self._regranting = Regranting()
+        self._giving = Giving(memory.inbox_counter, random=random)
+        self._admitting = Admitting(held, self._keys, self._take)
+        self.follow(snapshot)
+
+    # ---- told ----------------------------------------------------------------------------------------------------------------
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Another policy or trust is in force. Lanes have to ask for their epochs again."""
+        if snapshot.trust is not self.snapshot.trust:
+            self.held.verifier.forget()
+        self.snapshot = snapshot
+        rules = snapshot.policy.topics
+        self._longest_live_ms = max((rule.ttl_ms for rule in rules if not rule.is_durable), default=0)
+        self._longest_live_ms = max(self._longest_live_ms, REPLY_TTL_MS)
+        self._retention_ms = longest_retention(snapshot.policy)
+        self._known.follow(longest_live_ms=self._longest_live_ms)
+        self._sealing.follow(snapshot, now_ms=self.now_ms())
+
+    def renewed(self, sessions: Mapping[str, Session]) -> None:
+        """These are the current sessions of all agents that are open here; to be called in the step in which they change."""
+        self._sessions = dict(sessions)
+        self._keys.renewed(sessions)
+        self._sealing.renewed(sessions, now_ms=self.now_ms())
+
+    def own_inbox(self, agent: str, key: PrivateKey) -> None:
+        """One of this agent's inbox keys is unsealed. It will open what is sealed to it."""
+        self._keys.take_inbox(agent, key)
+
+    def keep_own_inboxes(self, agent: str, ids: Iterable[bytes]) -> None:
+        """This agent has these inbox keys, and no others any more."""
+        self._keys.keep_inboxes(agent, ids)
+
+    def close(self, agent: str) -> None:
+        """An agent is closed: it seals no more, and its inbox keys are forgotten."""
+        self._sealing.close(agent, now_ms=self.now_ms())
+        self._keys.keep_inboxes(agent, ())
+
+    # ---- papers --------------------------------------------------------------------------------------------------------------
+
+    def papers(self, data: bytes) -> tuple[Believed, list[Outcome]]:
+        """Papers came. Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof")."""
+        found = self._known.believe(data, now_ms=self.now_ms())
+        self._admitting.papers_came(found.id)
+        return found, self._admitting.go_on(self._moment())
+
+    def believe_inbox(self, data: bytes, identity: bytes) -> BelievedInbox:
+        """An inbox certificate came. Before `take_inboxes`, write its counter down: `TrustMemory.accept_inboxes`, in a thread.
+
+        Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof").
+        """
+        return believe_inbox(data, identity, self.held.verifier, now_ms=self.now_ms())
+
+    def take_inbox(self, found: BelievedInbox) -> None:
+        """Grants of durable epochs go to this key now. Raises VerificationError("inbox_rollback"), and LocalProtocolError if its
+        counter is not written down.
+        """
+        self._known.take_inbox(found)
+
+    # ---- sending -------------------------------------------------------------------------------------------------------------
+
+    def epoch(self, use: Use) -> Sealing:
+        """What to seal with, as long as it is `still_good`. Raises SessionEndedError, VerificationError("trust_stale")."""
+        session, now_ms = self._session(use.sender), self.now_ms()
+        return self._sealing.get(use, session, sent_ms=session.sent_ms(now_ms), random=self._random)
+
+    def grants(self, sealing: Sealing, *, listening: Iterable[str] = (), durable: Iterable[str] = ()) -> Made:
+        """For these readers, as far as they may have it and do not: by their sessions, and by their inbox keys.
+
+        The first time for a durable epoch, one to its own sender too: on disk before anything under the epoch is acknowledged.
+        Each new one costs about 0.1 ms: for thousands of readers, call it with some of them at a time. Raises SessionEndedError.
+        """
+        sender, grantable, now_ms = sealing.key.sender, sealing.grantable, self.now_ms()
+        inboxes = chain([sender], durable) if sealing.epoch.params.is_durable else durable
+        found: list[Candidate] = []
+        unknown: list[LeftOut] = []
+        by_session = ((name, self._known.session_of(name, now_ms=now_ms)) for name in listening)
+        for name, one in chain(((name, self._known.inbox_of(name)) for name in dict.fromkeys(inboxes)), by_session):
+            if one is None:
+                unknown.append(self._giving.leave_out(grantable, name, "missing_papers"))
+            else:
+                found.append(one)
+        made = self._giving.grant(grantable, found, self._terms(grantable))
+        return Made(made.grants, [*unknown, *made.left_out])
+
+    def answer(self, epoch_id: bytes, papers: bytes) -> Answer:
+        """To somebody who asks for an epoch of an agent of this host, with its papers."""
+        sealing = self._sealing.find(epoch_id)
+        grantable = self._regranting.find(epoch_id) if sealing is None else sealing.grantable
+        if grantable is None:
+            return self._giving.say(UNKNOWN_EPOCH)
+        try:
+            asker = self._known.believe(papers, now_ms=self.now_ms())
+            terms = self._terms(grantable)
+        except SessionEndedError:
+            return self._giving.say(BUSY)
+        except (RemoteProtocolError, VerificationError) as error:
+            return self._giving.say(error.reason)
+        self._admitting.papers_came(asker.id)
+        return self._giving.answer(grantable, asker, terms, tick_ms=self._tick_ms())
+
+    # ---- receiving -----------------------------------------------------------------------------------------------------------
+
+    def arrive(self, data: bytes, ticket: Any = None, *, dead: bool = False, is_grant: bool = False) -> list[Outcome]:
+        """What came of this envelope, and of those that it released; nothing, if it waits."""
+        return self._admitting.arrive(Arrived(data, ticket, dead, is_grant), self._moment())
+
+    def sealed_to(self, grant: bytes) -> tuple[str, bytes] | None:
+        """The agent of this host, and the id of the inbox key that has to be unsealed before this grant can be opened, if any.
+
+        Raises RemoteProtocolError("malformed").
+        """
+        header = headers.parse(envelopes.split(grant)[0])
+        place = grant_form.reader_of(header), header.ref
+        return place if place[0] in self._sessions and place not in self._keys.table else None
+
+    def asks(self) -> list[Wanted]:
+        """What to ask for now: each with the papers of one of my agents that listens."""
+        return self._admitting.asks.due(now_ms=self._tick_ms())
+
+    def refused(self, what: str, id: bytes) -> None:  # noqa: A002  as the header calls it
+        """Somebody answered that we do not get it."""
+        self._admitting.asks.refused(Missing(what, id))
+
+    def expire(self) -> list[Outcome]:
+        """What became of those that waited too long, and of those that need not wait any more."""
+        return self._admitting.expire(self._moment())
+
+    def link_lost(self) -> list[Outcome]:
+        """Let go of all that waits: whoever delivered it delivers what is durable again."""
+        return self._admitting.empty(tick_ms=self._tick_ms())
+
+    # ---- now and then --------------------------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Let go of what nobody needs any more."""
+        now_ms, longest_ms = self.now_ms(), max(self._longest_live_ms, self._retention_ms)
+        self.held.forget(now_ms=now_ms, longest_ms=longest_ms)
+        self._known.forget(now_ms)
+        self._sealing.forget(now_ms)
+        self._giving.forget(now_ms, tick_ms=self._tick_ms())
+        self._regranting.forget(now_ms)
+        self._keys.forget()
+
+    def statistics(self) -> dict[str, Any]:
+        """Since the start, and what is there now."""
+        sealing, giving, admitting = self._sealing, self._giving, self._admitting
+        return {
+            "epochs": {"sealing": len(sealing), "made": sealing.made, "ended": sealing.ended, "held": len(self.held.epochs)},
+            "grants_given": {"made": giving.made, "repeated": giving.repeated, "kept": len(giving)},
+            "left_out": dict(giving.left_out),
+            "answers": dict(giving.answers),
+            "grants_received": {"opened": admitting.granted, "self_grants": len(self._regranting)},
+            "grants_refused": dict(admitting.refused),
+            "papers": {"sessions": len(self._known), "refused": dict(self._known.refused)},
+            "parking": {**admitting.parking.statistics(), "asked": admitting.asks.asked, "missing": len(admitting.asks)},
+            "verifying": dict(self.held.statistics()),
+        }
+
+    def now_ms(self) -> int:
+        """The time to judge by: never before an instant that is known to have passed."""
+        return self.snapshot.trust.now_ms(self._memory.now_ms(self._clock.now_ms()))
+
+    def _tick_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
+
+    def _moment(self) -> Moment:
+        return Moment(self.snapshot, self.listening, self.now_ms(), self._tick_ms())
+
+    def _session(self, agent: str) -> Session:
+        session = self._sessions.get(agent)
+        if session is None or not session.is_good(self.now_ms()):
+            raise SessionEndedError(agent, "expired")
+        return session
+
+    def _terms(self, grantable: Grantable) -> Terms:
+        params = grantable.epoch.params
+        expires_ms = params.ends_ms + (self._retention_ms if params.is_durable else 0)
+        return Terms(self.snapshot, self._session(params.sender), expires_ms, self.now_ms())
+
+    def _take(self, granted: Granted) -> None:
+        """A grant to the sender itself makes it able to grant again; an epoch of this process needs that of nobody."""
+        if self._sealing.find(granted.epoch.id) is None:
+            self._regranting.take(granted, until_ms=granted.epoch.params.ends_ms + self._retention_ms)

@@ -1,0 +1,139 @@
+"""Whom a host knows: the sessions whose papers it believed, and the newest inbox certificate of each agent.
+
+    papers      believed once; the same bytes again cost a hash; what was refused is refused again without looking, for a minute
+    kept        until nothing live that was signed under them can come any more, and for ten minutes after they came: who reads
+                old durable messages gets the papers of each session with them, and gets them again when it asks
+    room        64 sessions a name, 4,096 in all (or 16 for each agent that may be heard); the earliest go, current ones last
+    inboxes     a counter is on disk before its certificate is used, and a lower one is never used again
+
+To let go of papers loses nothing: what needs them waits, and they are asked for. So here, unlike with what stops replays, there
+is no harm in pushing out; and a name can only push out its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Final
+
+from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError, twin
+from bus.identity.believe import SKEW_MS, Believed, BelievedInbox, believe
+from bus.identity.held import Held
+from bus.identity.remembered import Remembered
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol.expiry import Expiry
+
+MAX_OF_A_NAME: Final = 64
+LEAST_MS: Final = 600_000
+REFUSED: Final = 256
+REFUSED_MS: Final = 60_000
+
+
+class Known:
+    def __init__(self, held: Held, memory: TrustMemory) -> None:
+        self._held, self._memory = held, memory
+        self._ids: dict[bytes, bytes] = {}
+        """Of sessions, by the digest of their papers, in the order in which they came."""
+        self._papers: dict[bytes, bytes] = {}
+        """The other way round."""
+        self._of_name: dict[str, dict[bytes, Believed]] = {}
+        self._expiry = Expiry()
+        self._refused: Remembered[bytes, VerificationError | RemoteProtocolError] = Remembered(
+            entries=REFUSED, lifetime_ms=REFUSED_MS
+        )
+        self._inboxes: dict[str, BelievedInbox] = {}
+        self.longest_live_ms = 0
+        """The longest that a live message may travel."""
+        self.refused: Counter[str] = Counter()
+        """By reason."""
+
+    # ---- sessions ------------------------------------------------------------------------------------------------------------
+
+    def believe(self, data: bytes, *, now_ms: int) -> Believed:
+        """The session of these papers. Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof")."""
+        digest = hashlib.sha256(data).digest()
+        session = self._ids.get(digest)
+        if session is not None:
+            return self._held.sessions[session]
+        again = self._refused.get(digest, now_ms=now_ms)
+        if again is not None:
+            self.refused[again.reason] += 1
+            raise twin(again)
+        try:
+            found = believe(data, self._held.verifier, now_ms=now_ms)
+        except (RemoteProtocolError, VerificationError) as error:
+            self.refused[error.reason] += 1
+            self._refused.put(digest, error.with_traceback(None), now_ms=now_ms, generation=self._refused.generation)
+            raise
+        self._admit(found, digest, now_ms=now_ms)
+        return found
+
+    def _admit(self, found: Believed, digest: bytes, *, now_ms: int) -> None:
+        held = self._held
+        if found.id in held.sessions:  # the same certificate, with another statement or proof beside it
+            self._drop(found.id)
+        mine = self._of_name.get(found.name, {})
+        if len(mine) >= MAX_OF_A_NAME:
+            self._drop(next((one.id for one in mine.values() if not _is_current(one, now_ms)), next(iter(mine))))
+        if len(self._ids) >= held.windows.limit:
+            self._drop(next(iter(self._ids.values())))
+        held.sessions[found.id] = found
+        self._ids[digest], self._papers[found.id] = found.id, digest
+        self._of_name.setdefault(found.name, {})[found.id] = found
+        self._expiry.keep(found.id, until_ms=max(found.not_after_ms + self.longest_live_ms + SKEW_MS, now_ms + LEAST_MS))
+
+    def _drop(self, session: bytes) -> None:
+        digest = self._papers.pop(session, None)
+        if digest is None:
+            return
+        name = self._held.sessions.pop(session).name
+        del self._ids[digest], self._of_name[name][session]
+        if not self._of_name[name]:
+            del self._of_name[name]
+
+    def session_of(self, name: str, *, now_ms: int) -> Believed | None:
+        """The newest of this agent that counts now; else the newest."""
+        return max(
+            self._of_name.get(name, {}).values(), key=lambda one: (_is_current(one, now_ms), one.not_before_ms), default=None
+        )
+
+    # ---- inboxes -------------------------------------------------------------------------------------------------------------
+
+    def take_inbox(self, found: BelievedInbox) -> None:
+        """From now on this agent's. Raises VerificationError("inbox_rollback").
+
+        Its counter was written down before, in `TrustMemory.accept_inboxes`; else LocalProtocolError: a counter that a crash makes
+        us forget would let an older key come back.
+        """
+        counter, highest = found.inbox.body.counter, self._memory.inbox_counter(found.name)
+        if counter < highest:
+            self.refused["inbox_rollback"] += 1
+            raise VerificationError(
+                "inbox_rollback", agent=found.name, detail=f"inbox key {counter}, and {highest} was seen before"
+            )
+        if counter > highest:
+            raise LocalProtocolError(f"the counter of {found.name}'s inbox key is not written down yet")
+        self._inboxes[found.name] = found
+
+    def inbox_of(self, name: str) -> BelievedInbox | None:
+        return self._inboxes.get(name)
+
+    # ---- letting go ----------------------------------------------------------------------------------------------------------
+
+    def follow(self, *, longest_live_ms: int) -> None:
+        """Another trust is in force: what was refused may be judged anew."""
+        self.longest_live_ms = longest_live_ms
+        self._refused.clear()
+
+    def forget(self, now_ms: int) -> None:
+        for session in self._expiry.take_expired(now_ms):
+            self._drop(session)
+        for name in [name for name, one in self._inboxes.items() if now_ms > one.inbox.body.not_after_ms]:
+            del self._inboxes[name]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def _is_current(one: Believed, now_ms: int) -> bool:
+    return one.not_before_ms - SKEW_MS <= now_ms <= one.not_after_ms
