@@ -128,7 +128,7 @@ def _reached(received: Received, listening: Listening, *, now_ms: int, dead: boo
     """Line 2. The topic whose rule counts, and the subscriptions that it reaches."""
     header = received.header
     if header.flags == REPLY:
-        received.answers = listening.asked(header, now_ms=now_ms)
+        received.answers = None if dead else listening.asked(header, now_ms=now_ms)  # no reply becomes a dead letter
         if received.answers is not None:
             return received.answers[1].topic, ()
     else:

@@ -36,7 +36,7 @@ class Snapshot:
     trust: TrustView
     _rules: dict[tuple[str, bool], TopicRule] = field(init=False, repr=False, default_factory=dict)
     _arrivals: dict[tuple[bytes, str, bool], Arrival] = field(init=False, repr=False, default_factory=dict)
-    _standings: dict[tuple[bytes, str, bool], Standing] = field(init=False, repr=False, default_factory=dict)
+    _standings: dict[tuple[bytes, bytes, str, bool], Standing] = field(init=False, repr=False, default_factory=dict)
     _hearers: dict[tuple[str, str, bool], bool] = field(init=False, repr=False, default_factory=dict)
     _audiences: dict[tuple[str, ...], Members] = field(init=False, repr=False, default_factory=dict)
 
@@ -74,7 +74,7 @@ class Snapshot:
 
     def standing(self, believed: Believed, topic: str, *, reply: bool = False) -> Standing:
         """What lines 8 and 9 say about this session as a publisher of this topic, or as one who answers what was asked on it."""
-        key = (believed.id, topic, reply)
+        key = (believed.id, believed.papers.ml_dsa, topic, reply)  # of papers, all but the ML-DSA key is in what the id is made of
         found = self._standings.get(key)
         if found is None:
             found = standing_of(believed, topic, reply=reply, policy=self.policy, trust=self.trust)

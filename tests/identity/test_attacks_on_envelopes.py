@@ -205,6 +205,9 @@ def test_a_reply_reaches_nobody_but_who_asked_whatever_is_subscribed(world: Worl
         with pytest.raises(VerificationError) as caught:
             world.receive(envelope, held, listening(**others))
         assert caught.value.reason == "unsolicited"
+    with pytest.raises(VerificationError) as caught:
+        world.receive(envelope, held, listening(), dead=True)  # dead letters may be expired, replies not
+    assert caught.value.reason == "unsolicited"
     got = world.receive(envelope, held, listening())
     assert got.answers == ("DIRECTOR", Request("ask.when", world.now + MINUTE))
     assert not got.hearings

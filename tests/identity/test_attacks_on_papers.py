@@ -288,3 +288,24 @@ def test_a_cosignature_that_policy_demands_must_be_there_and_be_right(world: Wor
     ]
     world.trust(ml_dsa={"DIRECTOR": bytes(32)})
     assert outcome(with_it) == "wrong_signer"
+
+
+def test_papers_with_another_ml_dsa_key_do_no_harm_to_the_right_ones(world: World):
+    """No signature covers that key: whoever hands papers on can exchange it."""
+    from bus.identity import ml_dsa
+    from bus.protocol import cosign
+
+    identity = world.identity("DIRECTOR")
+    identity.ml_dsa = ml_dsa.generate()
+    world.trust(ml_dsa={"DIRECTOR": cosign.key_hash(identity.ml_dsa.public)})
+    director = world.agent("DIRECTOR", identity=identity)
+    epoch = world.epoch(director, "control.sealed.x")
+    envelope = world.send_by_identity(director, epoch, world.outgoing(director, "control.sealed.x"), cosign=True)[0]
+    held, listening = world.held(director, epochs=[epoch]), world.listening("BUILDER")
+    exchanged = Papers.parse(director.papers)._replace(ml_dsa=b"").encode()
+    held.sessions[director.session] = believe(exchanged, held.verifier, now_ms=world.now)
+    with pytest.raises(VerificationError) as caught:
+        world.receive(envelope, held, listening)
+    assert caught.value.reason == "wrong_signer"
+    held.sessions[director.session] = director.believed
+    assert world.receive(envelope, held, listening).records is not None
