@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from bus.errors import VerificationError
@@ -94,6 +95,12 @@ def _check_reader(name: str, identity: Certificate, members: Container[Member], 
 def _strong_enough(name: str, kem: int, key: bytes, params: Params) -> PublicKey:
     if kem < params.kem:
         raise VerificationError("kem_too_weak", agent=name, detail="the topic demands a hybrid key, and this reader has none")
+    return _public_key(kem, key)
+
+
+@lru_cache(maxsize=4_096)
+def _public_key(kem: int, key: bytes) -> PublicKey:
+    """To parse a hybrid one costs more than all other checks of a reader."""
     return PublicKey(kem, key)
 
 

@@ -1,0 +1,712 @@
+"""Hosts with keyrings, and a broker that carries, delays, reorders and forges: who gets to read what, and when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from keyrings import Host
+from small_world import DAY, HOUR, POLICY, World
+
+from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
+from bus.identity.giving import SEALS_A_SECOND, Answer
+from bus.identity.known import MAX_OF_A_NAME
+from bus.identity.regranting import MAX_KEPT
+from bus.identity.sealing import LINGER_MS
+from bus.policy import load
+from bus.protocol.kem import X25519
+from bus.protocol.replay import MAX_EPOCHS_A_SENDER
+from bus.trust.revocations import Reason, Revocation
+
+TOPIC = "tasks.build"
+WORK = "work.build"
+
+
+class Fleet:
+    """DIRECTOR says; BUILDER and TESTER share a host; MONITOR has its own. Each has the sender's papers, and it theirs."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        self.director = Host(world, folder / "director", "DIRECTOR")
+        self.workers = Host(world, folder / "workers", "BUILDER", "TESTER", strongest=X25519)
+        self.monitor = Host(world, folder / "monitor", "MONITOR")
+        self.hosts = [self.director, self.workers, self.monitor]
+        self.granter = self.director.agents["DIRECTOR"]
+        for host in (self.workers, self.monitor):
+            host.know(self.director)
+            self.director.know(host)
+            host.listens("tasks.>", "work.>", "secret.>")
+
+    def trust(self, policy: str | None = None, **changes: object) -> None:
+        """Everybody gets the next statement."""
+        found = None if policy is None else load({"policy.yaml": policy.encode()})
+        snapshot = self.world.trust(policy=found, **changes)
+        for host in self.hosts:
+            host.keyring.follow(snapshot)
+
+    def later(self, seconds: float) -> None:
+        for host in self.hosts:
+            host.later(seconds)
+
+
+@pytest.fixture
+def fleet(world: World, tmp_path: Path) -> Fleet:
+    return Fleet(world, tmp_path)
+
+
+# ---- keys that come late -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_message_of_a_session_arrives_although_its_grant_comes_later_and_order_is_kept(fleet: Fleet):
+    first, made = fleet.director.say(TOPIC, b"one", to=["BUILDER"])
+    second, _ = fleet.director.say(TOPIC, b"two")
+    assert fleet.workers.gets(first, second) == []
+    fleet.workers.granted(*made.grants)
+    assert fleet.workers.heard == [b"one", b"two"]
+    fleet.workers.gets(fleet.director.say(TOPIC, b"three")[0])
+    assert fleet.workers.heard == [b"one", b"two", b"three"]
+
+
+def test_missing_papers_and_then_the_key(fleet: Fleet):
+    stranger = Host(fleet.world, fleet.folder / "stranger", "DEPUTY")
+    stranger.know(fleet.workers)
+    envelope, made = stranger.say(TOPIC, b"hello", to=["TESTER"])
+    assert fleet.workers.gets(envelope) == []
+    assert fleet.workers.granted(*made.grants) == [], "the grant waits for the papers of who granted it"
+    assert sorted(one.what for one in fleet.workers.keyring.asks()) == ["missing_key", "missing_papers"]
+    fleet.workers.know(stranger)
+    assert [type(one.result).__name__ for one in fleet.workers.outcomes] == ["Granted", "Received"]
+    assert fleet.workers.heard == [b"hello"]
+    assert fleet.workers.keyring.statistics()["parking"]["parked"] == 0
+
+
+def test_an_ask_is_answered_and_what_waited_goes_on(fleet: Fleet):
+    envelope, _ = fleet.director.say(TOPIC, b"hello")
+    fleet.workers.gets(envelope)
+    answer = fleet.workers.asks(fleet.director)
+    assert answer.code == "granted"
+    fleet.workers.granted(answer.grant)
+    assert fleet.workers.heard == [b"hello"]
+    assert fleet.workers.keyring.asks() == []
+
+
+def test_one_grant_serves_all_agents_of_a_host(fleet: Fleet):
+    envelope, made = fleet.director.say(TOPIC, b"hello", to=["BUILDER", "TESTER"])
+    assert len(made.grants) == 1
+    fleet.workers.granted(*made.grants)
+    (outcome,) = fleet.workers.gets(envelope)
+    assert [one.subscription.agent for one in outcome.result.hearings] == ["BUILDER", "TESTER"]
+
+
+def test_without_a_key_it_is_let_go_after_two_seconds_and_the_next_one_is_not(fleet: Fleet):
+    lost, _ = fleet.director.say(WORK, b"lost")
+    whole, made = fleet.director.say(TOPIC, b"whole", to=["BUILDER"])
+    fleet.workers.granted(*made.grants)
+    assert fleet.workers.gets(lost, ticket="lost") == []
+    assert fleet.workers.gets(whole) == []
+    assert fleet.workers.later(1.9) == []
+    (gone, _) = fleet.workers.later(0.2)
+    assert (gone.ticket, gone.result.reason, gone.result.again_in_ms) == ("lost", "missing_key", 1_000)
+    assert fleet.workers.heard == [b"whole"]
+
+
+def test_garbage_ids_make_no_storm(fleet: Fleet):
+    for _ in range(500):
+        epoch = fleet.world.epoch(fleet.director.agents["DIRECTOR"], TOPIC)
+        sent = fleet.world.outgoing(fleet.director.agents["DIRECTOR"], TOPIC)
+        fleet.workers.gets(fleet.world.send(fleet.director.agents["DIRECTOR"], epoch, sent)[0])
+    asked = fleet.workers.keyring.asks()
+    assert len(asked) == 32
+    for wanted in asked:
+        answer = fleet.director.keyring.answer(wanted.epoch, fleet.workers.agents["BUILDER"].papers)
+        assert (answer.code, answer.word) == ("unknown_epoch", "not_permitted")
+    assert fleet.director.keyring.statistics()["grants_given"]["made"] == 0
+    fleet.later(2.1)
+    fleet.later(2.1)
+    assert fleet.workers.let_go == ["busy"] * 244 + ["missing_key"] * 256
+    assert fleet.workers.keyring.statistics()["parking"]["parked"] == 0
+
+
+def test_what_does_not_parse_or_is_refused_jumps_no_queue_and_is_told_at_once(fleet: Fleet):
+    fleet.workers.gets(fleet.director.say(WORK, b"waits")[0])
+    fleet.workers.gets(b"rubbish", ticket=7)
+    fleet.workers.granted(b"rubbish")
+    assert fleet.workers.refused == ["malformed", "malformed"]
+    assert fleet.workers.outcomes[0].ticket == 7
+    assert fleet.workers.keyring.statistics()["grants_refused"] == {"malformed": 1}
+
+
+def test_when_the_link_is_lost_everything_that_waits_comes_out(fleet: Fleet):
+    for text in (b"one", b"two"):
+        fleet.workers.gets(fleet.director.say(TOPIC, text)[0], ticket=text)
+    gone = fleet.workers.keyring.link_lost()
+    assert [one.ticket for one in gone] == [b"one", b"two"]
+    assert fleet.workers.keyring.link_lost() == []
+
+
+# ---- who gets what ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_bytes_again_for_the_same_key_and_few_new_seals(fleet: Fleet):
+    sealing = fleet.director.epoch(TOPIC)
+    made = fleet.director.keyring.grants(sealing, listening=["BUILDER"])
+    papers = [fleet.workers.agents[name].papers for name in ("BUILDER", "TESTER")]
+    answers = [fleet.director.keyring.answer(sealing.epoch.id, one) for one in papers]
+    assert answers == [Answer("granted", made.grants[0])] * 2
+    assert fleet.director.keyring.grants(sealing, listening=["BUILDER", "TESTER"]).grants == []
+    assert fleet.director.keyring.statistics()["grants_given"] == {"made": 1, "repeated": 4, "kept": 1}
+
+
+def test_a_reader_has_a_hundred_seals_a_second(fleet: Fleet):
+    papers = fleet.workers.agents["BUILDER"].papers
+    codes = []
+    for number in range(SEALS_A_SECOND + 5):
+        fleet.world.trust(agents={"SOFT": (number, 0)})
+        fleet.director.keyring.follow(fleet.world.snapshot)
+        codes.append(fleet.director.keyring.answer(fleet.director.epoch(TOPIC).epoch.id, papers).code)
+    assert codes == ["granted"] * SEALS_A_SECOND + ["busy"] * 5
+    tester = fleet.workers.agents["TESTER"].papers
+    assert fleet.director.keyring.answer(fleet.director.epoch(TOPIC).epoch.id, tester).code == "granted", (
+        "another reader's is its own"
+    )
+    fleet.director.clock.advance(1)
+    fleet.director.keyring.forget()
+    fleet.world.trust(agents={"SOFT": (1_000, 0)})
+    fleet.director.keyring.follow(fleet.world.snapshot)
+    assert fleet.director.keyring.answer(fleet.director.epoch(TOPIC).epoch.id, papers).code == "granted"
+
+
+def test_a_weak_key_is_left_out_and_counted_and_gets_nothing_weaker(fleet: Fleet):
+    _, made = fleet.director.say("secret.plan", b"quiet", to=["BUILDER", "MONITOR", "TESTER"])
+    assert len(made.grants) == 1
+    assert [tuple(one) for one in made.left_out] == [("BUILDER", "kem_too_weak"), ("TESTER", "kem_too_weak")]
+    assert fleet.director.keyring.statistics()["left_out"] == {("DIRECTOR", "kem_too_weak"): 2}
+    answer = fleet.director.keyring.answer(fleet.director.epoch("secret.plan").epoch.id, fleet.workers.agents["BUILDER"].papers)
+    assert (answer.code, answer.grant, answer.word) == ("kem_too_weak", b"", "not_permitted")
+
+
+def test_who_is_not_known_or_not_entitled_is_left_out_and_counted(fleet: Fleet):
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    fleet.director.know(guest)
+    _, made = fleet.director.say(WORK, b"x", to=["GUEST", "DEPUTY"])
+    assert sorted(tuple(one) for one in made.left_out) == [
+        ("DEPUTY", "missing_papers"), ("DIRECTOR", "missing_papers"), ("GUEST", "not_permitted"),
+    ]  # fmt: skip
+    answer = fleet.director.keyring.answer(fleet.director.epoch(WORK).epoch.id, guest.agents["GUEST"].papers)
+    assert answer.code == "not_permitted"
+    assert fleet.director.keyring.answer(fleet.director.epoch(WORK).epoch.id, b"rubbish").code == "malformed"
+
+
+def test_a_reader_whom_policy_adds_gets_a_new_epoch_and_not_the_past_of_the_old_one(fleet: Fleet):
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    fleet.hosts.append(guest)
+    guest.know(fleet.director)
+    guest.listens("ask.>")
+    fleet.director.know(guest)
+    before, _ = fleet.director.say("ask.time", b"before", to=["BUILDER"])
+    old = fleet.director.epoch("ask.time")
+    fleet.trust(POLICY.replace('subscribe: ["tasks.>"]\n', 'subscribe: ["tasks.>", "ask.>"]\n'))
+    after, made = fleet.director.say("ask.time", b"after", to=["GUEST"])
+    assert fleet.director.epoch("ask.time").epoch.id != old.epoch.id
+    guest.granted(*made.grants)
+    guest.gets(after)
+    guest.gets(before)
+    assert guest.asks(fleet.director).code == "not_permitted"
+    guest.later(3)
+    assert (guest.heard, guest.let_go) == ([b"after"], ["missing_key"])
+
+
+def test_a_reader_whom_policy_removes_gets_nothing_more_not_even_of_an_epoch_that_it_was_meant_for(fleet: Fleet):
+    _, _ = fleet.director.say(TOPIC, b"x")
+    old = fleet.director.epoch(TOPIC).epoch.id
+    monitor = fleet.monitor.agents["MONITOR"].papers
+    fleet.trust(POLICY.replace('subscribe: [">"]', 'subscribe: ["results.>"]'))
+    assert fleet.director.keyring.answer(old, monitor).code == "not_permitted"
+    assert fleet.director.keyring.answer(old, fleet.workers.agents["BUILDER"].papers).code == "granted", "who may still, may"
+    sealing = fleet.director.epoch(TOPIC)
+    assert sealing.epoch.id != old
+    assert [one.reason for one in fleet.director.keyring.grants(sealing, listening=["MONITOR"]).left_out] == ["not_permitted"]
+
+
+def test_a_name_that_was_revoked_and_enrolled_again_gets_new_keys_and_the_thief_none(fleet: Fleet):
+    old = fleet.director.epoch(TOPIC)
+    thief = fleet.workers.agents["BUILDER"].papers
+    serial = fleet.workers.identities["BUILDER"].certificate.serial
+    fleet.trust(revoked={serial: Revocation(fleet.world.now, Reason.COMPROMISED)}, agents={"BUILDER": (1, fleet.world.now)})
+    fleet.later(1)
+    new = fleet.director.epoch(TOPIC)
+    assert new.epoch.id != old.epoch.id
+    assert fleet.director.keyring.answer(new.epoch.id, thief).code == "revoked"
+    assert fleet.director.keyring.answer(old.epoch.id, thief).code == "not_permitted"
+    again = Host(fleet.world, fleet.folder / "again", "BUILDER", BUILDER=fleet.world.identity("BUILDER", number=1))
+    papers = again.agents["BUILDER"].papers
+    assert fleet.director.keyring.answer(new.epoch.id, papers).code == "granted"
+    assert fleet.director.keyring.answer(old.epoch.id, papers).code == "not_permitted", "the old epoch was for the old one"
+
+
+def test_seventy_five_readers_in_one_go(world: World, tmp_path: Path):
+    names = [f"A{number}" for number in range(75)]
+    listed = ", ".join(f"{name}: worker" for name in names)
+    world.trust(policy=load({"policy.yaml": POLICY.replace("GUEST: guest,", f"GUEST: guest, {listed},").encode()}))
+    director = Host(world, tmp_path / "director", "DIRECTOR")
+    hosts = [Host(world, tmp_path / name, name, strongest=X25519) for name in names]
+    director.know(*hosts)
+    sealing = director.epoch(TOPIC)
+    begun = time.thread_time()
+    made = director.keyring.grants(sealing, listening=names)
+    took = time.thread_time() - begun
+    assert (len(made.grants), made.left_out) == (75, [])
+    assert took < 0.25, took
+    envelope = director.seal(sealing, TOPIC, b"all")
+    for host, grant in zip(hosts[:5], made.grants, strict=False):
+        host.know(director)
+        host.listens("tasks.>")
+        host.gets(envelope)
+        host.granted(grant)
+        assert host.heard == [b"all"]
+
+
+# ---- sessions --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_renewal_of_the_sender_leaves_no_gap_and_ends_the_old_epoch(fleet: Fleet):
+    said = []
+    for number in range(6):
+        text = str(number).encode()
+        if number == 3:
+            old = fleet.director.epoch(TOPIC)
+            fleet.director.renew()
+            assert not old.still_good(fleet.director.clock.now_ms())
+        envelope, made = fleet.director.say(TOPIC, text, to=["BUILDER"])
+        fleet.workers.gets(envelope)
+        fleet.workers.granted(*made.grants)
+        said.append(text)
+    assert fleet.workers.heard == said[:3], "the papers of the new session are still on their way"
+    fleet.workers.know(fleet.director)
+    assert fleet.workers.heard == said
+    assert fleet.director.keyring.statistics()["epochs"]["sealing"] == 1
+
+
+def test_a_message_before_the_renewal_whose_key_is_asked_for_after_it_is_still_heard(fleet: Fleet):
+    envelope, _ = fleet.director.say(TOPIC, b"just before")
+    fleet.director.renew()
+    fleet.workers.gets(envelope)
+    answer = fleet.workers.asks(fleet.director)
+    fleet.workers.know(fleet.director)
+    fleet.workers.granted(answer.grant)
+    assert fleet.workers.heard == [b"just before"]
+    fleet.later(LINGER_MS / 1000)
+    fleet.director.keyring.forget()
+    assert fleet.director.keyring.answer(fleet.workers.opened[0].epoch.id, fleet.workers.agents["BUILDER"].papers).code == (
+        "unknown_epoch"
+    )
+
+
+def test_a_renewal_of_the_reader_leaves_no_gap_and_needs_no_grant(fleet: Fleet):
+    first, made = fleet.director.say(TOPIC, b"one", to=["BUILDER"])
+    fleet.workers.granted(*made.grants)
+    fleet.workers.renew()
+    fleet.workers.gets(first, fleet.director.say(TOPIC, b"two")[0])
+    assert fleet.workers.heard == [b"one", b"two"]
+
+
+def test_a_grant_to_the_readers_last_key_opens_after_its_renewal(fleet: Fleet):
+    envelope, made = fleet.director.say(TOPIC, b"one", to=["TESTER"])
+    before = fleet.workers.agents["TESTER"].host
+    fleet.workers.renew()
+    fleet.workers.gets(envelope)
+    fleet.workers.granted(*made.grants)
+    assert fleet.workers.heard == [b"one"]
+    before.retire()
+    fleet.workers.keyring.forget()
+    again = fleet.workers.keyring.arrive(made.grants[0], is_grant=True)
+    assert [one.result.reason for one in again] == ["unsolicited"]
+
+
+def test_an_agent_without_a_session_seals_and_grants_nothing(fleet: Fleet):
+    sealing = fleet.director.epoch(TOPIC)
+    fleet.director.keyring.renewed({})
+    for attempt in (lambda: fleet.director.epoch(TOPIC), lambda: fleet.director.keyring.grants(sealing, listening=["BUILDER"])):
+        with pytest.raises(SessionEndedError):
+            attempt()
+    answer = fleet.director.keyring.answer(sealing.epoch.id, fleet.workers.agents["BUILDER"].papers)
+    assert (answer.code, answer.word) == ("busy", "busy")
+
+
+def test_what_was_granted_in_a_session_that_was_taken_back_is_granted_anew(fleet: Fleet):
+    sealing = fleet.director.epoch(WORK)
+    papers = fleet.workers.agents["BUILDER"].papers
+    first = fleet.director.keyring.answer(sealing.epoch.id, papers).grant
+    fleet.later(5)
+    fleet.trust(agents={"DIRECTOR": (0, fleet.world.now)})
+    fleet.director.renew()
+    second = fleet.director.keyring.answer(sealing.epoch.id, papers).grant
+    assert first != second
+    fleet.workers.know(fleet.director)
+    fleet.workers.granted(first, second)
+    assert fleet.workers.refused == ["revoked"]
+    assert len(fleet.workers.opened) == 1
+
+
+def test_past_the_end_of_trust_nothing_is_sealed_granted_or_heard(fleet: Fleet):
+    fleet.later(59 * 60)
+    fleet.director.renew()
+    sealing = fleet.director.epoch(TOPIC)
+    envelope = fleet.director.seal(sealing, TOPIC, b"x")
+    fleet.later(2 * 60)
+    with pytest.raises(VerificationError) as caught:
+        fleet.director.epoch(TOPIC)
+    assert caught.value.reason == "trust_stale"
+    assert not sealing.still_good(fleet.director.clock.now_ms())
+    answer = fleet.director.keyring.answer(sealing.epoch.id, fleet.workers.agents["BUILDER"].papers)
+    assert (answer.code, answer.word) == ("trust_stale", "busy")
+    fleet.workers.gets(envelope)
+    assert fleet.workers.refused == ["trust_stale"]
+
+
+# ---- durable: inboxes, restarts and history --------------------------------------------------------------------------------------
+
+
+def durable_scene(fleet: Fleet, *readers: str) -> tuple[bytes, list[bytes]]:
+    """DIRECTOR says one thing to durable readers; the grants, its own first."""
+    own = fleet.director.inbox("DIRECTOR")
+    fleet.director.learn_inbox(own)
+    for name in readers:
+        fleet.director.learn_inbox(fleet.workers.inbox(name))
+    envelope, made = fleet.director.say(WORK, b"work", durable=readers)
+    fleet.granter = fleet.director.agents["DIRECTOR"]
+    assert made.left_out == []
+    return envelope, made.grants
+
+
+def restart(fleet: Fleet) -> Host:
+    """Another process of DIRECTOR, with what is on disk; the workers know its papers."""
+    again = Host(fleet.world, fleet.folder / "director", "DIRECTOR", DIRECTOR=fleet.director.identities["DIRECTOR"])
+    again.inboxes = fleet.director.inboxes
+    fleet.workers.know(again)
+    fleet.monitor.know(again)
+    fleet.hosts.append(again)
+    return again
+
+
+def take_back(again: Host, fleet: Fleet, self_grant: bytes) -> None:
+    """It opens what its broker kept for it."""
+    need = again.keyring.sealed_to(self_grant)
+    assert need == ("DIRECTOR", again.inboxes["DIRECTOR"].id)
+    again.keyring.own_inbox("DIRECTOR", again.inboxes["DIRECTOR"])
+    assert again.keyring.sealed_to(self_grant) is None
+    again.learn(fleet.granter)
+    again.granted(self_grant)
+    assert [granted.reader for granted in again.opened] == ["DIRECTOR"]
+
+
+def test_a_durable_reader_gets_it_by_its_inbox_key_and_the_sender_keeps_a_grant_of_its_own(fleet: Fleet):
+    envelope, grants = durable_scene(fleet, "BUILDER")
+    assert len(grants) == 2
+    fleet.workers.renew()  # its session keys are others now
+    fleet.workers.listens("work.>", durable=True)
+    fleet.workers.gets(envelope)
+    fleet.workers.granted(grants[1])
+    assert fleet.workers.heard == [b"work"]
+
+
+def test_after_a_restart_the_self_grant_lets_the_sender_grant_again(fleet: Fleet):
+    envelope, grants = durable_scene(fleet)
+    again = restart(fleet)
+    papers = fleet.workers.agents["BUILDER"].papers
+    epoch = fleet.director.epoch(WORK).epoch.id
+    assert again.keyring.answer(epoch, papers).code == "unknown_epoch"
+    take_back(again, fleet, grants[0])
+    fleet.workers.gets(envelope)
+    answer = fleet.workers.asks(again)
+    assert answer.code == "granted"
+    fleet.workers.granted(answer.grant)
+    assert fleet.workers.heard == [b"work"]
+    assert again.keyring.statistics()["grants_received"] == {"opened": 1, "self_grants": 1}
+    assert again.keyring.statistics()["epochs"]["sealing"] == 0, "what comes from a grant never seals"
+    assert again.epoch(WORK).epoch.id != epoch
+
+
+def test_only_the_epochs_own_agent_grants_it_again(fleet: Fleet):
+    _, grants = durable_scene(fleet, "BUILDER")
+    fleet.workers.granted(grants[1])
+    epoch = fleet.director.epoch(WORK).epoch.id
+    assert epoch in fleet.workers.keyring.held.epochs
+    assert fleet.workers.keyring.answer(epoch, fleet.monitor.agents["MONITOR"].papers).code == "unknown_epoch"
+
+
+@pytest.mark.parametrize(
+    ("history", "later_ms", "code"),
+    [
+        ("", 0, "not_permitted"),
+        (", history: all", 0, "granted"),
+        (", history: all", 20 * HOUR, "granted"),
+        (", history: 2h", HOUR, "granted"),
+        (", history: 2h", 3 * HOUR, "not_permitted"),
+    ],
+)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_newcomer_gets_of_the_past_is_what_the_rule_says(fleet: Fleet, history, later_ms, code, restarted):
+    rules = POLICY.replace("dead_readers: [MONITOR]", f"dead_readers: [MONITOR]{history}")
+    fleet.trust(rules)
+    envelope, grants = durable_scene(fleet)
+    epoch = fleet.director.epoch(WORK).epoch.id
+    fleet.later(later_ms / 1000)
+    fleet.trust(rules.replace('subscribe: ["tasks.>"]\n', 'subscribe: ["tasks.>", "work.>"]\n'))
+    fleet.director.renew()
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    granter = fleet.director
+    if restarted:
+        granter = restart(fleet)
+        take_back(granter, fleet, grants[0])
+    answer = granter.keyring.answer(epoch, guest.agents["GUEST"].papers)
+    assert answer.code == code
+    if code == "granted":
+        guest.listens("work.>", durable=True)
+        guest.know(fleet.director, granter)
+        guest.granted(answer.grant)
+        assert [one.epoch.id for one in guest.opened] == [epoch]
+        assert envelope
+
+
+def test_the_past_of_one_rule_is_not_given_where_another_rules_may_be_under_the_same_key(fleet: Fleet):
+    """Two durable rules share epochs. After a restart nobody knows which of them an epoch was for."""
+    both = POLICY.replace("dead_readers: [MONITOR]", "history: all, dead_readers: [MONITOR]").replace(
+        "- {match: work.>", "- {match: plans.>, class: durable, retention: 1d}\n  - {match: work.>"
+    )
+    both = both.replace('"work.>", "secret.>", "ask.>"]', '"work.>", "secret.>", "ask.>", "plans.>"]')
+    both = both.replace('"work.>", "ask.>", "secret.>"]', '"work.>", "ask.>", "secret.>", "plans.>"]')
+    fleet.trust(both)
+    _, grants = durable_scene(fleet)
+    epoch = fleet.director.epoch(WORK).epoch.id
+    fleet.trust(both.replace('subscribe: ["tasks.>"]\n', 'subscribe: ["tasks.>", "work.>"]\n'))
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    papers = guest.agents["GUEST"].papers
+    assert fleet.director.keyring.answer(epoch, papers).code == "granted", "this process knows that it was for work alone"
+    again = restart(fleet)
+    take_back(again, fleet, grants[0])
+    assert again.keyring.answer(epoch, papers).code == "not_permitted"
+    assert again.keyring.answer(epoch, fleet.workers.agents["BUILDER"].papers).code == "granted"
+
+
+def test_an_epoch_that_was_used_for_both_is_not_given_for_one(fleet: Fleet):
+    rules = POLICY.replace("dead_readers: [MONITOR]", "history: all, dead_readers: [MONITOR]")
+    rules = rules.replace(
+        "- {match: work.>", "- {match: work.plans, class: durable, retention: 1d, dead_readers: [MONITOR]}\n  - {match: work.>"
+    )
+    fleet.trust(rules)
+    epoch = fleet.director.epoch(WORK).epoch.id
+    assert fleet.director.epoch("work.plans").epoch.id == epoch
+    fleet.trust(rules.replace('subscribe: ["tasks.>"]\n', 'subscribe: ["tasks.>", "work.>"]\n'))
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    assert fleet.director.keyring.answer(epoch, guest.agents["GUEST"].papers).code == "not_permitted"
+
+
+def test_a_self_grant_with_other_names_is_not_used(fleet: Fleet):
+    """Its own earlier process, or who had its host keys, would let in whom it likes."""
+    durable_scene(fleet)
+    agent, sealing = fleet.director.agents["DIRECTOR"], fleet.director.epoch(WORK)
+    from bus.identity.granting import Reader
+    from bus.protocol.kem import PublicKey
+
+    key = fleet.director.inboxes["DIRECTOR"]
+    forged = Reader("DIRECTOR", PublicKey(key.kem, key.public), b"", (("GUEST", 0),))
+    data = fleet.world.grant(agent, sealing.epoch, forged, expires_ms=fleet.world.now + DAY)[0]
+    again = restart(fleet)
+    take_back(again, fleet, data)
+    assert again.keyring.statistics()["grants_received"]["self_grants"] == 0
+
+
+def test_own_epochs_can_be_granted_again_however_many_there_are(fleet: Fleet):
+    fleet.director.learn_inbox(fleet.director.inbox("DIRECTOR"))
+    grants, epochs = [], []
+    for number in range(MAX_EPOCHS_A_SENDER + 3):
+        fleet.world.trust(agents={"SOFT": (number, 0)})
+        snapshot = fleet.world.trust(policy=fleet.world.policy, agents={"BUILDER": (number, 0)})
+        fleet.director.keyring.follow(snapshot)
+        made = fleet.director.say(WORK, b"x")[1]
+        grants += made.grants
+        epochs.append(fleet.director.epoch(WORK).epoch.id)
+    again = restart(fleet)
+    again.keyring.own_inbox("DIRECTOR", again.inboxes["DIRECTOR"])
+    again.know(fleet.director)
+    again.granted(*grants)
+    assert again.refused == []
+    assert again.keyring.statistics()["grants_received"]["self_grants"] == len(grants) < MAX_KEPT
+    assert again.keyring.answer(epochs[-1], fleet.monitor.agents["MONITOR"].papers).code == "granted"
+
+
+def test_the_broker_cannot_bring_back_an_old_inbox_key(fleet: Fleet):
+    old, new = (fleet.workers.inbox("BUILDER", counter=counter) for counter in (3, 4))
+    fleet.director.learn_inbox(new)
+    for host in (fleet.director, restart(fleet)):
+        with pytest.raises(VerificationError) as caught:
+            host.learn_inbox(old)
+        assert caught.value.reason == "inbox_rollback"
+        assert host.keyring.statistics()["papers"]["refused"] == {"inbox_rollback": 1}
+    _, made = fleet.director.say(WORK, b"x", durable=["BUILDER"])
+    assert len(made.grants) == 1
+    fleet.director.memory.accept_inboxes({"BUILDER": 9})  # seen elsewhere on this host
+    sealing = fleet.director.epoch(WORK)
+    fleet.director.keyring._giving._given.clear()
+    assert ("BUILDER", "inbox_rollback") in fleet.director.keyring.grants(sealing, durable=["BUILDER"]).left_out
+
+
+def test_a_counter_is_on_disk_before_its_key_is_used(fleet: Fleet):
+    found = fleet.director.keyring.believe_inbox(*fleet.workers.inbox("BUILDER", counter=3))
+    with pytest.raises(LocalProtocolError):
+        fleet.director.keyring.take_inbox(found)
+    fleet.director.memory.accept_inboxes({"BUILDER": 3})
+    fleet.director.keyring.take_inbox(found)
+
+
+def test_a_closed_agent_forgets_its_inbox_keys(fleet: Fleet):
+    _, grants = durable_scene(fleet, "BUILDER")
+    fleet.workers.keyring.keep_own_inboxes("BUILDER", [fleet.workers.inboxes["BUILDER"].id])
+    assert fleet.workers.keyring.sealed_to(grants[1]) is None
+    fleet.workers.keyring.close("BUILDER")
+    assert fleet.workers.keyring.sealed_to(grants[1]) == ("BUILDER", fleet.workers.inboxes["BUILDER"].id)
+    fleet.workers.granted(grants[1])
+    assert fleet.workers.refused == ["unsolicited"]
+
+
+# ---- what is held, and for how long ----------------------------------------------------------------------------------------------
+
+
+def test_papers_are_believed_once_and_refused_once(fleet: Fleet):
+    verifier = fleet.director.keyring.held.verifier
+    papers = fleet.workers.agents["BUILDER"].papers
+    before = verifier.verifications
+    fleet.director.keyring.papers(papers)
+    assert verifier.verifications == before
+    for _ in range(3):
+        with pytest.raises(RemoteProtocolError) as caught:
+            fleet.director.keyring.papers(papers[:-1] + b"\x01")
+        assert caught.value.reason == "malformed"
+    assert fleet.director.keyring.statistics()["papers"]["refused"] == {"malformed": 3}
+
+
+def test_a_name_pushes_out_its_own_papers_alone_and_its_current_ones_last(fleet: Fleet):
+    known, builder = fleet.director.keyring._known, fleet.workers
+    current = builder.agents["BUILDER"]
+    for number in range(MAX_OF_A_NAME + 5):
+        begins = fleet.world.now - 30_000 - number
+        agent = fleet.world.agent(
+            "BUILDER", identity=builder.identities["BUILDER"], not_before_ms=begins, not_after_ms=begins + 1_000
+        )
+        fleet.director.learn(agent)
+    held = fleet.director.keyring.held.sessions
+    assert len([one for one in held.values() if one.name == "BUILDER"]) == MAX_OF_A_NAME
+    assert current.session in held
+    assert builder.agents["TESTER"].session in held
+    assert known.session_of("BUILDER", now_ms=fleet.world.now).id == current.session
+
+
+def test_there_is_a_limit_in_all(fleet: Fleet, monkeypatch):
+    monkeypatch.setattr("bus.protocol.replay.MIN_EPOCHS", 3)
+    fleet.director.know(Host(fleet.world, fleet.folder / "d", "DEPUTY"), Host(fleet.world, fleet.folder / "s", "SOFT"))
+    assert len(fleet.director.keyring.held.sessions) == 3
+
+
+def test_everything_that_was_held_is_let_go_when_its_time_is_over(fleet: Fleet):
+    envelope, made = fleet.director.say(TOPIC, b"one", to=["BUILDER"])
+    durable_scene(fleet, "BUILDER")
+    fleet.workers.granted(*made.grants)
+    fleet.workers.gets(envelope)
+    for _ in range(3):
+        fleet.later(2 * DAY / 1000)
+        for host in fleet.hosts:
+            host.keyring.follow(fleet.world.trust())
+            host.keyring.forget()
+    for host in fleet.hosts:
+        found = host.keyring.statistics()
+        assert (found["epochs"]["sealing"], found["epochs"]["held"], found["papers"]["sessions"]) == (0, 0, 0)
+        assert (found["grants_given"]["kept"], found["grants_received"]["self_grants"]) == (0, 0)
+    fleet.later(30 * DAY / 1000)
+    fleet.director.keyring.forget()
+    assert fleet.director.keyring._known.inbox_of("BUILDER") is None
+    assert fleet.director.keyring._giving._recent == {}
+
+
+def test_papers_stay_as_long_as_what_they_vouch_for_may_come(fleet: Fleet):
+    envelope, made = fleet.director.say(TOPIC, b"late", to=["BUILDER"])
+    fleet.workers.granted(*made.grants)
+    fleet.later(59)
+    fleet.workers.keyring.forget()
+    fleet.workers.gets(envelope)
+    assert fleet.workers.heard == [b"late"]
+    fleet.later(15 * 60)
+    fleet.workers.keyring.forget()
+    assert fleet.director.agents["DIRECTOR"].session in fleet.workers.keyring.held.sessions
+    fleet.later(2 * 60)
+    fleet.workers.keyring.forget()
+    assert fleet.director.agents["DIRECTOR"].session not in fleet.workers.keyring.held.sessions
+
+
+def test_statistics_say_how_often_a_cache_answered(fleet: Fleet):
+    envelope, made = fleet.director.say(TOPIC, b"one", to=["BUILDER"])
+    fleet.workers.granted(*made.grants)
+    fleet.workers.gets(envelope)
+    found = fleet.workers.keyring.statistics()
+    assert found["verifying"]["opened"] == 1
+    assert found["verifying"]["handed_over"] == 2
+    assert found["grants_received"] == {"opened": 1, "self_grants": 0}
+
+
+def test_a_repr_shows_no_secret(fleet: Fleet):
+    sealing = fleet.director.epoch(TOPIC)
+    for thing in (sealing, sealing.grantable, fleet.director.keyring, fleet.workers.keyring._keys.table):
+        shown = repr(thing)
+        assert repr(sealing.epoch.secret)[2:-1] not in shown
+        assert sealing.epoch.secret.hex() not in shown
+
+
+def test_an_ask_that_was_answered_before_costs_little(fleet: Fleet):
+    epoch, papers = fleet.director.epoch(TOPIC).epoch.id, fleet.monitor.agents["MONITOR"].papers
+    answer = fleet.director.keyring.answer
+    answer(epoch, papers)
+    best = 1.0
+    for _ in range(50):
+        begun = time.thread_time()
+        for _ in range(20):
+            answer(epoch, papers)
+        best = min(best, (time.thread_time() - begun) / 20)
+    assert best < 60e-6, "with room for a slow machine; the target is 20 us"
+
+
+def test_a_forked_child_has_no_keys(tmp_path: Path):
+    program = tmp_path / "forks.py"
+    program.write_text(
+        f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from small_world import SmallAuthority, World
+from test_keyring import Fleet, TOPIC, WORK, durable_scene, restart, take_back
+from bus.errors import LocalProtocolError
+
+fleet = Fleet(World(SmallAuthority()), Path({str(tmp_path)!r}))
+envelope, grants = durable_scene(fleet, "BUILDER")
+again = restart(fleet)
+take_back(again, fleet, grants[0])
+sealing = fleet.director.epoch(TOPIC)
+child = os.fork()
+if child == 0:
+    papers = fleet.workers.agents["BUILDER"].papers
+    assert fleet.director.keyring.answer(sealing.epoch.id, papers).code == "unknown_epoch"
+    assert again.keyring.answer(fleet.world.snapshot and sealing.epoch.id, papers).code == "unknown_epoch"
+    assert not again.keyring._regranting and not fleet.workers.keyring._keys.table
+    try:
+        fleet.director.seal(sealing, TOPIC, b"x")
+    except (AssertionError, LocalProtocolError):
+        os._exit(0)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+fleet.director.seal(sealing, TOPIC, b"x")
+"""
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
