@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import vector_envelopes
+import vector_flips
 import vector_grants
 import vector_ranges
 import vector_refusals
 import vector_trust
+import vector_values
 from vector_stage import Stage
 
 HERE: Final = Path(__file__).parent
@@ -82,10 +84,13 @@ def main() -> None:
     vector_grants.make(cast)
     vector_refusals.cosignatures(vector_envelopes.cosigned(stage))
     vector_trust.make(cast)
+    vector_values.make(stage)
     vector_ranges.make(stage)
     for name, content in written(stage).items():
         (HERE / name).write_text(content)
         print(f"{name}: {len(content):,} bytes")
+    flips = text({"version": 1, "kind": "flips", "cases": vector_flips.document()})
+    (HERE / "flips.json").write_text(flips)
     print({name: len(cases) for name, (_, cases) in stage.documents.items()}, len(stage.worlds), "worlds")
 
 

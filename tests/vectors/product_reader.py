@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+import product_values
 
 from bus.flow.ledger import Ledger
 from bus.identity.believe import believe, believe_inbox
@@ -337,4 +338,5 @@ READERS: Final = {
     "bundle": read_bundle,
     "papers": read_papers,
     "inbox": read_inbox,
+    **product_values.READERS,
 }

@@ -350,4 +350,10 @@ def sealing(cast: Cast) -> None:
     case("an inbox key that has not begun", durable, "untrusted", **late)
     over = inbox | {"inbox": stage.inbox(identity, key, not_before_ms=now - DAY, not_after_ms=now - 1)}
     case("an inbox key that is over", durable, "untrusted", **over)
+    brief = fleet.identity("BUILDER", number=80, not_after_ms=now + HOUR)
+    outlives: dict[str, Any] = {"inbox": stage.inbox(brief, key), "identity": brief.certificate.der, "highest_counter": 0}
+    case("an inbox key at the end of its identity", durable, key.id, **outlives, now_ms=brief.certificate.not_after_ms)
+    ended = brief.certificate.not_after_ms + 1
+    lasting = stage.world("a sender whose trust lasts", like=READER, **stage.trust(next_update_ms=now + DAY))
+    case("an inbox key that outlives its identity", durable, "untrusted", **outlives, now_ms=ended, world=lasting)
     case("an inbox key of a revoked reader", durable, "revoked", **inbox, world="BUILDER is compromised")

@@ -426,6 +426,8 @@ def believed(f: Forger) -> None:
         if reason is not Reason.ROTATED:
             world = f.reads(f"DIRECTOR is {reason.value}", **stage.trust(revoked={serial: Revocation(now + HOUR, reason)}))
             f.refused("revoked", f"revoked, {reason.value}, with a later date", f.data(), world=world)
+    outside = f.data(sent_ms=now - 1, expires_ms=now)
+    f.refused("revoked", "compromised, and sent before its session", outside, world="DIRECTOR is compromised")
     world = f.reads("DIRECTOR rotated now", **stage.trust(revoked={serial: Revocation(now, Reason.ROTATED)}))
     f.refused("revoked", "sent when its key was rotated", f.data(), world=world)
     world = f.reads("DIRECTOR's sessions count from later", **stage.trust(agents={"DIRECTOR": (0, now + 1)}))
