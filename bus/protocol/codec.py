@@ -5,7 +5,8 @@ calls it checks each field's type, which also refuses what msgpack knows and the
 numbers, extensions): they are no field of any structure.
 
 Memory: msgpack takes room for an array before it has read it, once for each level. So every caller says how long the longest
-array of its structure may be, and bytes are measured before they come here.
+array of its structure may be, and bytes are measured before they come here. Time: a byte that is an empty array costs as much as
+a hundred others. So where nobody has vouched for the bytes yet, the caller also says how many arrays there may be.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ def malformed(detail: str) -> RemoteProtocolError:
     return RemoteProtocolError("malformed", detail)
 
 
-def unpack(data: bytes, *, longest: int) -> list[Any]:
-    """The array that these bytes are. `longest` bounds every array within."""
+def unpack(data: bytes, *, longest: int, arrays: int | None = None) -> list[Any]:
+    """The array that these bytes are. `longest` bounds every array within, and `arrays` how many there are, itself included."""
+    hook = None if arrays is None else _at_most(arrays)
     try:
-        value = msgpack.unpackb(data, raw=False, max_array_len=longest, max_map_len=0, max_ext_len=0)
-    except (ValueError, RecursionError) as error:  # msgpack's own errors are ValueErrors
+        value = msgpack.unpackb(data, raw=False, max_array_len=longest, max_map_len=0, max_ext_len=0, list_hook=hook)
+    except (ValueError, RecursionError, IndexError) as error:  # msgpack's own errors are ValueErrors; the hook's is an IndexError
         raise malformed("no msgpack of the protocol's kind") from error
     if type(value) is not list:
         raise malformed("not an array")
@@ -39,6 +41,17 @@ def unpack(data: bytes, *, longest: int) -> list[Any]:
     if again != data:
         raise malformed("not in shortest form")
     return value
+
+
+def _at_most(arrays: int) -> Callable[[list[Any]], list[Any]]:
+    """Lets so many pass."""
+    left = [None] * arrays
+
+    def one_more(value: list[Any]) -> list[Any]:
+        left.pop()
+        return value
+
+    return one_more
 
 
 def unpack_rows(data: bytes, *, most: int, width: int) -> list[Any]:

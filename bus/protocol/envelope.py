@@ -33,7 +33,7 @@ def split(envelope: bytes) -> tuple[bytes, bytes]:
     """Header and sealed part. Raises RemoteProtocolError("malformed")."""
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise malformed("an envelope of more than 1 MiB")
-    fields = unpack(envelope, longest=2)
+    fields = unpack(envelope, longest=2, arrays=1)
     if [*map(type, fields)] != [bytes, bytes] or len(fields[0]) > MAX_HEADER_BYTES:
         raise malformed("an envelope is a header and what is sealed")
     return fields[0], fields[1]
@@ -45,7 +45,7 @@ def plaintext(proof: Proof, body: bytes) -> bytes:
 
 def split_plaintext(data: bytes) -> tuple[Proof, bytes]:
     """Proof and body. Raises RemoteProtocolError("malformed")."""
-    fields = unpack(data, longest=PROOF_FIELDS)
+    fields = unpack(data, longest=PROOF_FIELDS, arrays=2)
     if len(fields) != 2 or type(fields[1]) is not bytes:
         raise malformed("what is sealed is a proof and a body")
     return Proof.parse(fields[0]), fields[1]

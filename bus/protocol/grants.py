@@ -38,7 +38,7 @@ class GrantBody(NamedTuple):
     @classmethod
     def parse(cls, data: bytes) -> GrantBody:
         """Raises RemoteProtocolError("malformed")."""
-        secret, params, reader, session, names = array(unpack(data, longest=8), 5)
+        secret, params, reader, session, names = array(unpack(data, longest=8, arrays=1), 5)
         if len(sized(params)) > MAX_PARAMS_BYTES or not is_agent_name(ascii_text(reader)):
             raise malformed("a grant is of an epoch's parameters to an agent")
         return cls(sized(secret, SECRET_BYTES), params, reader, sized(session, 0, SESSION_ID_BYTES), parse_members(sized(names)))

@@ -35,6 +35,8 @@ MAX_PAPERS: Final = 1_024
 MAX_SECONDS: Final = 5
 """From the first byte to the second signature."""
 
+_ARRAYS: Final = 3
+"""In a hello: itself, versions and papers."""
 _MAX_U8: Final = 255
 _MAX_U32: Final = (1 << 32) - 1
 _NO_LEAF: Final = bytes(32)
@@ -179,7 +181,7 @@ def agent_tbs(t: bytes) -> bytes:
 def _unpacked(data: bytes) -> list[Any]:
     if len(data) > MAX_HELLO_BYTES:
         raise malformed("a hello of more than 1 MiB")
-    return unpack(data, longest=MAX_PAPERS)
+    return unpack(data, longest=MAX_PAPERS, arrays=_ARRAYS)
 
 
 def _listed(value: object, most: int) -> list[Any]:

@@ -112,7 +112,7 @@ class InboxBody(NamedTuple):
 
 
 def _unpacked(data: bytes) -> list[Any]:
-    return unpack(data, longest=16)
+    return unpack(data, longest=16, arrays=1)
 
 
 def _check_start(version: Any, domain: Any, name: Any) -> None:
@@ -158,7 +158,7 @@ class _Certificate:
 def _split(data: bytes) -> tuple[bytes, Proof]:
     if len(data) > MAX_CERTIFICATE_BYTES:
         raise malformed("a certificate of more than 8 KiB")
-    body, proof = array(unpack(data, longest=PROOF_FIELDS), 2)
+    body, proof = array(unpack(data, longest=PROOF_FIELDS, arrays=2), 2)
     parsed = Proof.parse(proof)
     if parsed.cosignature:
         raise malformed("a certificate has no second signature")
@@ -221,7 +221,7 @@ class Papers(NamedTuple):
     @classmethod
     def parse(cls, data: bytes) -> Papers:
         """Raises RemoteProtocolError("malformed")."""
-        session, identity, statement, ml_dsa = array(unpack(data, longest=4), 4)
+        session, identity, statement, ml_dsa = array(unpack(data, longest=4, arrays=1), 4)
         limits = ((session, MAX_CERTIFICATE_BYTES), (identity, MAX_IDENTITY_BYTES), (statement, MAX_STATEMENT_BYTES))
         if any(not 0 < len(sized(part)) <= limit for part, limit in limits):
             raise malformed("a part of the papers is missing, or too long")

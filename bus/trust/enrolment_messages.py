@@ -33,6 +33,8 @@ TOKEN_BYTES: Final = 16
 MAX_AGENTS: Final = 256
 MAX_MESSAGE_BYTES: Final = 1 << 20
 
+_MAX_ARRAYS: Final = 4 + 3 * MAX_AGENTS
+"""In a proof each agent has a line with two proofs in it."""
 _MAX_SPKI_BYTES: Final = 512
 _MAX_ATTEST_BYTES: Final = 1_024
 _MAX_SIGNATURE_BYTES: Final = 1_024
@@ -177,7 +179,7 @@ def _encode(kind: int, *fields: object) -> bytes:
 def _unpacked(data: bytes) -> list[Any]:
     if len(data) > MAX_MESSAGE_BYTES:
         raise codec.malformed(f"{len(data):,} bytes are no message of an enrolment")
-    return codec.unpack(data, longest=MAX_AGENTS)
+    return codec.unpack(data, longest=MAX_AGENTS, arrays=_MAX_ARRAYS)
 
 
 def _fields(data: bytes, kind: int, count: int) -> list[Any]:

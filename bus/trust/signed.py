@@ -24,7 +24,7 @@ def outer(data: bytes, *, fields: int, most: int) -> list[Any]:
     """The fields around a signed body, none of them believed yet. Raises RemoteProtocolError("malformed")."""
     if len(data) > most:
         raise codec.malformed(f"{len(data):,} bytes, where {most:,} are the most")
-    return codec.array(codec.unpack(data, longest=fields), fields)
+    return codec.array(codec.unpack(data, longest=fields, arrays=1), fields)
 
 
 def cosignature_field(value: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.errors import RemoteProtocolError
-from bus.protocol import codec
+from bus.protocol import codec, envelope, grants, handshake, papers
 
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(0, 2**64 - 1), st.binary(max_size=40), st.text(max_size=10)),
@@ -72,6 +73,44 @@ def test_arrays_in_each_other_take_no_more_room_than_they_say():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_no_more_arrays_than_a_structure_has():
+    assert codec.unpack(codec.pack([[1], [2]]), longest=2, arrays=3) == [[1], [2]]
+    for data, arrays in ((codec.pack([[1], [2]]), 2), (codec.pack([]), 0), (codec.pack([[[]] * 64] * 64), 3)):
+        with pytest.raises(RemoteProtocolError) as caught:
+            codec.unpack(data, longest=64, arrays=arrays)
+        assert caught.value.reason == "malformed"
+
+
+def pairs_of_pairs(levels: int) -> bytes:
+    data = b"\x90"
+    for _ in range(levels):
+        data = b"\x92" + data * 2
+    return data
+
+
+STRANGERS: dict[str, Callable[[bytes], Any]] = {
+    "a host's hello": handshake.HelloA.parse,
+    "a broker's hello": handshake.HelloB.parse,
+    "an envelope": envelope.split,
+    "what is sealed": envelope.split_plaintext,
+    "papers": papers.Papers.parse,
+    "a grant": grants.GrantBody.parse,
+}
+
+
+@pytest.mark.parametrize("parse", STRANGERS.values(), ids=STRANGERS.keys())
+def test_what_nobody_vouches_for_yet_is_given_up_at_the_first_array_too_many(parse: Callable[[bytes], Any]):
+    """A megabyte of empty arrays would keep a broker's loop busy for a third of a second, and take 70 MB."""
+    data = pairs_of_pairs(17)
+    tracemalloc.start()
+    with pytest.raises(RemoteProtocolError) as caught:
+        parse(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason == "malformed"
+    assert (len(data), peak < 1 << 18) == ((2 << 17) - 1, True)
 
 
 @pytest.mark.parametrize(
