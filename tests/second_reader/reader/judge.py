@@ -40,7 +40,6 @@ def _derivation(v: Vectors, case: Case) -> Any:
 def _signature(v: Vectors, case: Case) -> bool:
     key, tbs, signature = (v.bytes(case[name]) for name in ("key", "tbs", "signature"))
     if case["suite"] == 0:
-        demand(len(key) == suites.ML_DSA_KEY, "malformed", "no ML-DSA key")
         demand(suites.ml_dsa(key, tbs, signature), "bad_proof")
     else:
         suites.verify(case["suite"], key, tbs, signature)
