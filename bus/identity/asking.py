@@ -3,6 +3,7 @@
     asked       at once, then again after 1 s, 2 s, 4 s .. 60 s, as long as something needs it
     in flight   until it is answered, nothing needs it any more, or a second has passed; 32 at a time, the others wait their turn
     remembered  also while nothing needs it: what is delivered again and again must not begin again with "at once"
+    in vain     two seconds after it was asked in vain, until it is asked again: nobody need wait for it now
 
 Whoever makes up ids can have 32 questions a second asked, and nothing more. Pure; times are of a clock that never runs backwards.
 """
@@ -18,6 +19,8 @@ from bus.protocol.header import Header
 FIRST_ASK_MS: Final = 1_000
 LAST_ASK_MS: Final = 60_000
 MAX_ASKS: Final = 32
+ANSWER_MS: Final = 2_000
+"""How long an answer is waited for."""
 MAX_REMEMBERED: Final = 1_024
 """Questions that nothing needs at the moment."""
 
@@ -36,13 +39,15 @@ class Wanted(NamedTuple):
     id: bytes
     sender: str
     epoch: bytes
+    topic: str
+    """Of the first envelope that needs it."""
 
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    sender: str
-    epoch: bytes
+    header: Header
     next_ms: int
+    asked_ms: int | None = None
     pause_ms: int = FIRST_ASK_MS
     needed: int = 0
     answered: bool = False
@@ -67,10 +72,9 @@ class Asks:
         """One more envelope, with this header, waits for it."""
         ask = self._known.get(missing)
         if ask is None:
-            ask = self._known[missing] = _Ask(header.sender, header.epoch, now_ms)
+            ask = self._known[missing] = _Ask(header, now_ms)
         elif ask.answered or now_ms - ask.next_ms > LAST_ASK_MS:  # it was there, or that was long ago
-            ask.next_ms, ask.pause_ms, ask.answered = now_ms, FIRST_ASK_MS, False
-            ask.listed = 0
+            ask.next_ms, ask.asked_ms, ask.pause_ms, ask.answered, ask.listed = now_ms, None, FIRST_ASK_MS, False, 0
         self._idle.pop(missing, None)
         ask.needed += 1
         if not ask.listed:
@@ -117,13 +121,20 @@ class Asks:
             ask.listed = 0
             if not ask.needed or ask.answered:
                 continue
-            ask.next_ms = now_ms + ask.pause_ms
+            ask.asked_ms, ask.next_ms = now_ms, now_ms + ask.pause_ms
             ask.pause_ms = min(2 * ask.pause_ms, LAST_ASK_MS)
             self._list(missing, ask)
             self._flying[missing] = now_ms + FIRST_ASK_MS
             self.asked += 1
-            found.append(Wanted(*missing, ask.sender, ask.epoch))
+            found.append(Wanted(*missing, ask.header.sender, ask.header.epoch, ask.header.topic))
         return found
+
+    def is_in_vain(self, missing: Missing, *, now_ms: int) -> bool:
+        """Whether it was asked for, nobody answered, and it is not yet time to ask again."""
+        ask = self._known.get(missing)
+        if ask is None or ask.asked_ms is None or ask.answered:
+            return False
+        return ask.asked_ms + ANSWER_MS <= now_ms < ask.next_ms
 
     def again_in_ms(self, missing: Missing, *, now_ms: int) -> int:
         """When it makes sense to come back for this."""

@@ -29,6 +29,7 @@ from bus.identity.known import Known
 from bus.identity.listening import Listening
 from bus.identity.own_keys import OwnKeys
 from bus.identity.regranting import Regranting
+from bus.identity.reserved import requester_of
 from bus.identity.sealing import Sealing, SealingEpochs, Use
 from bus.identity.session import Session
 from bus.identity.snapshot import REPLY_TTL_MS, Snapshot
@@ -67,9 +68,8 @@ class Keyring:
         if snapshot.trust is not self.snapshot.trust:
             self.held.verifier.forget()
         self.snapshot = snapshot
-        rules = snapshot.policy.topics
-        self._longest_live_ms = max((rule.ttl_ms for rule in rules if not rule.is_durable), default=0)
-        self._longest_live_ms = max(self._longest_live_ms, REPLY_TTL_MS)
+        live = [rule.ttl_ms for rule in snapshot.policy.topics if not rule.is_durable]
+        self._longest_live_ms = max([*live, REPLY_TTL_MS])
         self._retention_ms = longest_retention(snapshot.policy)
         self._known.follow(longest_live_ms=self._longest_live_ms)
         self._sealing.follow(snapshot, now_ms=self.now_ms())
@@ -171,9 +171,10 @@ class Keyring:
         place = grant_form.reader_of(header), header.ref
         return place if place[0] in self._sessions and place not in self._keys.table else None
 
-    def asks(self) -> list[Wanted]:
-        """What to ask for now: each with the papers of one of my agents that listens."""
-        return self._admitting.asks.due(now_ms=self._tick_ms())
+    def asks(self) -> list[tuple[str, Wanted]]:
+        """What to ask for now, each with the agent of this host with whose papers it is asked."""
+        due = self._admitting.asks.due(now_ms=self._tick_ms())
+        return [(agent, wanted) for wanted in due if (agent := self._listener(wanted.topic)) is not None]
 
     def refused(self, what: str, id: bytes) -> None:  # noqa: A002  as the header calls it
         """Somebody answered that we do not get it."""
@@ -229,6 +230,14 @@ class Keyring:
         if session is None or not session.is_good(self.now_ms()):
             raise SessionEndedError(agent, "expired")
         return session
+
+    def _listener(self, topic: str) -> str | None:
+        """The agent of this host for whom this is; of several, one that policy lets hear it."""
+        if topic.startswith(grant_form.GRANT_TOPIC):
+            return topic.removeprefix(grant_form.GRANT_TOPIC)
+        reached = (*self.listening.reached(topic), *self.listening.reached(topic, dead=True))
+        names = [one.agent for one in reached] or [name for name in [requester_of(topic)] if name is not None]
+        return next((name for name in names if self.snapshot.may_hear(name, topic)), names[0] if names else None)
 
     def _terms(self, grantable: Grantable) -> Terms:
         params = grantable.epoch.params

@@ -2,7 +2,8 @@
 
     lane       what one sender says at one priority; while its first envelope waits, all later ones queue behind it
     room       256 envelopes and 1 MiB a lane, 65,536 envelopes and 64 MiB in all
-    time       2 s for each envelope, from its own arrival; then it is let go, and the next one is judged
+    time       2 s for each envelope, from its own arrival; then it is let go, and the next one is judged. None at all for what
+               was asked for in vain and is not asked for now: it would only keep back what is behind it
     released   when what the first one misses is there: one after the other is judged anew, until one misses something again
 
 Nothing overtakes, and nothing is silent: whatever came in here goes on, is let go, or is still here. What an arriving key costs
@@ -39,7 +40,7 @@ class LetGo(NamedTuple, Generic[T]):
 
     item: T
     reason: str
-    """missing_key, missing_papers: it waited too long. busy: there was no room for it."""
+    """missing_key, missing_papers: it waited too long, or others did in vain. busy: there was no room for it."""
     again_in_ms: int
     """When a durable one should be delivered again."""
 
@@ -89,10 +90,10 @@ class Parking(Generic[T]):
         lane = lane_of(header)
         queue = self._lanes.get(lane)
         self.came += 1
+        if missing is not None and self._asks.is_in_vain(missing, now_ms=now_ms):
+            return self._let_go(item, missing, missing.what, now_ms=now_ms)
         if not self._has_room(queue, size):
-            self.let_go["busy"] += 1
-            again = 0 if missing is None else self._asks.again_in_ms(missing, now_ms=now_ms)
-            return LetGo(item, "busy", max(again, MAX_WAIT_MS))
+            return self._let_go(item, missing, "busy", now_ms=now_ms)
         if queue is None:
             if missing is None:
                 raise ValueError("what is first in its lane waits for something")
@@ -161,16 +162,18 @@ class Parking(Generic[T]):
 
     def _drop_first(self, lane: Lane, queue: _Queue[T], *, now_ms: int) -> LetGo[T]:
         one = queue.waiting[0]
-        reason, again = "busy", MAX_WAIT_MS
+        gone = self._let_go(one.item, one.missing, "busy" if one.missing is None else one.missing.what, now_ms=now_ms)
         if one.missing is not None:
-            reason, again = one.missing.what, self._asks.again_in_ms(one.missing, now_ms=now_ms)
             lanes = self._first.get(one.missing, {})
             lanes.pop(lane, None)
             if not lanes:
                 self._first.pop(one.missing, None)
         self._leave(queue)
+        return gone
+
+    def _let_go(self, item: T, missing: Missing | None, reason: str, *, now_ms: int) -> LetGo[T]:
         self.let_go[reason] += 1
-        return LetGo(one.item, reason, again)
+        return LetGo(item, reason, MAX_WAIT_MS if missing is None else self._asks.again_in_ms(missing, now_ms=now_ms))
 
     def _leave(self, queue: _Queue[T]) -> None:
         one = queue.waiting.popleft()

@@ -134,10 +134,10 @@ class Host:
     def granted(self, *grants: bytes) -> list[Outcome]:
         return self._note([one for data in grants for one in self.keyring.arrive(data, "grant", is_grant=True)])
 
-    def asks(self, other: Host, name: str | None = None) -> Answer:
-        """For the first thing that is due."""
-        (wanted,) = self.keyring.asks()
-        return other.keyring.answer(wanted.epoch, self.agents[name or self.names[0]].papers)
+    def asks(self, other: Host) -> Answer:
+        """For the one thing that is due."""
+        ((agent, wanted),) = self.keyring.asks()
+        return other.keyring.answer(wanted.epoch, self.agents[agent].papers)
 
     def later(self, seconds: float, *, world: bool = True) -> list[Outcome]:
         self.clock.advance(seconds)

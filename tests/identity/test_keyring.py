@@ -14,7 +14,9 @@ from small_world import DAY, HOUR, POLICY, World
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity.giving import SEALS_A_SECOND, Answer
 from bus.identity.known import MAX_OF_A_NAME
+from bus.identity.listening import Listening, Request
 from bus.identity.regranting import MAX_KEPT
+from bus.identity.reserved import reply_topic
 from bus.identity.sealing import LINGER_MS
 from bus.policy import load
 from bus.protocol.kem import X25519
@@ -76,7 +78,7 @@ def test_missing_papers_and_then_the_key(fleet: Fleet):
     envelope, made = stranger.say(TOPIC, b"hello", to=["TESTER"])
     assert fleet.workers.gets(envelope) == []
     assert fleet.workers.granted(*made.grants) == [], "the grant waits for the papers of who granted it"
-    assert sorted(one.what for one in fleet.workers.keyring.asks()) == ["missing_key", "missing_papers"]
+    assert sorted(one.what for _, one in fleet.workers.keyring.asks()) == ["missing_key", "missing_papers"]
     fleet.workers.know(stranger)
     assert [type(one.result).__name__ for one in fleet.workers.outcomes] == ["Granted", "Received"]
     assert fleet.workers.heard == [b"hello"]
@@ -91,6 +93,51 @@ def test_an_ask_is_answered_and_what_waited_goes_on(fleet: Fleet):
     fleet.workers.granted(answer.grant)
     assert fleet.workers.heard == [b"hello"]
     assert fleet.workers.keyring.asks() == []
+
+
+def test_an_agent_asks_that_may_hear_it(fleet: Fleet):
+    guest = fleet.world.identity("GUEST", origin="software")
+    host = Host(fleet.world, fleet.folder / "mixed", "GUEST", "BUILDER", "MONITOR", GUEST=guest)
+    host.know(fleet.director)
+    host.listens("ask.>", "work.>", "_audit.*")
+    for topic, agent in (("ask.time", "BUILDER"), ("_audit.DIRECTOR", "MONITOR")):
+        host.gets(fleet.director.say(topic, b"x")[0])
+        assert [name for name, _ in host.keyring.asks()] == [agent]
+
+
+def test_a_reply_that_has_no_key_is_asked_for_by_who_asked(fleet: Fleet):
+    topic = reply_topic("DIRECTOR", fleet.director.agents["DIRECTOR"].session)
+    request = Request("ask.time", fleet.world.now + 30_000)
+    sessions = {"DIRECTOR": frozenset({fleet.director.agents["DIRECTOR"].session.hex()})}
+    fleet.director.keyring.listening = Listening((), {("DIRECTOR", b"r" * 16): request}, sessions)
+    sealing = fleet.workers.epoch(topic, request="ask.time")
+    outgoing = fleet.world.outgoing(fleet.workers.agents["BUILDER"], "ask.time", [b"noon"], flags=2, ref=b"r" * 16)
+    reply = fleet.world.send(fleet.workers.agents["BUILDER"], sealing.epoch, outgoing._replace(topic=topic))[0]
+    fleet.director.gets(reply)
+    answer = fleet.director.asks(fleet.workers)
+    fleet.director.granted(answer.grant)
+    assert fleet.director.heard == [b"noon"]
+    other = fleet.workers.keyring.answer(sealing.epoch.id, fleet.monitor.agents["MONITOR"].papers)
+    assert other.code == "not_permitted", "who may hear everything may not hear this"
+
+
+def test_one_that_is_delivered_again_and_again_without_a_key_keeps_nobody_back(fleet: Fleet):
+    hopeless, _ = fleet.director.say(WORK, b"hopeless")
+    _, made = fleet.director.say(TOPIC, b"x", to=["BUILDER"])
+    fleet.workers.granted(*made.grants)
+    late = 0
+    for second in range(30):
+        fleet.workers.gets(hopeless)
+        fleet.workers.keyring.asks()
+        text = str(second).encode()
+        fleet.workers.gets(fleet.director.say(TOPIC, text)[0])
+        late += text not in fleet.workers.heard
+        fleet.later(1)
+    fleet.later(2)
+    assert fleet.workers.heard == [str(second).encode() for second in range(30)]
+    assert late < 16
+    assert set(fleet.workers.let_go) == {"missing_key"}
+    assert len(fleet.workers.let_go) == 30
 
 
 def test_one_grant_serves_all_agents_of_a_host(fleet: Fleet):
@@ -120,8 +167,8 @@ def test_garbage_ids_make_no_storm(fleet: Fleet):
         fleet.workers.gets(fleet.world.send(fleet.director.agents["DIRECTOR"], epoch, sent)[0])
     asked = fleet.workers.keyring.asks()
     assert len(asked) == 32
-    for wanted in asked:
-        answer = fleet.director.keyring.answer(wanted.epoch, fleet.workers.agents["BUILDER"].papers)
+    for agent, wanted in asked:
+        answer = fleet.director.keyring.answer(wanted.epoch, fleet.workers.agents[agent].papers)
         assert (answer.code, answer.word) == ("unknown_epoch", "not_permitted")
     assert fleet.director.keyring.statistics()["grants_given"]["made"] == 0
     fleet.later(2.1)
@@ -490,6 +537,21 @@ def test_the_past_of_one_rule_is_not_given_where_another_rules_may_be_under_the_
     take_back(again, fleet, grants[0])
     assert again.keyring.answer(epoch, papers).code == "not_permitted"
     assert again.keyring.answer(epoch, fleet.workers.agents["BUILDER"].papers).code == "granted"
+
+
+def test_a_policy_that_is_too_large_or_does_not_know_the_sender_gives_nothing_of_the_past(fleet: Fleet, monkeypatch):
+    _, grants = durable_scene(fleet)
+    epoch = fleet.director.epoch(WORK).epoch.id
+    again = restart(fleet)
+    take_back(again, fleet, grants[0])
+    papers = fleet.workers.agents["BUILDER"].papers
+    monkeypatch.setattr("bus.identity.entitled.MAX_STEPS", 1)
+    assert again.keyring.answer(epoch, papers).code == "not_permitted"
+    monkeypatch.undo()
+    again.keyring.follow(fleet.world.trust())
+    assert again.keyring.answer(epoch, papers).code == "granted"
+    fleet.trust(POLICY.replace("DIRECTOR: command, ", ""))
+    assert again.keyring.answer(epoch, papers).code == "not_permitted"
 
 
 def test_an_epoch_that_was_used_for_both_is_not_given_for_one(fleet: Fleet):

@@ -297,6 +297,25 @@ def test_what_is_delivered_again_and_again_is_not_asked_for_each_time():
     assert asks.due(now_ms=1_000_000), "after a long time it begins anew"
 
 
+def test_nobody_waits_for_what_is_asked_for_in_vain():
+    host, one = Host(), Envelope(header())
+    waited = []
+    for _ in range(9):
+        before = len(host.gone)
+        host.come(one)
+        waited.append(len(host.gone) == before)
+        if not waited[-1]:
+            assert host.gone[-1].again_in_ms == max(7_000 - host.now, FIRST_ASK_MS)
+        host.asks.due(now_ms=host.now)
+        host.tick(1_000)
+    assert waited == [True] * 5 + [False] * 2 + [True] * 2, "asked at 0, 1, 3 and 7 seconds"
+    host.learn(one.needs[0])
+    host.learn(one.needs[1])
+    assert host.told
+    host.come(one)
+    assert host.told[-1] is one
+
+
 def test_garbage_ids_make_no_storm_and_keep_nobody_from_asking_for_long():
     host, asked = Host(), []
     for number in range(1_000):
