@@ -44,10 +44,21 @@ class Held:
         self._of_sender[sender] = held + 1
         return epoch
 
-    def forget(self, *, now_ms: int, longest_ms: int) -> None:
-        """Let go of what can be accepted no more. `longest_ms`: the longest that an envelope may live after its epoch's end."""
+    def forget(self, *, now_ms: int, longest_ms: int, live_ms: int | None = None) -> None:
+        """Let go of what can be accepted no more. `longest_ms`: the longest that an envelope may live after its epoch's end.
+
+        `live_ms`: the same of live ones. If they stayed as long as durable ones, there would be too many of each sender within
+        hours, and what was said weeks ago could still be read by whoever gets hold of this memory.
+        """
         self.windows.forget(now_ms)
-        for epoch in [one for one in self.epochs.values() if one.params.ends_ms + longest_ms + SKEW_MS < now_ms]:
+        live_ms = longest_ms if live_ms is None else live_ms
+        since_ms = now_ms - SKEW_MS
+        ended = [
+            one
+            for one in self.epochs.values()
+            if one.params.ends_ms + (longest_ms if one.params.is_durable else live_ms) < since_ms
+        ]
+        for epoch in ended:
             del self.epochs[epoch.id]
             self._of_sender[epoch.params.sender] -= 1
             if not self._of_sender[epoch.params.sender]:

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from small_world import HOUR, MINUTE, Insider, World
+from small_world import DAY, HOUR, MINUTE, Insider, World
 
 from bus.errors import BusError, RemoteProtocolError, VerificationError
 from bus.flow.ledger import Ledger
@@ -515,6 +515,22 @@ def test_a_sender_that_opens_epochs_without_end_is_bounded(world: World):
     assert len(held.epochs) == 64
     held.keep(world.epoch(world.agent("DEPUTY"), TOPIC).opened)
     held.forget(now_ms=world.now + HOUR, longest_ms=MINUTE)
+    assert not held.epochs
+
+
+def test_live_epochs_go_when_they_have_ended_whatever_is_kept_of_durable_ones(world: World):
+    """One every ten minutes, beside a topic that is kept for a month: never more than a few, and their keys are gone."""
+    director = world.agent("DIRECTOR")
+    lasting = world.epoch(director, "work.build").opened
+    held = world.held(director)
+    held.keep(lasting)
+    for _ in range(100):
+        world.now += 10 * MINUTE
+        held.keep(world.epoch(director, TOPIC).opened)
+        held.forget(now_ms=world.now, longest_ms=30 * DAY, live_ms=MINUTE)
+        assert len(held.epochs) <= 3
+    assert held.epochs[lasting.id] is lasting
+    held.forget(now_ms=world.now + 31 * DAY, longest_ms=30 * DAY, live_ms=MINUTE)
     assert not held.epochs
 
 
