@@ -8,6 +8,7 @@ from typing import Any
 import forge as forgery
 import test_certificates as wrong_certificates
 import test_revocations as wrong_lists
+import vector_der
 from cryptography import x509
 from vector_envelopes import Cast
 from vector_forms import around, fields_of
@@ -71,6 +72,8 @@ def roots(stage: Stage, forge: Any) -> None:
     )
     for name, made in wrong_certificates.ROOT.items():
         add(stage, "root", f"wrong: {name}", made(forge), "untrusted")
+    for name, der in vector_der.roots(forge).items():
+        add(stage, "root", f"DER: {name}", der, "untrusted")
 
 
 def read_certificate(cast_stage: Stage, der: bytes) -> dict[str, Any]:
@@ -131,6 +134,8 @@ def certificates(stage: Stage, forge: Any) -> None:
         der = build(forge)
         if sha256(der).digest() not in seen and len(der) < 8_200:
             add(stage, "certificate", f"wrong: {name}", der, "untrusted", profile=profile_of(name))
+    for name, der in vector_der.certificates(forge).items():
+        add(stage, "certificate", f"DER: {name}", der, "untrusted", profile="agent")
 
 
 def lists(stage: Stage, forge: Any) -> None:
@@ -148,6 +153,8 @@ def lists(stage: Stage, forge: Any) -> None:
     for name, build in wrong_lists.WRONG.items():
         if len(der := build(forge)) < 8_200:
             add(stage, "crl", f"wrong: {name}", der, "untrusted")
+    for name, der in vector_der.lists(forge).items():
+        add(stage, "crl", f"DER: {name}", der, "untrusted")
 
 
 # ---- the authority's word --------------------------------------------------------------------------------------------------------
@@ -383,6 +390,14 @@ def all_papers(cast: Cast) -> None:
         untrusted[f"an identity of the profile {profile.path}"] = good._replace(identity=other_profile(stage, profile)).encode()
     for name, data in untrusted.items():
         said(f"wrong: {name}", data, "untrusted")
+    for seconds, answer in ((60, None), (61, "untrusted")):
+        begins = cast.fleet.identity("BUILDER", number=90, not_before_ms=now + 1_000 * seconds)
+        data = signed(changed(identity=begins.certificate.signer), by=begins, identity=begins.certificate.der)
+        said(f"an identity that begins {seconds} s later", data, answer)
+    for seconds, answer in ((900, None), (899, "untrusted")):
+        ends = cast.fleet.identity("BUILDER", number=91, not_after_ms=now + 1_000 * seconds)
+        data = signed(changed(identity=ends.certificate.signer), by=ends, identity=ends.certificate.der)
+        said(f"a session of 900 s and an identity of {seconds} s", data, answer)
     statement = fields_of(good.statement)
     broken = good._replace(statement=pack([statement[0], statement[1], bytes(96), b""])).encode()
     said("wrong: a statement that nobody signed", broken, "untrusted")
