@@ -1,7 +1,8 @@
 """Grants that are given: to all readers of a new epoch, and to those who ask. Each is sealed once, and given again as it is.
 
     who            whoever passes the sealer's checks now, in `granting` and `entitled`; others are left out and counted
-    the same       one grant for each epoch and key: several agents of one host share a key, and so a grant
+    the same       one grant for each epoch and key: several agents of one host share a key, and so a grant. Who asks for it when
+                   the session that vouches for it is over gets a new one
     an answer      100 new seals a second and reader; an ask proves nothing, and may be made by anybody
     to oneself     an epoch of durable messages, with the names of its audience: for those who ask when this process is gone
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bus.errors import LocalProtocolError, VerificationError
 from bus.identity.believe import SKEW_MS, Believed, BelievedInbox
@@ -60,7 +61,8 @@ class Answer(NamedTuple):
 class _Given(NamedTuple):
     grant: bytes
     granter_from_ms: int
-    """When the session began that vouches for it."""
+    granter_to_ms: int
+    """When the session that vouches for it began and ended."""
 
 
 class Terms(NamedTuple):
@@ -109,7 +111,8 @@ class Giving:
             self.leave_out(grantable, asker.name, error.reason)
             return self.say(error.reason)
         given = self._find(grantable, reader, terms)
-        if given is not None:
+        if given is not None and terms.now_ms <= given.granter_to_ms:  # later, who asks may have no papers for it
+            self.repeated += 1
             return self.say(GRANTED, given.grant)
         if not self._may_seal(asker.name, tick_ms):
             return self.say(BUSY)
@@ -141,7 +144,6 @@ class Giving:
         given = self._given.get(grantable.epoch.id + reader.key.id)
         if given is None or given.granter_from_ms < terms.snapshot.trust.sessions_not_before_ms(grantable.epoch.params.sender):
             return None
-        self.repeated += 1
         return given
 
     def _make(self, grantable: Grantable, readers: list[tuple[Candidate, Reader]], terms: Terms) -> list[bytes]:
@@ -163,7 +165,7 @@ class Giving:
         self.made += len(made)
         for (one, reader), grant in zip(readers, made, strict=True):
             place = grantable.epoch.id + reader.key.id
-            self._given[place] = _Given(grant, granter.not_before_ms)
+            self._given[place] = _Given(grant, granter.not_before_ms, granter.not_after_ms)
             ends_ms = one.not_after_ms if isinstance(one, Believed) else terms.expires_ms
             self._expiry.keep(place, until_ms=min(ends_ms, terms.expires_ms) + SKEW_MS)
         return made
@@ -181,5 +183,9 @@ class Giving:
         for reader in [reader for reader, recent in self._recent.items() if tick_ms - recent[-1] >= 1_000]:
             del self._recent[reader]
 
-    def __len__(self) -> int:
-        return len(self._given)
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "grants_given": {"made": self.made, "repeated": self.repeated, "kept": len(self._given)},
+            "left_out": dict(self.left_out),
+            "answers": dict(self.answers),
+        }

@@ -37,6 +37,7 @@ from bus.identity.trust_memory import TrustMemory
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants as grant_form
 from bus.protocol import header as headers
+from bus.protocol.epochs import Params
 from bus.protocol.kem import PrivateKey
 
 
@@ -89,8 +90,9 @@ class Keyring:
         self._keys.keep_inboxes(agent, ids)
 
     def close(self, agent: str) -> None:
-        """An agent is closed: it seals no more, and its inbox keys are forgotten."""
-        self._sealing.close(agent, now_ms=self.now_ms())
+        """An agent is closed: it seals and grants no more, and its inbox keys are forgotten."""
+        self._sealing.close(agent)
+        self._regranting.close(agent)
         self._keys.keep_inboxes(agent, ())
 
     # ---- papers --------------------------------------------------------------------------------------------------------------
@@ -185,17 +187,18 @@ class Keyring:
         return self._admitting.expire(self._moment())
 
     def link_lost(self) -> list[Outcome]:
-        """Let go of all that waits: whoever delivered it delivers what is durable again."""
+        """Let go of all that waits: what is durable is delivered again."""
         return self._admitting.empty(tick_ms=self._tick_ms())
 
     # ---- now and then --------------------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
         """Let go of what nobody needs any more."""
-        now_ms, longest_ms = self.now_ms(), max(self._longest_live_ms, self._retention_ms)
-        self.held.forget(now_ms=now_ms, longest_ms=longest_ms)
+        now_ms = self.now_ms()
+        self.held.forget(now_ms=now_ms, longest_ms=self._retention_ms, live_ms=self._longest_live_ms)
         self._known.forget(now_ms)
-        self._sealing.forget(now_ms)
+        for grantable in self._sealing.forget(now_ms):
+            self._regranting.keep(grantable, until_ms=self._expires_ms(grantable.epoch.params))
         self._giving.forget(now_ms, tick_ms=self._tick_ms())
         self._regranting.forget(now_ms)
         self._keys.forget()
@@ -204,12 +207,9 @@ class Keyring:
         """Since the start, and what is there now."""
         sealing, giving, admitting = self._sealing, self._giving, self._admitting
         return {
-            "epochs": {"sealing": len(sealing), "made": sealing.made, "ended": sealing.ended, "held": len(self.held.epochs)},
-            "grants_given": {"made": giving.made, "repeated": giving.repeated, "kept": len(giving)},
-            "left_out": dict(giving.left_out),
-            "answers": dict(giving.answers),
-            "grants_received": {"opened": admitting.granted, "self_grants": len(self._regranting)},
-            "grants_refused": dict(admitting.refused),
+            "epochs": {**sealing.statistics(), "grantable_again": len(self._regranting), "held": len(self.held.epochs)},
+            **giving.statistics(),
+            "grants_received": {"opened": admitting.granted, "refused": dict(admitting.refused)},
             "papers": {"sessions": len(self._known), "refused": dict(self._known.refused)},
             "parking": {**admitting.parking.statistics(), "asked": admitting.asks.asked, "missing": len(admitting.asks)},
             "verifying": dict(self.held.statistics()),
@@ -240,11 +240,14 @@ class Keyring:
         return next((name for name in names if self.snapshot.may_hear(name, topic)), names[0] if names else None)
 
     def _terms(self, grantable: Grantable) -> Terms:
-        params = grantable.epoch.params
-        expires_ms = params.ends_ms + (self._retention_ms if params.is_durable else 0)
-        return Terms(self.snapshot, self._session(params.sender), expires_ms, self.now_ms())
+        granter = self._session(grantable.epoch.params.sender)
+        return Terms(self.snapshot, granter, self._expires_ms(grantable.epoch.params), self.now_ms())
+
+    def _expires_ms(self, params: Params) -> int:
+        """When nothing of an epoch is kept any more."""
+        return params.ends_ms + (self._retention_ms if params.is_durable else 0)
 
     def _take(self, granted: Granted) -> None:
         """A grant to the sender itself makes it able to grant again; an epoch of this process needs that of nobody."""
         if self._sealing.find(granted.epoch.id) is None:
-            self._regranting.take(granted, until_ms=granted.epoch.params.ends_ms + self._retention_ms)
+            self._regranting.take(granted, until_ms=self._expires_ms(granted.epoch.params))

@@ -7,7 +7,8 @@
 
 When policy or trust changes, every epoch has to be asked for again, so that nobody goes on with one that is no longer right; those
 for whose topics there is another one now are given up at once, drafts and all. After a renewal what is being signed at that moment
-may still be sealed. For a few seconds what was given up can be granted to those who hold messages of it and no key.
+may still be sealed. For a few seconds what was given up can be granted to those who hold messages of it and no key. Secrets of live
+epochs go then; those of durable ones go where epochs of earlier sessions are.
 """
 
 from __future__ import annotations
@@ -161,10 +162,14 @@ class SealingEpochs:
             if one.session and (session is None or session.id != one.session):
                 self._end(one, now_ms=now_ms)
 
-    def close(self, sender: str, *, now_ms: int) -> None:
-        """This agent seals no more."""
-        for one in [one for one in self._table.values() if one.key.sender == sender]:
-            self._end(one, now_ms=now_ms)
+    def close(self, sender: str) -> None:
+        """This agent seals no more, and nobody is granted anything of it."""
+        for one in [one for one in self._by_id.values() if one.key.sender == sender]:
+            if self._table.get(one.key) is one:
+                del self._table[one.key]
+                self.ended += 1
+            _give_up(one)
+            del self._by_id[one.epoch.id]
 
     def _end(self, one: Sealing, *, now_ms: int) -> None:
         """No number of it is given out any more."""
@@ -175,17 +180,24 @@ class SealingEpochs:
         if not one.epoch.outstanding:
             one.epoch.retire()
 
-    def forget(self, now_ms: int) -> list[bytes]:
-        """Let go of what has ended, and give the ids of those that nobody can be granted any more."""
+    def forget(self, now_ms: int) -> list[Grantable]:
+        """Let go of what has ended. What comes back are durable ones with their secrets: messages of them may wait for long."""
         for one in [one for one in self._table.values() if _is_over(one, now_ms)]:
             self._end(one, now_ms=now_ms)
-        gone = []
+        kept = []
         while self._ended and not self._ended[0][0] > now_ms:
             _, one = self._ended.popleft()
-            _give_up(one)
-            del self._by_id[one.epoch.id]
-            gone.append(one.epoch.id)
-        return gone
+            if self._by_id.pop(one.epoch.id, None) is None:
+                continue  # its agent has closed
+            one.epoch.retire()
+            if one.epoch.params.is_durable:
+                kept.append(one.grantable)
+            else:
+                one.grantable.secret = b""
+        return kept
+
+    def statistics(self) -> dict[str, int]:
+        return {"sealing": len(self._table), "made": self.made, "ended": self.ended}
 
     def retire(self) -> None:
         """Give up every secret, in a forked child too."""

@@ -208,9 +208,18 @@ def test_what_ended_can_be_granted_for_some_seconds_and_then_nothing_is_left_of_
     assert scene.epochs.find(one.epoch.id) is one
     assert len(one.grantable.secret) == 32
     assert scene.epochs.forget(scene.world.now + LINGER_MS - 1) == []
-    assert scene.epochs.forget(scene.world.now + LINGER_MS) == [one.epoch.id]
+    assert scene.epochs.forget(scene.world.now + LINGER_MS) == []
     assert scene.epochs.find(one.epoch.id) is None
     assert one.grantable.secret == b""
+
+
+def test_a_durable_one_that_ended_is_handed_on_with_its_secret_and_seals_nothing(scene: Scene):
+    one = scene.get("work.build")
+    scene.follow(agents={"BUILDER": (1, 0)})
+    assert scene.epochs.forget(scene.world.now + LINGER_MS) == [one.grantable]
+    assert len(one.grantable.secret) == 32
+    assert one.epoch.is_spent
+    assert not one.still_good(scene.world.now)
 
 
 def test_policy_that_changes_all_the_time_leaves_no_heap_of_epochs(scene: Scene):
@@ -227,10 +236,15 @@ def test_policy_that_changes_all_the_time_leaves_no_heap_of_epochs(scene: Scene)
 
 def test_a_closed_agent_seals_no_more(scene: Scene):
     one, durable = scene.get(), scene.get("work.build")
-    scene.epochs.close("DIRECTOR", now_ms=scene.world.now)
+    ended = scene.get("ask.time")
+    scene.follow(agents={"TESTER": (1, 0)})
+    scene.get(), scene.get("work.build"), scene.get("results.a", sender="BUILDER")
+    scene.epochs.close("DIRECTOR")
+    assert ended.grantable.secret == one.grantable.secret == durable.grantable.secret == b""
+    assert scene.epochs.forget(scene.world.now + LINGER_MS) == []
     assert not one.still_good(scene.world.now)
     assert not durable.still_good(scene.world.now)
-    assert len(scene.epochs) == 0
+    assert [left.key.sender for left in scene.epochs] == ["BUILDER"]
 
 
 def test_the_end_of_a_live_one_is_found_by_who_looks_now_and_then(scene: Scene):
