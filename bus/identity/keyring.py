@@ -2,7 +2,8 @@
 
     to send       `epoch` for a lane, `grants` for its readers; `answer` to those who ask
     to receive    `arrive` for envelopes and grants, `papers` for papers; what was parked comes out with the answer to a later call
-    to be told    `follow` of policy and trust, `renewed` of sessions, `own_inbox` of inbox keys; `listening` is set
+    to be told    `follow` of policy and trust; `renewed` of sessions, in `Sessions.on_change`; `own_inbox` of inbox keys; `listening`
+                  is set
     now and then  `asks` what to ask for, `expire` a few times a second, `forget` every few seconds
 
 It binds: what is decided, is decided in the parts. Nothing waits here and nothing is stored. One for each host, used in one loop.
@@ -21,7 +22,7 @@ from bus.identity.admitting import Admitting, Arrived, Moment, Outcome
 from bus.identity.asking import Missing, Wanted
 from bus.identity.believe import Believed, BelievedInbox, believe_inbox
 from bus.identity.entitled import Grantable
-from bus.identity.giving import BUSY, UNKNOWN_EPOCH, Answer, Candidate, Giving, LeftOut, Made, Terms
+from bus.identity.giving import BUSY, UNKNOWN_EPOCH, Answer, Giving, Made, Terms
 from bus.identity.granting import Granted
 from bus.identity.held import Held
 from bus.identity.inbox_record import longest_retention
@@ -104,7 +105,7 @@ class Keyring:
         return found, self._admitting.go_on(self._moment())
 
     def believe_inbox(self, data: bytes, identity: bytes) -> BelievedInbox:
-        """An inbox certificate came. Before `take_inboxes`, write its counter down: `TrustMemory.accept_inboxes`, in a thread.
+        """An inbox certificate came. Before `take_inbox`, write its counter down: `TrustMemory.accept_inboxes`, in a thread.
 
         Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof").
         """
@@ -129,18 +130,11 @@ class Keyring:
         The first time for a durable epoch, one to its own sender too: on disk before anything under the epoch is acknowledged.
         Each new one costs about 0.1 ms: for thousands of readers, call it with some of them at a time. Raises SessionEndedError.
         """
-        sender, grantable, now_ms = sealing.key.sender, sealing.grantable, self.now_ms()
-        inboxes = chain([sender], durable) if sealing.epoch.params.is_durable else durable
-        found: list[Candidate] = []
-        unknown: list[LeftOut] = []
-        by_session = ((name, self._known.session_of(name, now_ms=now_ms)) for name in listening)
-        for name, one in chain(((name, self._known.inbox_of(name)) for name in dict.fromkeys(inboxes)), by_session):
-            if one is None:
-                unknown.append(self._giving.leave_out(grantable, name, "missing_papers"))
-            else:
-                found.append(one)
+        grantable = sealing.grantable
+        inboxes = dict.fromkeys(chain([sealing.key.sender], durable) if sealing.epoch.params.is_durable else durable)
+        found, unknown = self._known.readers(listening, inboxes, now_ms=self.now_ms())
         made = self._giving.grant(grantable, found, self._terms(grantable))
-        return Made(made.grants, [*unknown, *made.left_out])
+        return Made(made.grants, [*(self._giving.leave_out(grantable, name, "missing_papers") for name in unknown), *made.left_out])
 
     def answer(self, epoch_id: bytes, papers: bytes) -> Answer:
         """To somebody who asks for an epoch of an agent of this host, with its papers."""

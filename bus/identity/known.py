@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError, twin
@@ -115,8 +117,21 @@ class Known:
             raise LocalProtocolError(f"the counter of {found.name}'s inbox key is not written down yet")
         self._inboxes[found.name] = found
 
-    def inbox_of(self, name: str) -> BelievedInbox | None:
-        return self._inboxes.get(name)
+    # ---- readers -------------------------------------------------------------------------------------------------------------
+
+    def readers(
+        self, listening: Iterable[str], durable: Iterable[str], *, now_ms: int
+    ) -> tuple[list[Believed | BelievedInbox], list[str]]:
+        """What is known of these, by their sessions and by their inboxes; and of whom nothing is."""
+        found: list[Believed | BelievedInbox] = []
+        unknown: list[str] = []
+        by_session = ((name, self.session_of(name, now_ms=now_ms)) for name in listening)
+        for name, one in chain(((name, self._inboxes.get(name)) for name in durable), by_session):
+            if one is None:
+                unknown.append(name)
+            else:
+                found.append(one)
+        return found, unknown
 
     # ---- letting go ----------------------------------------------------------------------------------------------------------
 

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 from keyrings import Host
+from open_agents import at_point, place
 from small_world import DAY, HOUR, POLICY, World
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity.giving import SEALS_A_SECOND, Answer
+from bus.identity.held import Held
+from bus.identity.keyring import Keyring
 from bus.identity.known import MAX_OF_A_NAME
 from bus.identity.listening import Listening, Request
 from bus.identity.regranting import MAX_KEPT
 from bus.identity.reserved import reply_topic
-from bus.identity.sealing import LINGER_MS
+from bus.identity.sealing import LINGER_MS, Use
+from bus.identity.trust_memory import TrustMemory
 from bus.policy import load
 from bus.protocol.kem import X25519
 from bus.protocol.replay import MAX_EPOCHS_A_SENDER
@@ -373,6 +377,38 @@ def test_a_grant_to_the_readers_last_key_opens_after_its_renewal(fleet: Fleet):
     assert [one.result.reason for one in again] == ["unsolicited"]
 
 
+@pytest.fixture
+def memory(tmp_path: Path) -> TrustMemory:
+    return TrustMemory(tmp_path)
+
+
+@pytest.mark.anyio
+async def test_with_real_sessions_there_is_an_epoch_at_every_moment_and_it_is_the_current_sessions(
+    world: World, memory: TrustMemory
+):
+    async with place(random=at_point(0.0)) as here:
+        keyring = Keyring(Held(world.verifier), memory, world.snapshot, here.clock)
+        here.sessions.on_change.append(lambda: keyring.renewed(here.sessions.held))
+        await here.open("DIRECTOR", "BUILDER")
+        seen = [keyring.epoch(Use("DIRECTOR", TOPIC))]
+        durable = keyring.epoch(Use("DIRECTOR", WORK))
+
+        def look():
+            now = here.sessions.now_ms()
+            if not seen[-1].still_good(now):
+                seen.append(keyring.epoch(Use("DIRECTOR", TOPIC)))
+            assert seen[-1].still_good(now)
+            assert seen[-1].session == here.sessions.current("DIRECTOR").id
+            assert durable.still_good(now)
+            keyring.forget()
+
+        await here.advance(1_000, step=5, look=look)
+        assert len(seen) == 3
+        assert [one.epoch.is_spent for one in seen] == [True, True, False]
+        assert {name for name, _ in keyring._keys.table} == {"DIRECTOR", "BUILDER"}
+        assert len(keyring._keys.table) == 2 * 2, "the pair that signs, and one that only opens"
+
+
 def test_an_agent_without_a_session_seals_and_grants_nothing(fleet: Fleet):
     sealing = fleet.director.epoch(TOPIC)
     fleet.director.keyring.renewed({})
@@ -721,7 +757,7 @@ def test_everything_that_was_held_is_let_go_when_its_time_is_over(fleet: Fleet):
         assert (found["grants_given"]["kept"], found["epochs"]["grantable_again"]) == (0, 0)
     fleet.later(30 * DAY / 1000)
     fleet.director.keyring.forget()
-    assert fleet.director.keyring._known.inbox_of("BUILDER") is None
+    assert fleet.director.keyring._known._inboxes == {}
     assert fleet.director.keyring._giving._recent == {}
 
 

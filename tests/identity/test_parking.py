@@ -295,6 +295,7 @@ def test_what_is_delivered_again_and_again_is_not_asked_for_each_time():
     assert len(asked) <= 7
     asks.need(wanted, header(), now_ms=1_000_000)
     assert asks.due(now_ms=1_000_000), "after a long time it begins anew"
+    assert asks.due(now_ms=1_001_000), "and as quickly"
 
 
 def test_nobody_waits_for_what_is_asked_for_in_vain():
@@ -330,7 +331,11 @@ def test_garbage_ids_make_no_storm_and_keep_nobody_from_asking_for_long():
     one = Envelope(header("DIRECTOR", epoch=7_000))
     host.come(one)
     assert [wanted.epoch for wanted in host.asks.due(now_ms=host.now)] == [one.header.epoch]
-    assert len(host.asks._idle) <= MAX_REMEMBERED
+    for number in range(2 * MAX_REMEMBERED):
+        host.asks.need(Missing(KEY, number.to_bytes(32, "little")), header(), now_ms=host.now)
+        host.asks.release(Missing(KEY, number.to_bytes(32, "little")))
+    assert len(host.asks._idle) == MAX_REMEMBERED
+    assert len(host.asks._known) == MAX_REMEMBERED + 1
 
 
 def test_questions_that_nobody_answers_leave_their_turn_to_others():
@@ -340,6 +345,17 @@ def test_questions_that_nobody_answers_leave_their_turn_to_others():
     assert len(asks.due(now_ms=0)) == MAX_ASKS
     assert asks.due(now_ms=FIRST_ASK_MS - 1) == []
     assert asks.due(now_ms=FIRST_ASK_MS)[0].epoch == header(epoch=MAX_ASKS).epoch
+
+
+def test_what_is_answered_or_needed_no_more_leaves_its_turn_at_once():
+    asks, ids = Asks(), [Missing(KEY, number.to_bytes(32, "big")) for number in range(MAX_ASKS + 2)]
+    for one in ids:
+        asks.need(one, header(), now_ms=0)
+    asks.due(now_ms=0)
+    asks.answered(ids[0])
+    assert [wanted.id for wanted in asks.due(now_ms=1)] == [ids[MAX_ASKS].id]
+    asks.release(ids[1])
+    assert [wanted.id for wanted in asks.due(now_ms=1)] == [ids[MAX_ASKS + 1].id]
 
 
 def test_a_refusal_frees_the_turn_and_is_not_believed_for_good():
