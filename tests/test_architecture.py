@@ -129,7 +129,7 @@ MAX_LINES = 400
 LONG_FILES: dict[str, str] = {}
 """File -> why it may be longer."""
 
-BINDERS = {"Agent", "Broker", "Hub", "Engine", "TpmEngine"}
+BINDERS = {"Agent", "Broker", "Hub", "Engine", "TpmEngine", "Keyring"}
 MAX_BINDER_LINES = 250
 
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
