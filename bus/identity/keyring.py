@@ -2,8 +2,8 @@
 
     to send       `epoch` for a lane, `grants` for its readers; `answer` to those who ask
     to receive    `arrive` for envelopes and grants, `papers` for papers; what was parked comes out with the answer to a later call
-    to be told    `follow` of policy and trust; `renewed` of sessions, in `Sessions.on_change`; `own_inbox` of inbox keys; `listening`
-                  is set
+    to be told    `follow` of policy and trust; `renewed` of sessions, in `Sessions.on_change`; `own_inbox` of inbox keys; and
+                  `listening` is set
     now and then  `asks` what to ask for, `expire` a few times a second, `forget` every few seconds
 
 It binds: what is decided, is decided in the parts. Nothing waits here and nothing is stored. One for each host, used in one loop.

@@ -251,6 +251,22 @@ def test_many_lanes_have_a_limit_together():
     assert not len(host.asks)
 
 
+def test_small_ones_have_a_limit_together_too(monkeypatch):
+    monkeypatch.setattr(module, "MAX_ALL_ENVELOPES", 10)
+    host = Host()
+    for number in range(12):
+        host.come(Envelope(header(f"A{number}"), 1))
+    assert (host.parking.parked, len(host.gone)) == (10, 2)
+
+
+def test_grants_wait_with_those_of_their_session_alone():
+    asked = [header(session=number)._replace(kind=2, priority=0, epoch=bytes(31) + bytes([number])) for number in (1, 2)]
+    host = Host({Missing(KEY, one.epoch) for one in asked} | {Missing(PAPERS, asked[1].session)})
+    for one in asked:
+        host.come(Envelope(one))
+    assert [one.header for one in host.told] == asked[1:]
+
+
 def test_a_lane_cannot_begin_with_one_that_misses_nothing():
     with pytest.raises(ValueError, match="waits for something"):
         Host().parking.park(Envelope(header()), header(), 1, None, now_ms=0)
