@@ -36,12 +36,16 @@ class Arrival:
 
 
 def check_times(header: Header, ttl_ms: int, *, now_ms: int, dead: bool = False) -> None:
-    """Line 3. Raises VerificationError: from_future, expired, ttl_too_long. A dead letter may be expired."""
+    """Line 3. Raises VerificationError: from_future, expired, ttl_too_long.
+
+    A dead letter may be expired, but not older than its rule lets any message get: a ledger must know when it may forget.
+    """
     sent, expires = header.sent_ms, header.expires_ms
     if sent > now_ms + SKEW_MS:
         raise VerificationError("from_future", agent=header.sender, detail=f"sent {sent - now_ms} ms from now: compare the clocks")
-    if now_ms > expires and not dead:
-        raise VerificationError("expired", agent=header.sender, detail=f"{now_ms - expires} ms ago")
+    ends = sent + ttl_ms if dead else expires
+    if now_ms > ends:
+        raise VerificationError("expired", agent=header.sender, detail=f"{now_ms - ends} ms ago")
     if expires - sent > ttl_ms:
         raise VerificationError("ttl_too_long", agent=header.sender, detail=f"the rule of {header.topic} allows {ttl_ms} ms")
 

@@ -36,6 +36,12 @@ class Believed:
     not_before_ms: int
     not_after_ms: int
 
+    @property
+    def begun_ms(self) -> int:
+        """Before what its papers say is older than this. Who may use an identity key for a moment can date sessions ahead, and so
+        outlive the end of all sessions; but nobody has a statement that is not issued yet."""
+        return min(self.not_before_ms, self.statement.issued_ms)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BelievedInbox:

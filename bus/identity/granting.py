@@ -49,8 +49,8 @@ def session_key(believed: Believed, params: Params, members: Container[Member], 
 
     Raises VerificationError: trust_stale, not_permitted, revoked, untrusted, kem_too_weak.
     """
-    _check_reader(believed.name, believed.identity, members, snapshot, now_ms=now_ms)
-    if believed.not_before_ms < snapshot.trust.sessions_not_before_ms(believed.name):
+    now_ms = _check_reader(believed.name, believed.identity, members, snapshot, now_ms=now_ms)
+    if believed.begun_ms < snapshot.trust.sessions_not_before_ms(believed.name):
         raise VerificationError(
             "revoked", agent=believed.name, detail="a session from before the date that its sessions count from"
         )
@@ -68,7 +68,7 @@ def inbox_key(
     Raises VerificationError: trust_stale, not_permitted, revoked, untrusted, inbox_rollback, kem_too_weak.
     """
     body = believed.inbox.body
-    _check_reader(believed.name, believed.identity, members, snapshot, now_ms=now_ms)
+    now_ms = _check_reader(believed.name, believed.identity, members, snapshot, now_ms=now_ms)
     if not params.is_durable:
         raise VerificationError("not_permitted", agent=believed.name, detail="keys of live topics never go to a key on disk")
     if body.counter < highest:
@@ -80,8 +80,9 @@ def inbox_key(
     return _strong_enough(believed.name, body.kem, body.kem_key, params)
 
 
-def _check_reader(name: str, identity: Certificate, members: Container[Member], snapshot: Snapshot, *, now_ms: int) -> None:
-    snapshot.judged_at(now_ms)
+def _check_reader(name: str, identity: Certificate, members: Container[Member], snapshot: Snapshot, *, now_ms: int) -> int:
+    """What is asked of every reader. Gives the time to judge by."""
+    now_ms = snapshot.judged_at(now_ms)
     if (name, snapshot.trust.generation(name)) not in members:
         raise VerificationError(
             "not_permitted", agent=name, detail="policy does not let it hear this epoch, or its name was revoked since"
@@ -90,6 +91,7 @@ def _check_reader(name: str, identity: Certificate, members: Container[Member], 
         snapshot.trust.revocations.verdict(identity.serial, now_ms)
     except VerificationError as error:
         raise VerificationError(error.reason, agent=name, detail=str(error)) from error
+    return now_ms
 
 
 def _strong_enough(name: str, kem: int, key: bytes, params: Params) -> PublicKey:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bus.errors import VerificationError
 from bus.identity.believe import SKEW_MS, Believed
 from bus.identity.verifier import Verifier
 from bus.protocol.epochs import OpenedEpoch
-from bus.protocol.replay import MAX_EPOCHS_A_SENDER, Windows
+from bus.protocol.replay import Room, Windows
 
 
 @dataclass(slots=True, eq=False)
@@ -20,11 +19,15 @@ class Held:
     sessions: dict[bytes, Believed] = field(default_factory=dict, repr=False)
     """By id."""
     windows: Windows = field(default_factory=Windows, repr=False)
-    _of_sender: dict[str, int] = field(default_factory=dict, repr=False)
+    room: Room = field(default_factory=Room, repr=False)
     opened: int = 0
     """Envelopes that passed."""
     handed_over: int = 0
     """Messages that they brought, each counted for each subscription that got it."""
+
+    def hears(self, agents: int) -> None:
+        """How many agents its own may hear: there is room for so many more epochs."""
+        self.room.audible = self.windows.room.audible = agents
 
     def keep(self, epoch: OpenedEpoch) -> OpenedEpoch:
         """Have this epoch from now on; one that is known stays as it is. Raises VerificationError("too_many_epochs").
@@ -34,14 +37,8 @@ class Held:
         known = self.epochs.get(epoch.id)
         if known is not None:
             return known
-        sender = epoch.params.sender
-        held = self._of_sender.get(sender, 0)
-        if held >= MAX_EPOCHS_A_SENDER or len(self.epochs) >= self.windows.limit:
-            raise VerificationError(
-                "too_many_epochs", agent=sender, detail=f"{held} of this sender are held, {len(self.epochs)} in all"
-            )
+        self.room.take(epoch.params.sender, durable=epoch.params.is_durable)
         self.epochs[epoch.id] = epoch
-        self._of_sender[sender] = held + 1
         return epoch
 
     def forget(self, *, now_ms: int, longest_ms: int, live_ms: int | None = None) -> None:
@@ -60,9 +57,7 @@ class Held:
         ]
         for epoch in ended:
             del self.epochs[epoch.id]
-            self._of_sender[epoch.params.sender] -= 1
-            if not self._of_sender[epoch.params.sender]:
-                del self._of_sender[epoch.params.sender]
+            self.room.give_back(epoch.params.sender, durable=epoch.params.is_durable)
 
     def statistics(self) -> Mapping[str, int | float]:
         found: dict[str, int | float] = dict(self.verifier.statistics())

@@ -77,7 +77,7 @@ class Known:
         mine = self._of_name.get(found.name, {})
         if len(mine) >= MAX_OF_A_NAME:
             self._drop(next((one.id for one in mine.values() if not _is_current(one, now_ms)), next(iter(mine))))
-        if len(self._ids) >= held.windows.limit:
+        if len(self._ids) >= held.room.limit():
             self._drop(next(iter(self._ids.values())))
         held.sessions[found.id] = found
         self._ids[digest], self._papers[found.id] = found.id, digest

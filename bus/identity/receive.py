@@ -68,6 +68,10 @@ class Received:
     """Whether the window counts it: a subscription without a ledger gets it, or it is an answer."""
     answers: tuple[str, Request] | None = None
     """Whose request it answers."""
+    durable: bool = False
+    """Of which class its epoch is."""
+    until_ms: int = 0
+    """The last moment at which it can be accepted: what a ledger needs to know of records that it finished."""
     records: Records | None = None
     believed: Believed | None = None
     proof: Proof | None = None
@@ -93,12 +97,15 @@ def receive(
     received = Received(header)
     reply = header.flags == REPLY
     topic, reached = _reached(received, listening, now_ms=now_ms, dead=dead)
-    check_times(header, snapshot.rule(topic, reply=reply).ttl_ms, now_ms=now_ms, dead=dead)
+    ttl_ms = snapshot.rule(topic, reply=reply).ttl_ms
+    check_times(header, ttl_ms, now_ms=now_ms, dead=dead)
+    received.until_ms = header.sent_ms + ttl_ms if dead else header.expires_ms
     epoch = held.epochs.get(header.epoch)
     if epoch is None:
         return Parked("missing_key", header)
     arrival = snapshot.arrival(epoch, topic, reply=reply)
     arrival.check_epoch(header)
+    received.durable = epoch.params.is_durable
     _check_new(received, reached, held)
     if not received.hearings and received.answers is None:
         return _nothing_left(received)
@@ -118,7 +125,9 @@ def receive(
     received.records = _check_records(header, body)
     received.believed = believed
     if received.live:
-        held.windows.commit(header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=arrival.ttl_ms)
+        held.windows.commit(
+            header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=ttl_ms, durable=received.durable
+        )
     held.opened += 1
     held.handed_over += header.records * max(1, len(received.hearings))
     return received
@@ -175,7 +184,7 @@ def _check_ledger(received: Received, one: Subscription, ledger: Ledger) -> None
 def _check_window(received: Received, held: Held) -> None:
     header = received.header
     if not received.live:
-        held.windows.check(header.epoch, header.seq, sender=header.sender)
+        held.windows.check(header.epoch, header.seq, sender=header.sender, durable=received.durable)
     received.live = True
 
 

@@ -90,7 +90,7 @@ def _trusted(believed: Believed, trust: TrustView) -> tuple[int | None, Fault | 
         trust.revocations.verdict(believed.identity.serial, 0)
     except VerificationError as error:
         return None, Fault(error.reason, str(error))
-    if believed.not_before_ms < trust.sessions_not_before_ms(believed.name):
+    if believed.begun_ms < trust.sessions_not_before_ms(believed.name):
         return None, Fault("revoked", "a session from before the date that sessions of this agent count from")
     revocation = trust.revocations.revoked.get(believed.identity.serial)
     return (revocation.date_ms if revocation is not None else None), None

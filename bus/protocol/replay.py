@@ -25,9 +25,12 @@ from bus.protocol.expiry import Expiry
 
 WINDOW: Final = 65_536
 MAX_EPOCHS_A_SENDER: Final = 64
+MAX_DURABLE_EPOCHS_A_SENDER: Final = 1_024
+"""Counted apart: they are kept as long as messages are, and each restart of a sender makes others."""
 MIN_EPOCHS: Final = 4_096
 EPOCHS_AN_AGENT: Final = 16
-"""At most MIN_EPOCHS in all, or this many for each agent that may be heard, if that is more."""
+"""At most MIN_EPOCHS in all, or this many for each agent that may be heard, if that is more; of durable ones four times as many."""
+DURABLE_FACTOR: Final = 4
 SKEW_MS: Final = 60_000
 
 _PAGE_BITS: Final = 12
@@ -102,46 +105,75 @@ def _wipe(page: bytearray, first: int, last: int) -> None:
     page[part] = (int.from_bytes(page[part], "little") & ~bits).to_bytes(part.stop - part.start, "little")
 
 
-class Windows:
-    """The windows of all live epochs that a host hears. `audible`: how many agents its own agents may hear."""
+class Room:
+    """How many epochs there may be, of one sender and of all; live and durable ones apart.
 
-    __slots__ = ("_expiry", "_held", "_of_sender", "audible")
+    `audible`: how many agents may be heard. A place is never taken from one epoch for another.
+    """
+
+    __slots__ = ("_in_all", "_of_sender", "audible")
 
     def __init__(self, *, audible: int = 0) -> None:
         self.audible = audible
-        self._held: dict[bytes, tuple[Window, str]] = {}
-        self._of_sender: dict[str, int] = {}
+        self._of_sender: dict[tuple[str, bool], int] = {}
+        self._in_all = {False: 0, True: 0}
+
+    def limit(self, *, durable: bool = False) -> int:
+        return max(MIN_EPOCHS, EPOCHS_AN_AGENT * self.audible) * (DURABLE_FACTOR if durable else 1)
+
+    def check(self, sender: str, *, durable: bool) -> None:
+        """Return if there is room for one more. Raises VerificationError("too_many_epochs")."""
+        of_sender, most = self._of_sender.get((sender, durable), 0), MAX_DURABLE_EPOCHS_A_SENDER if durable else MAX_EPOCHS_A_SENDER
+        if of_sender >= most or self._in_all[durable] >= self.limit(durable=durable):
+            detail = f"{of_sender} of this sender are held, and {self._in_all[durable]} in all"
+            raise VerificationError("too_many_epochs", agent=sender, detail=detail)
+
+    def take(self, sender: str, *, durable: bool) -> None:
+        """There is one more. Raises as `check` does."""
+        self.check(sender, durable=durable)
+        self._of_sender[sender, durable] = self._of_sender.get((sender, durable), 0) + 1
+        self._in_all[durable] += 1
+
+    def give_back(self, sender: str, *, durable: bool) -> None:
+        self._in_all[durable] -= 1
+        self._of_sender[sender, durable] -= 1
+        if not self._of_sender[sender, durable]:
+            del self._of_sender[sender, durable]
+
+
+class Windows:
+    """The windows of all live epochs that a host hears. `audible`: how many agents its own agents may hear."""
+
+    __slots__ = ("_expiry", "_held", "room")
+
+    def __init__(self, *, audible: int = 0) -> None:
+        self.room = Room(audible=audible)
+        self._held: dict[bytes, tuple[Window, str, bool]] = {}
         self._expiry = Expiry()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def limit(self) -> int:
-        return max(MIN_EPOCHS, EPOCHS_AN_AGENT * self.audible)
-
-    def check(self, epoch: bytes, seq: int, *, sender: str) -> None:
+    def check(self, epoch: bytes, seq: int, *, sender: str, durable: bool = False) -> None:
         """Return if this envelope is new, and there is room for its epoch. Changes nothing.
 
         Raises VerificationError("replayed", "too_old" or "too_many_epochs").
         """
         held = self._held.get(epoch)
         if held is None:
-            self._check_room(sender)
+            self.room.check(sender, durable=durable)
         else:
             held[0].check(seq)
 
-    def commit(self, epoch: bytes, seq: int, *, sender: str, ends_ms: int, ttl_ms: int) -> None:
+    def commit(self, epoch: bytes, seq: int, *, sender: str, ends_ms: int, ttl_ms: int, durable: bool = False) -> None:
         """Take it. Its window is kept until nothing of the epoch, which ends then and has that TTL, can be accepted any more.
 
         Raises as `check` does, and then has changed nothing.
         """
         held = self._held.get(epoch)
         if held is None:
-            self._check_room(sender)
-            held = Window(), sender
-            self._held[epoch] = held
-            self._of_sender[sender] = self._of_sender.get(sender, 0) + 1
+            self.room.take(sender, durable=durable)
+            held = self._held[epoch] = Window(), sender, durable
         held[0].commit(seq)
         self._expiry.keep(epoch, until_ms=ends_ms + ttl_ms + SKEW_MS)
 
@@ -149,16 +181,6 @@ class Windows:
         """Let go of what can be accepted no more; how many epochs that were. It costs by these, not by those that stay."""
         expired = self._expiry.take_expired(now_ms)
         for epoch in expired:
-            _, sender = self._held.pop(epoch)
-            left = self._of_sender[sender] - 1
-            if left:
-                self._of_sender[sender] = left
-            else:
-                del self._of_sender[sender]
+            _, sender, durable = self._held.pop(epoch)
+            self.room.give_back(sender, durable=durable)
         return len(expired)
-
-    def _check_room(self, sender: str) -> None:
-        if self._of_sender.get(sender, 0) >= MAX_EPOCHS_A_SENDER:
-            raise VerificationError("too_many_epochs", agent=sender, detail=f"{MAX_EPOCHS_A_SENDER} of this sender are held")
-        if len(self._held) >= self.limit:
-            raise VerificationError("too_many_epochs", agent=sender, detail=f"{self.limit} of all senders are held")

@@ -460,6 +460,7 @@ def test_a_dead_letter_is_judged_as_the_original_but_for_its_end(world: World):
     assert scene.refused(envelope) == "expired"
     got = world.receive(envelope, scene.held, scene.listening, dead=True)
     assert [hearing.subscription for hearing in got.hearings] == [dead]
+    assert got.until_ms == got.header.sent_ms + 24 * HOUR, "so long must a ledger remember what is finished"
     scene.listening = Listening((replace(dead, agent="TESTER"),))
     assert scene.refused(envelope, dead=True) == "not_permitted"
     header, proof, body = scene.insider.open(envelope)
@@ -502,6 +503,33 @@ def test_one_ciphertext_cannot_mean_two_things(world: World):
     with pytest.raises(VerificationError) as caught:
         OpenedEpoch.from_grant(os.urandom(32), scene.epoch.params_bytes, id=scene.epoch.id)
     assert caught.value.reason == "wrong_epoch"
+
+
+def test_a_dead_letter_is_not_accepted_for_ever(world: World):
+    """Its own end is waived, and a ledger cannot remember for ever what it finished: the longest that the rule allows is the end."""
+    scene, _ = durable(world, Ledger())
+    envelope = scene.send(sent_ms=world.now, expires_ms=world.now + 1_000)
+    sent, scene.listening = world.now, Listening((Subscription("MONITOR", "work.>", 0, Ledger(), dead=True),))
+    world.now = sent + 24 * HOUR
+    world.trust()
+    assert scene.arrives(envelope, dead=True) == [b"hello"]
+    world.now += 1
+    assert scene.refused(envelope, dead=True) == "expired"
+
+
+def test_durable_epochs_have_room_of_their_own(world: World):
+    """They are kept for weeks, and each restart of a sender makes others: that must not shut it out, nor take the room of live ones."""
+    director = world.agent("DIRECTOR")
+    held = world.held(director)
+    for _ in range(1_024):
+        held.keep(world.epoch(director, "work.build").opened)
+    with pytest.raises(VerificationError) as caught:
+        held.keep(world.epoch(director, "work.build").opened)
+    assert caught.value.reason == "too_many_epochs"
+    held.keep(world.epoch(director, TOPIC).opened)
+    held.forget(now_ms=world.now + HOUR, longest_ms=0)
+    assert not held.epochs
+    held.keep(world.epoch(director, "work.build").opened)
 
 
 def test_a_sender_that_opens_epochs_without_end_is_bounded(world: World):

@@ -331,10 +331,35 @@ def test_sessions_can_be_ended_without_the_identity(world: World):
     assert left_out(world, builder) == "revoked"
 
 
-@pytest.mark.parametrize("later", [15 * MINUTE + 1, -MINUTE - 1])
-def test_a_session_that_is_not_valid_now_is_left_out(world: World, later: int):
-    builder = world.agent("BUILDER", not_before_ms=world.now, not_after_ms=world.now + 15 * MINUTE)
-    assert left_out(world, builder, now_ms=world.now + later) == "untrusted"
+@pytest.mark.parametrize("begins", [-15 * MINUTE - 1, MINUTE + 1])
+def test_a_session_that_is_not_valid_now_is_left_out(world: World, begins: int):
+    begins_ms = world.now
+    builder = world.agent("BUILDER", not_before_ms=begins_ms, not_after_ms=begins_ms + 15 * MINUTE)
+    if begins < 0:
+        assert left_out(world, builder, now_ms=begins_ms - begins) == "untrusted"
+    else:
+        later = world.agent("BUILDER", not_before_ms=begins_ms + begins, not_after_ms=begins_ms + begins + MINUTE)
+        assert left_out(world, later) == "untrusted"
+
+
+def test_a_clock_that_is_slow_does_not_seal_to_a_key_that_was_replaced_since(world: World):
+    """My own clock may be slow; the trust statement says that it is later than that."""
+    builder, date = world.agent("BUILDER"), world.now + 10_000
+    world.now += 20_000
+    world.trust(revoked={builder.identity.certificate.serial: Revocation(date, Reason.ROTATED)})
+    assert left_out(world, builder, now_ms=date - 15_000) == "revoked"
+
+
+def test_sessions_that_were_dated_ahead_end_with_all_others(world: World):
+    """Somebody used the identity key for a moment, and took sessions along that begin later."""
+    ahead = world.agent("BUILDER", not_before_ms=world.now + 50 * MINUTE, not_after_ms=world.now + 60 * MINUTE)
+    world.now += MINUTE
+    world.trust(agents={"BUILDER": (0, world.now)})
+    world.now += 50 * MINUTE
+    assert left_out(world, ahead) == "revoked"
+    fresh = world.agent("BUILDER")
+    params = world.epoch(world.agent("DIRECTOR"), TOPIC).params
+    session_key(fresh.believed, params, members(world), snapshot=world.snapshot, now_ms=world.now)
 
 
 def test_past_the_end_of_its_trust_a_sealer_seals_to_nobody(world: World):

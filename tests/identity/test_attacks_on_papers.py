@@ -184,6 +184,22 @@ def test_sessions_can_be_ended_without_the_identity(world: World):
     assert scene.outcome(data) == "revoked"
 
 
+def test_sessions_that_were_dated_ahead_end_with_all_others(world: World):
+    """A session says when it begins; its statement says when it was made at the latest. The earlier of both counts."""
+    begins_ms = world.now + 50 * MINUTE
+    director = world.agent("DIRECTOR", not_before_ms=begins_ms, not_after_ms=begins_ms + 10 * MINUTE)
+    world.now += MINUTE
+    world.trust(agents={"DIRECTOR": (0, world.now)})
+    world.now = begins_ms
+    epoch, envelope = world.say(director, TOPIC)
+    with pytest.raises(VerificationError) as caught:
+        world.receive(envelope, world.held(director, epochs=[epoch]), world.listening("BUILDER"))
+    assert caught.value.reason == "revoked"
+    again = world.agent("DIRECTOR")
+    epoch, envelope = world.say(again, TOPIC)
+    assert world.receive(envelope, world.held(again, epochs=[epoch]), world.listening("BUILDER")).records is not None
+
+
 def test_a_trust_signer_that_was_revoked_takes_the_sessions_of_its_statements_along(world: World):
     scene = Scene(world)
     data = scene.send(b"x")[0]

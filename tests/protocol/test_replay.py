@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bus.errors import VerificationError
 from bus.protocol.expiry import Expiry
-from bus.protocol.replay import MAX_EPOCHS_A_SENDER, MIN_EPOCHS, WINDOW, Window, Windows
+from bus.protocol.replay import MAX_DURABLE_EPOCHS_A_SENDER, MAX_EPOCHS_A_SENDER, MIN_EPOCHS, WINDOW, Window, Windows
 
 # ---- the definition ------------------------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ def test_a_sender_has_64_epochs_and_a_new_one_is_refused():
 
 @pytest.mark.parametrize(("audible", "limit"), [(0, MIN_EPOCHS), (256, MIN_EPOCHS), (257, 4_112), (10_000, 160_000)])
 def test_how_many_there_are_in_all_depends_on_who_may_be_heard(audible, limit):
-    assert Windows(audible=audible).limit == limit
+    assert Windows(audible=audible).room.limit() == limit
 
 
 def test_beyond_the_limit_new_ones_are_refused_whoever_sends_and_none_goes():
@@ -244,10 +244,25 @@ def test_beyond_the_limit_new_ones_are_refused_whoever_sends_and_none_goes():
         commit(windows, number, sender=f"A{number // 64}")
     assert refusal(windows, MIN_EPOCHS, sender="NEW") == "too_many_epochs"
     assert {refusal(windows, number, sender=f"A{number // 64}") for number in range(MIN_EPOCHS)} == {"replayed"}
-    windows.audible = 1_000
+    windows.room.audible = 1_000
     assert refusal(windows, MIN_EPOCHS, sender="NEW") is None
-    windows.audible = 0
+    windows.room.audible = 0
     assert len(windows) == MIN_EPOCHS, "a policy that hears fewer takes nothing away"
+
+
+def test_live_and_durable_epochs_have_room_apart():
+    windows = Windows()
+    for number in range(MAX_EPOCHS_A_SENDER):
+        commit(windows, number)
+    windows.check(epoch(MAX_EPOCHS_A_SENDER), 0, sender="DIRECTOR", durable=True)
+    for number in range(MAX_DURABLE_EPOCHS_A_SENDER):
+        windows.commit(epoch(5_000 + number), 0, sender="DIRECTOR", ends_ms=900_000, ttl_ms=60_000, durable=True)
+    with pytest.raises(VerificationError) as caught:
+        windows.check(epoch(9_999), 0, sender="DIRECTOR", durable=True)
+    assert caught.value.reason == "too_many_epochs"
+    assert windows.room.limit(durable=True) == 4 * windows.room.limit()
+    assert windows.forget(2_000_000) == MAX_EPOCHS_A_SENDER + MAX_DURABLE_EPOCHS_A_SENDER
+    commit(windows, 1)
 
 
 def test_a_window_is_kept_until_nothing_of_its_epoch_can_be_accepted():

@@ -10,7 +10,6 @@ from .header import Header, read_envelope, read_header
 from .names import GRANT
 from .papers import Papers
 from .proof import Proof, Signed
-from .receive import MAX_EPOCHS_OF_SENDER
 from .refusal import demand
 from .world import PrivateKey, World
 
@@ -46,8 +45,8 @@ def open_grant(world: World, data: bytes, clock_ms: int) -> Granted:
     now.papers_now(world, papers, header)
     demand(proof.suite == 1, "wrong_signer", "not by the host key")
     if header.epoch not in world.epochs:
-        room = world.count_epochs(header.sender) < MAX_EPOCHS_OF_SENDER and len(world.epochs) < world.most_epochs()
-        demand(room, "too_many_epochs")
+        durable = read_params(body.params).durable
+        demand(world.has_room(world.epochs, header.sender, durable=durable), "too_many_epochs")
     return Granted(header, body, papers, proof, signed, header_bytes, sealed, plaintext, body_bytes)
 
 

@@ -17,7 +17,6 @@ from .replay import Window
 from .world import Epoch, Request, Subscription, World
 
 REPLY_TTL_MS = 60_000
-MAX_EPOCHS_OF_SENDER = 64
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def open_envelope(world: World, data: bytes, clock_ms: int, *, dead: bool = Fals
     demand(header.kind == 1, "malformed", "a grant among data")
     subscriptions, request = _for_me(world, header, clock, dead=dead)
     rule = _rule(world, header, request)
-    now.in_time(header, clock, dead=dead)
+    now.in_time(header, clock, dead_ttl_ms=rule.ttl_ms if dead else None)
     demand(header.expires_ms - header.sent_ms <= rule.ttl_ms, "ttl_too_long")
     epoch = _epoch(world, header, rule)
     left = _not_replayed(world, header, subscriptions, request)
@@ -153,9 +152,9 @@ def _window(world: World, header: Header) -> None:
     if header.epoch in world.windows:
         world.windows[header.epoch][1].check(header.seq)
         return
-    of_sender = sum(sender == header.sender for sender, _ in world.windows.values())
-    room = of_sender < MAX_EPOCHS_OF_SENDER and len(world.windows) < world.most_epochs()
-    demand(room, "too_many_epochs")
+    durable = world.epochs[header.epoch].params.durable
+    senders = {epoch: sender for epoch, (sender, _) in world.windows.items()}
+    demand(world.has_room(senders, header.sender, durable=durable), "too_many_epochs")
 
 
 def _ledger(world: World, header: Header) -> set[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,14 @@ class World:
         """Never before an instant that is known to have passed."""
         return max(clock_ms, self.statement.body.issued_ms)
 
-    def most_epochs(self) -> int:
-        return max(4_096, 16 * len(self.policy.agents))
+    def has_room(self, held: Mapping[bytes, Epoch | str], sender: str, *, durable: bool) -> bool:
+        """For one more epoch of this sender among those that are held, by id; live and durable ones are counted apart."""
+        same = [one if isinstance(one, str) else one.params.sender for key, one in held.items() if self._is_durable(key) == durable]
+        most, in_all = (1_024, 4) if durable else (64, 1)
+        return same.count(sender) < most and len(same) < in_all * max(4_096, 16 * len(self.policy.agents))
 
-    def count_epochs(self, sender: str) -> int:
-        return sum(epoch.params.sender == sender for epoch in self.epochs.values())
+    def _is_durable(self, epoch: bytes) -> bool:
+        return epoch in self.epochs and self.epochs[epoch].params.durable
 
 
 def build(said: dict[str, Any], to_bytes: Bytes) -> World:
