@@ -506,7 +506,7 @@ def test_one_ciphertext_cannot_mean_two_things(world: World):
 
 
 def test_a_dead_letter_is_not_accepted_for_ever(world: World):
-    """Its own end is waived, and a ledger cannot remember for ever what it finished: the longest that the rule allows is the end."""
+    """Its own end is waived, and a ledger cannot remember for ever what it finished: its rule has an end."""
     scene, _ = durable(world, Ledger())
     envelope = scene.send(sent_ms=world.now, expires_ms=world.now + 1_000)
     sent, scene.listening = world.now, Listening((Subscription("MONITOR", "work.>", 0, Ledger(), dead=True),))
@@ -518,7 +518,7 @@ def test_a_dead_letter_is_not_accepted_for_ever(world: World):
 
 
 def test_durable_epochs_have_room_of_their_own(world: World):
-    """They are kept for weeks, and each restart of a sender makes others: that must not shut it out, nor take the room of live ones."""
+    """They are kept for weeks, and each restart of a sender makes others: that must not shut it out."""
     director = world.agent("DIRECTOR")
     held = world.held(director)
     for _ in range(1_024):
