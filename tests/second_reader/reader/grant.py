@@ -33,7 +33,7 @@ def open_grant(world: World, data: bytes, clock_ms: int) -> Granted:
     header = read_header(header_bytes)
     name = _form(header)
     key = _key(world, header, name)
-    now.in_time(header, clock)
+    now.in_time(header, clock, until_ms=header.expires_ms)
     plaintext = kem_keys.open_sealed(key.kem, key.private, sealed, digests.grant_info(header_bytes))
     proof, body_bytes = read_plaintext(plaintext)
     body = _body(body_bytes, name, key)
@@ -45,8 +45,8 @@ def open_grant(world: World, data: bytes, clock_ms: int) -> Granted:
     now.papers_now(world, papers, header)
     demand(proof.suite == 1, "wrong_signer", "not by the host key")
     if header.epoch not in world.epochs:
-        durable = read_params(body.params).durable
-        demand(world.has_room(world.epochs, header.sender, durable=durable), "too_many_epochs")
+        known = [(epoch.params.sender, epoch.params.durable) for epoch in world.epochs.values()]
+        demand(world.takes_another(header.sender, known, durable=read_params(body.params).durable), "too_many_epochs")
     return Granted(header, body, papers, proof, signed, header_bytes, sealed, plaintext, body_bytes)
 
 

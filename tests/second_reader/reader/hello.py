@@ -26,6 +26,7 @@ def read_hello_a(data: bytes) -> list[Any]:
 def read_hello_b(data: bytes, offered: Collection[int]) -> list[Any]:
     version, nonce, papers, limits, time_ms = read = shape.array(pack.parse(data, MAX_HELLO), 5)
     shape.number(version, 0, 255)
+    demand(version in offered, "version")
     shape.binary(nonce, [32])
     demand(shape.binary(papers), "malformed", "empty papers")
     envelope, records, topics, subscriptions = shape.array(limits, 4)
@@ -34,7 +35,6 @@ def read_hello_b(data: bytes, offered: Collection[int]) -> list[Any]:
     shape.number(topics, 1, shape.U32)
     shape.number(subscriptions, 1, shape.U32)
     shape.number(time_ms)
-    demand(version in offered, "version")
     return read
 
 

@@ -18,10 +18,10 @@ def fresh(world: World, clock_ms: int) -> int:
     return now
 
 
-def in_time(header: Header, now: int, *, dead_ttl_ms: int | None = None) -> None:
-    """Line 3, checks 1 and 2; of a dead letter by the rule's TTL."""
+def in_time(header: Header, now: int, *, until_ms: int) -> None:
+    """Line 3, checks 1 and 2."""
     demand(header.sent_ms <= now + SKEW_MS, "from_future")
-    demand(now <= (header.expires_ms if dead_ttl_ms is None else header.sent_ms + dead_ttl_ms), "expired")
+    demand(now <= until_ms, "expired")
 
 
 def known_papers(world: World, header: Header) -> Papers:
@@ -45,7 +45,7 @@ def papers_now(world: World, papers: Papers, header: Header) -> None:
     demand(session.name == header.sender, "untrusted", "papers of another name")
     demand(not crl.at(papers.statement.signer.serial, papers.statement.body.issued_ms), "revoked", "the statement's signer")
     demand(not crl.ever(papers.identity.serial), "revoked", "the identity")
-    begins = min(session.not_before, papers.statement.body.issued_ms)
-    demand(begins >= world.statement.body.of(session.name)[1], "revoked", "the session")
+    since = world.statement.body.of(session.name)[1]
+    demand(session.not_before >= since and papers.statement.body.issued_ms >= since, "revoked", "the session")
     demand(session.not_before <= header.sent_ms <= session.not_after, "untrusted", "not in its session's time")
     demand(not crl.at(papers.identity.serial, header.sent_ms), "revoked", "the identity, at that time")

@@ -43,7 +43,7 @@ def open_envelope(world: World, data: bytes, clock_ms: int, *, dead: bool = Fals
     demand(header.kind == 1, "malformed", "a grant among data")
     subscriptions, request = _for_me(world, header, clock, dead=dead)
     rule = _rule(world, header, request)
-    now.in_time(header, clock, dead_ttl_ms=rule.ttl_ms if dead else None)
+    now.in_time(header, clock, until_ms=header.sent_ms + rule.ttl_ms if dead else header.expires_ms)
     demand(header.expires_ms - header.sent_ms <= rule.ttl_ms, "ttl_too_long")
     epoch = _epoch(world, header, rule)
     left = _not_replayed(world, header, subscriptions, request)
@@ -69,6 +69,7 @@ def open_envelope(world: World, data: bytes, clock_ms: int, *, dead: bool = Fals
 
 def _for_me(world: World, header: Header, clock: int, *, dead: bool) -> tuple[list[Subscription], Request | None]:
     if header.flags == 2:
+        demand(not dead, "unsolicited", "a reply is never a dead letter")
         return [], _request(world, header, clock)
     found = [one for one in world.subscriptions if one.dead == dead and matches(one.pattern, header.topic)]
     demand(found, "unsolicited", "no subscription")
@@ -152,9 +153,9 @@ def _window(world: World, header: Header) -> None:
     if header.epoch in world.windows:
         world.windows[header.epoch][1].check(header.seq)
         return
-    durable = world.epochs[header.epoch].params.durable
-    senders = {epoch: sender for epoch, (sender, _) in world.windows.items()}
-    demand(world.has_room(senders, header.sender, durable=durable), "too_many_epochs")
+    durable = {epoch: known.params.durable for epoch, known in world.epochs.items()}
+    kept = [(sender, durable.get(epoch, False)) for epoch, (sender, _) in world.windows.items()]
+    demand(world.takes_another(header.sender, kept, durable=durable[header.epoch]), "too_many_epochs")
 
 
 def _ledger(world: World, header: Header) -> set[int]:

@@ -23,8 +23,9 @@ def key_for(
         demand(wanted.durable, "not_permitted", "an inbox key for a live epoch")
         demand(inbox.body.counter >= highest_counter, "inbox_rollback")
     else:
-        begins = min(body.not_before, reader.statement.body.issued_ms)
-        demand(begins >= sessions_begin, "revoked", "the session")
+        demand(body.not_before >= sessions_begin, "revoked", "the session")
+    if isinstance(reader, Papers):
+        demand(reader.statement.body.issued_ms >= sessions_begin, "revoked", "its statement")
     in_time = body.not_before - now.SKEW_MS <= clock <= body.not_after
     demand(in_time and (not inbox or clock <= inbox.identity.not_after_ms), "untrusted", "time")
     demand(body.kem >= wanted.kem, "kem_too_weak")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,14 +72,11 @@ class World:
         """Never before an instant that is known to have passed."""
         return max(clock_ms, self.statement.body.issued_ms)
 
-    def has_room(self, held: Mapping[bytes, Epoch | str], sender: str, *, durable: bool) -> bool:
-        """For one more epoch of this sender among those that are held, by id; live and durable ones are counted apart."""
-        same = [one if isinstance(one, str) else one.params.sender for key, one in held.items() if self._is_durable(key) == durable]
-        most, in_all = (1_024, 4) if durable else (64, 1)
-        return same.count(sender) < most and len(same) < in_all * max(4_096, 16 * len(self.policy.agents))
-
-    def _is_durable(self, epoch: bytes) -> bool:
-        return epoch in self.epochs and self.epochs[epoch].params.durable
+    def takes_another(self, sender: str, kept: list[tuple[str, bool]], *, durable: bool) -> bool:
+        """An epoch, or a window, of that class; `kept` has (sender, durable) of each that there is."""
+        most = max(4_096, 16 * len(self.policy.agents)) * (4 if durable else 1)
+        of_class = [who for who, class_ in kept if class_ == durable]
+        return of_class.count(sender) < (1_024 if durable else 64) and len(of_class) < most
 
 
 def build(said: dict[str, Any], to_bytes: Bytes) -> World:
