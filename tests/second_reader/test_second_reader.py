@@ -74,9 +74,12 @@ def test_there_are_vectors_of_every_kind():
     assert set(counts) <= {*judge.JUDGE, "world", "flips"}
 
 
-@pytest.mark.parametrize(("kind", "case"), cases())
-def test_the_second_reader_says_what_the_vector_says(kind, case):
-    assert answer(kind, case) == expected(case)
+@pytest.mark.parametrize("kind", [kind for kind in VECTORS.cases if kind in judge.JUDGE])
+def test_the_second_reader_says_what_the_vectors_say(kind):
+    """One test a kind, since there are thousands of cases; what differs is shown by name."""
+    found = {case["name"]: (answer(kind, case), expected(case)) for case in VECTORS.cases[kind]}
+    assert len(found) == len(VECTORS.cases[kind]), "a name stands twice"
+    assert {name: pair for name, pair in found.items() if pair[0] != pair[1]} == {}
 
 
 # ---- what a positive envelope or grant was made with
@@ -86,8 +89,15 @@ def seed_of(case: dict[str, Any]) -> bytes:
     return VECTORS.bytes(case["made_with"]["signing_key"])
 
 
-@pytest.mark.parametrize(("kind", "case"), [param for param in positive("envelope", "grant") if "made_with" in param.values[1]])
-def test_the_values_on_the_way_are_the_same(kind, case):
+@pytest.mark.parametrize("kind", ["envelope", "grant"])
+def test_the_values_on_the_way_are_the_same(kind):
+    made_with = [case for case in VECTORS.cases[kind] if "made_with" in case]
+    assert len(made_with) >= 10
+    for case in made_with:
+        check_values(kind, case)
+
+
+def check_values(kind, case):
     made = VECTORS.plain(case["made_with"])
     read: Any = (judge.opened if kind == "envelope" else judge.granted)(VECTORS, case)
     if kind == "envelope" and read.all_finished:
@@ -110,8 +120,14 @@ def test_the_values_on_the_way_are_the_same(kind, case):
         assert made[name] == value.hex(), name
 
 
-@pytest.mark.parametrize(("kind", "case"), [param for param in positive("envelope") if "made_with" in param.values[1]])
-def test_the_second_reader_seals_the_same_bytes(kind, case):
+def test_the_second_reader_seals_the_same_bytes():
+    made_with = [case for case in VECTORS.cases["envelope"] if "made_with" in case]
+    assert len(made_with) >= 60
+    for case in made_with:
+        check_sealing(case)
+
+
+def check_sealing(case):
     """From the values alone: pack, sign where that is not random, seal."""
     made = {name: VECTORS.bytes(text) for name, text in case["made_with"].items()}
     params = pack.parse(made["params"], 1_024)

@@ -185,9 +185,8 @@ def test_no_example_is_left_out():
     assert len(WRITTEN) >= 60
 
 
-@pytest.mark.parametrize("name", sorted(WRITTEN))
-def test_an_example_is_what_the_second_reader_makes(name):
-    assert WRITTEN[name] == MADE[name].hex()
+def test_an_example_is_what_the_second_reader_makes():
+    assert {name: MADE[name].hex() for name in WRITTEN} == WRITTEN
 
 
 def test_the_second_reader_reads_what_it_made():
@@ -201,11 +200,11 @@ def test_the_second_reader_reads_what_it_made():
     assert body.read_params(MADE["params"]).sender == "DIRECTOR"
 
 
-@pytest.mark.parametrize("place", range(64))
-def test_a_changed_signature_is_none(place):
-    signature = bytearray(MADE["signature"])
-    signature[place] ^= 4
-    proof = Proof(1, MADE["host signer"], 1, 0, b"", bytes(signature), b"", BLIND)
-    with pytest.raises(Refused) as caught:
-        proof.verify(MADE["host public key"], MADE["tbs"])
-    assert caught.value.code == "bad_proof"
+def test_a_changed_signature_is_none():
+    for place in range(64):
+        signature = bytearray(MADE["signature"])
+        signature[place] ^= 4
+        proof = Proof(1, MADE["host signer"], 1, 0, b"", bytes(signature), b"", BLIND)
+        with pytest.raises(Refused) as caught:
+            proof.verify(MADE["host public key"], MADE["tbs"])
+        assert caught.value.code == "bad_proof"
