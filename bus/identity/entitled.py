@@ -62,9 +62,9 @@ class Grantable:
     _entitlement: Entitlement = field(default=NOBODY, repr=False)
 
     def used_for(self, topic: str) -> None:
+        """Topics that share it now have one audience now, so who is entitled by this snapshot does not change."""
         if self.topics is not None and topic not in self.topics:
             self.topics = {*self.topics, topic} if len(self.topics) < MAX_TOPICS else None
-            self._by = None
 
     def entitled(self, snapshot: Snapshot, *, now_ms: int) -> frozenset[Member]:
         """Whom it may be given to now."""

@@ -99,7 +99,7 @@ class Giving:
             except VerificationError as error:
                 left_out.append(self.leave_out(grantable, one.name, error.reason))
                 continue
-            if reader.key.id not in readers and self._find(grantable, reader, terms) is None:
+            if self._find(grantable, reader, terms) is None:
                 readers[reader.key.id] = one, reader
         return Made(self._make(grantable, list(readers.values()), terms), left_out)
 

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from keyrings import Host
+from keyrings import Host, session_of
 from open_agents import at_point, place
 from small_world import DAY, HOUR, POLICY, World
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
+from bus.identity.entitled import topics_of
 from bus.identity.giving import SEALS_A_SECOND, Answer
 from bus.identity.held import Held
 from bus.identity.keyring import Keyring
@@ -237,6 +238,8 @@ def test_a_weak_key_is_left_out_and_counted_and_gets_nothing_weaker(fleet: Fleet
     assert fleet.director.keyring.statistics()["left_out"] == {("DIRECTOR", "kem_too_weak"): 2}
     answer = fleet.director.keyring.answer(fleet.director.epoch("secret.plan").epoch.id, fleet.workers.agents["BUILDER"].papers)
     assert (answer.code, answer.grant, answer.word) == ("kem_too_weak", b"", "not_permitted")
+    assert fleet.director.keyring.statistics()["left_out"] == {("DIRECTOR", "kem_too_weak"): 3}
+    assert fleet.director.keyring.statistics()["answers"] == {"kem_too_weak": 1}
 
 
 def test_who_is_not_known_or_not_entitled_is_left_out_and_counted(fleet: Fleet):
@@ -409,6 +412,25 @@ async def test_with_real_sessions_there_is_an_epoch_at_every_moment_and_it_is_th
         assert len(keyring._keys.table) == 2 * 2, "the pair that signs, and one that only opens"
 
 
+def test_a_grant_to_an_earlier_session_of_the_same_pair_opens(fleet: Fleet):
+    """An identity was replaced: another certificate for the same host keys."""
+    _, made = fleet.director.say(TOPIC, b"x", to=["BUILDER"])
+    builder = fleet.workers.agents["BUILDER"]
+    again = fleet.world.agent("BUILDER", identity=builder.identity, host=builder.host)
+    fleet.workers.keyring.renewed({"BUILDER": session_of(again, fleet.world)})
+    fleet.workers.granted(*made.grants)
+    assert (fleet.workers.refused, len(fleet.workers.opened)) == ([], 1)
+
+
+def test_readers_are_granted_by_the_session_that_counts_now(fleet: Fleet):
+    builder = fleet.workers.agents["BUILDER"]
+    short = {"not_before_ms": fleet.world.now + 1_000, "not_after_ms": fleet.world.now + 2_000}
+    fleet.director.learn(fleet.world.agent("BUILDER", identity=builder.identity, **short))
+    fleet.later(5)
+    made = fleet.director.keyring.grants(fleet.director.epoch(TOPIC), listening=["BUILDER"])
+    assert (len(made.grants), made.left_out) == (1, [])
+
+
 def test_an_agent_without_a_session_seals_and_grants_nothing(fleet: Fleet):
     sealing = fleet.director.epoch(TOPIC)
     fleet.director.keyring.renewed({})
@@ -579,6 +601,42 @@ def test_the_past_of_one_rule_is_not_given_where_another_rules_may_be_under_the_
     assert again.keyring.answer(epoch, fleet.workers.agents["BUILDER"].papers).code == "granted"
 
 
+@pytest.mark.parametrize(("first", "second", "later_ms", "code"), [
+    ("2h", "1h", HOUR // 2, "granted"),
+    ("2h", "1h", HOUR + HOUR // 2, "not_permitted"),
+    ("all", "1h", HOUR + HOUR // 2, "not_permitted"),
+])  # fmt: skip
+def test_of_several_rules_the_strictest_counts(fleet: Fleet, first, second, later_ms, code):
+    rules = POLICY.replace("dead_readers: [MONITOR]", f"history: {first}, dead_readers: [MONITOR]")
+    plans = f"- {{match: work.plans, class: durable, retention: 1d, history: {second}, dead_readers: [MONITOR]}}"
+    fleet.trust(rules.replace("- {match: work.>", plans + "\n  - {match: work.>"))
+    epoch = fleet.director.epoch(WORK).epoch.id
+    assert fleet.director.epoch("work.plans").epoch.id == epoch
+    fleet.later(later_ms / 1000)
+    fleet.trust(
+        rules.replace("- {match: work.>", plans + "\n  - {match: work.>").replace('["tasks.>"]\n', '["tasks.>", "work.>"]\n')
+    )
+    fleet.director.renew()
+    guest = Host(fleet.world, fleet.folder / "guest", "GUEST", GUEST=fleet.world.identity("GUEST", origin="software"))
+    assert fleet.director.keyring.answer(epoch, guest.agents["GUEST"].papers).code == code
+
+
+def test_an_epoch_can_have_been_for_what_has_its_parameters_alone(fleet: Fleet):
+    rules = POLICY.replace(
+        "- {match: work.>",
+        "- {match: work.urgent, class: durable, retention: 1d, priority: high}\n"
+        "  - {match: work.quiet, class: durable, retention: 1d, kem: hybrid}\n"
+        "  - {match: work.>",
+    )
+    fleet.trust(rules)
+    scene = {topic: set(topics_of(fleet.director.epoch(topic).epoch.params, fleet.world.policy)) for topic in
+             ("work.urgent", "work.quiet", WORK)}  # fmt: skip
+    assert scene["work.urgent"] == {"work.urgent"}
+    assert scene["work.quiet"] == {"work.quiet"}
+    assert scene[WORK].isdisjoint({"work.urgent", "work.quiet"})
+    assert all(topic.startswith("work.") for topic in scene[WORK])
+
+
 def test_a_policy_that_is_too_large_or_does_not_know_the_sender_gives_nothing_of_the_past(fleet: Fleet, monkeypatch):
     _, grants = durable_scene(fleet)
     epoch = fleet.director.epoch(WORK).epoch.id
@@ -610,18 +668,18 @@ def test_an_epoch_that_was_used_for_both_is_not_given_for_one(fleet: Fleet):
 def test_a_grant_whose_session_is_over_is_made_again_for_who_asks_and_not_for_everybody(fleet: Fleet):
     sealing = fleet.director.epoch(WORK)
     fleet.director.learn_inbox(fleet.workers.inbox("BUILDER"))
-    (by_inbox, by_session) = fleet.director.keyring.grants(sealing, listening=["TESTER"], durable=["BUILDER"]).grants
-    papers = fleet.workers.agents["TESTER"].papers
-    assert fleet.director.keyring.answer(sealing.epoch.id, papers).grant == by_session
-    fleet.later(16 * 60)
-    fleet.director.renew()
+    fleet.later(10 * 60)
     fleet.workers.renew()
     fleet.director.know(fleet.workers)
+    (_, by_session) = fleet.director.keyring.grants(sealing, listening=["TESTER"], durable=["BUILDER"]).grants
+    papers = fleet.workers.agents["TESTER"].papers
+    assert fleet.director.keyring.answer(sealing.epoch.id, papers).grant == by_session
+    fleet.later(6 * 60)
+    fleet.director.renew()
     assert fleet.director.epoch(WORK) is sealing
-    again = fleet.director.keyring.answer(sealing.epoch.id, fleet.workers.agents["TESTER"].papers)
+    assert fleet.director.keyring.grants(sealing, listening=["TESTER"], durable=["BUILDER"]).grants == []
+    again = fleet.director.keyring.answer(sealing.epoch.id, papers)
     assert again.grant not in (b"", by_session)
-    made = fleet.director.keyring.grants(sealing, durable=["BUILDER"])
-    assert (made.grants, by_inbox != b"") == ([], True)
 
 
 def test_a_closed_agent_grants_nothing(fleet: Fleet):

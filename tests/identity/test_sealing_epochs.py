@@ -84,6 +84,7 @@ def test_replies_to_one_requester_share_one_and_only_it_may_have_them(scene: Sce
     one = scene.get(topics[0], request="work.build")
     assert one.grantable.members == (("BUILDER", 0),)
     assert not one.epoch.params.is_durable
+    assert one.grantable.topics == {"_reply.BUILDER." + "0" * 32}
     assert one.grantable.entitled(scene.world.snapshot, now_ms=scene.world.now) == {("BUILDER", 0)}
 
 
