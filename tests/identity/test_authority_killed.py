@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,16 +62,20 @@ def states(authority):
     return issued, authority.standings(), authority.holder("ALPHA")
 
 
-def test_a_last_line_that_is_cut_at_any_byte_was_never_written(folder):
+def test_a_last_line_that_is_cut_at_any_byte_was_never_written(folder, tmp_path):
+    """And so nothing was published that says what it says."""
     with opened(folder) as authority:
         enroll(authority)
         before, size = states(authority), (folder / JOURNAL).stat().st_size
+        public = copied(folder / "public", tmp_path / "public")
         enroll(authority, key=KEYS[1], overlap_ms=DAY)
         after = states(authority)
     whole = (folder / JOURNAL).read_bytes()
     line_end = whole.index(b"\n", size) + 1
     for length in [*range(size, size + 40), *range(size + 40, line_end - 20, 97), *range(line_end - 20, line_end + 1)]:
         (folder / JOURNAL).write_bytes(whole[:length])
+        shutil.rmtree(folder / "public")
+        copied(public, folder / "public")
         with opened(folder) as authority:
             assert states(authority) == (after if length == line_end else before), length
     (folder / JOURNAL).write_bytes(whole[:size] + bytes(500))  # a file that grew before its contents were there
