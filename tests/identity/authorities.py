@@ -35,10 +35,17 @@ RSA3072 = spki(rsa.generate_private_key(65537, 3072))
 
 @contextmanager
 def opened(
-    folder: Path, *, clock: ManualClock | None = None, protection: Protection = PASSPHRASE, domain: str = DOMAIN
+    folder: Path,
+    *,
+    clock: ManualClock | None = None,
+    protection: Protection = PASSPHRASE,
+    domain: str = DOMAIN,
+    clock_is_right: bool = False,
 ) -> Iterator[Authority]:
     with start_blocking_portal() as portal:
-        opening = open_authority(folder, domain=domain, protection=protection, clock=clock or ManualClock())
+        opening = open_authority(
+            folder, domain=domain, protection=protection, clock=clock or ManualClock(), clock_is_right=clock_is_right
+        )
         with portal.wrap_async_context_manager(opening) as authority:
             yield authority
 
@@ -46,6 +53,14 @@ def opened(
 def copied(made: Path, to: Path) -> Path:
     shutil.copytree(made, to)
     return to
+
+
+def let_days_pass(authority: Authority, clock: ManualClock, days: int) -> None:
+    """As they pass for an authority that runs: it does something at least every few days."""
+    for _ in range(days // 50):
+        clock.advance(50 * 86_400)
+        authority.revocations()
+    clock.advance(days % 50 * 86_400)
 
 
 def enroll(authority: Authority, name: str = "ALPHA", key: bytes = KEYS[0], ek: bytes = EK, **changes: Any) -> bytes:

@@ -101,12 +101,11 @@ class Index:
         yield from self._serials
 
     def changes(self, now_ms: int) -> Iterator[Change]:
-        """All that still counts, as changes that make the same index again."""
+        """All that still counts, as changes that make the same index again. Only certificates that ended are left out."""
         kept = [one for one in self.issued.values() if self._counts(one, now_ms)]
         yield from (Change(issued=(one,)) for one in kept)
-        gone = self.issued.keys() - {one.serial for one in kept}
         yield Change(
-            revoked={serial: one for serial, one in self.revoked.items() if serial not in gone},
+            revoked=self.revoked,  # for the root's life: no clock may let anybody in again, whatever it says today
             generations=self.generations,
             sessions=self.sessions,
             ml_dsa=self.ml_dsa,

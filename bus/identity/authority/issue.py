@@ -15,12 +15,13 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 
-from bus.clock import Clock
 from bus.errors import AttestationError
+from bus.identity.authority.dates import Dates
 from bus.identity.authority.index import Change, Index, Issued
 from bus.identity.authority.keys import KeyFiles
 from bus.identity.authority.published import Published
 from bus.identity.authority.records import Records
+from bus.identity.authority.restored import taken_back
 from bus.identity.authority.signers import TRUST_SUITE, PolicySignature, RootKeys, StatementSignature, TrustKey
 from bus.identity.authority.store import Store
 from bus.protocol.names import is_agent_name
@@ -29,6 +30,7 @@ from bus.trust import certificates, revocations
 from bus.trust.certificates import DNS_NAME, MAX_HOSTS, Certificate, Pinned, Profile, Root
 from bus.trust.profiles import DAY_MS, RULES
 from bus.trust.revocations import Reason, Revocation, RevocationList
+from bus.trust.statement import Statement
 
 Hosts = Sequence[str]
 Addresses = Sequence[IPv4Address | IPv6Address]
@@ -52,10 +54,10 @@ class Authority:
     """Made by `open_authority`. Every method blocks (disk, RSA): call it in a worker thread. Several threads may."""
 
     def __init__(
-        self, store: Store, files: KeyFiles, records: Records, root_keys: RootKeys, *, root: Root, domain: str, clock: Clock
+        self, store: Store, files: KeyFiles, records: Records, root_keys: RootKeys, dates: Dates, *, root: Root, domain: str
     ) -> None:
         self.domain, self.root = domain, root
-        self._store, self._files, self._records, self._keys, self._clock = store, files, records, root_keys, clock
+        self._store, self._files, self._records, self._keys, self._dates = store, files, records, root_keys, dates
         self._lock = RLock()
         self._published = Published(store, root)
         self._crl: RevocationList | None = None
@@ -80,6 +82,14 @@ class Authority:
     def private(self) -> Path:
         """STATE/trust/private: 0700."""
         return self._store.folder / "private"
+
+    def now_ms(self) -> int:
+        """The clock's time. Raises VaultError("clock") if the authority cannot believe it, VaultError("root_ended")."""
+        return self._dates.now_ms()
+
+    def reached_ms(self) -> int:
+        """The same, but never before what was done last: for what must not go back."""
+        return self._dates.reached_ms()
 
     # ---- certificates ------------------------------------------------------------------------------------------------------
 
@@ -114,7 +124,7 @@ class Authority:
                 text = "another TPM or key has this name: revoke it first, or let its key sign for the new one"
                 raise AttestationError("name_taken", agent=name, detail=text)
             made = self._certify(profile, name, spki, Pinned(suite, origin, level), dns=dns, ips=ips)
-            rotated = self._rotated(made, from_ms=self._clock.now_ms() + overlap_ms)
+            rotated = self._rotated(made, from_ms=self.now_ms() + overlap_ms)
             self._commit(Change(issued=(_issued(made, ek_hash),), revoked=rotated))
             self._show_certificate(profile, name)
             if rotated:
@@ -165,7 +175,7 @@ class Authority:
             good = [one.serial for one in found if not self._is_settled(one.serial, reason)]
             if not good:
                 raise AttestationError("not_enrolled", agent=name, detail="it has no certificate that could be revoked")
-            now = self._clock.now_ms() // 1000 * 1000
+            now = self.now_ms() // 1000 * 1000
             change = Change(revoked=dict.fromkeys(good, Revocation(now, reason)))
             if profile is Profile.AGENT and reason is not Reason.ROTATED:
                 raised = self._index.generations.get(name, 0) + 1
@@ -177,7 +187,7 @@ class Authority:
     def revocations(self) -> RevocationList:
         """The list in force, made anew when half of its life has passed or something was revoked."""
         with self._lock:
-            now = self._clock.now_ms()
+            now = self.now_ms()
             crl = self._crl
             if crl is None or not crl.this_update_ms <= now < (crl.this_update_ms + crl.next_update_ms) // 2:
                 self._crl = crl = self._list_revoked(now - SKEW_MS)
@@ -194,10 +204,10 @@ class Authority:
     def end_sessions(self, name: str) -> int:
         """No session certificate of this agent from before now counts any more. Gives that instant.
 
-        It never goes back: after a clock was turned back, sessions that were ended stay so.
+        It never goes back: after a clock was turned back, sessions that were ended stay so, and those that run are ended too.
         """
         with self._lock:
-            since = max(self._clock.now_ms(), self._index.sessions.get(name, 0))
+            since = max(self.reached_ms(), self._index.sessions.get(name, 0))
             self._commit(Change(sessions={_agent(name): since}))
             return since
 
@@ -248,15 +258,19 @@ class Authority:
     def kept(self, path: str) -> bytes | None:
         return self._store.read(f"private/{path}")
 
+    def last_statement(self) -> Statement | None:
+        """The one that was published last; None if there is none that can be read."""
+        return self._published.statement(domain=self.domain, ml_dsa_root=self.ml_dsa_root)
+
     # ---- inside ------------------------------------------------------------------------------------------------------------
 
     def _seconds(self) -> int:
         """Numbers that only have to rise begin here: an authority that was restored from a backup repeats none."""
-        return self._clock.now_ms() // 1000
+        return self.now_ms() // 1000
 
     def _take_number(self, which: str, *, at_least: int) -> int:
         with self._lock:
-            return self._records.take_number(which, at_least=at_least, now_ms=self._clock.now_ms())
+            return self._records.take_number(which, at_least=at_least, now_ms=self.now_ms())
 
     def _is_held_by(self, held: Issued, ek_hash: bytes, spki: bytes) -> bool:
         if ek_hash and held.ek_hash == ek_hash:
@@ -285,7 +299,7 @@ class Authority:
                 raise ValueError(f"{host!r} is no DNS name: small letters, digits and hyphens, no wildcard, no final dot")
         if len(dns) + len(ips) > MAX_HOSTS:
             raise ValueError(f"a certificate names at most {MAX_HOSTS} hosts")
-        begins = max(self._clock.now_ms() - SKEW_MS, self.root.not_before_ms)
+        begins = max(self.now_ms() - SKEW_MS, self.root.not_before_ms)
         der = self._keys.certify(
             certificates.builder(
                 profile,
@@ -306,7 +320,7 @@ class Authority:
     def _trust_signer(self) -> tuple[Certificate, TrustKey]:
         """The signer in use; a new key and certificate when there is none, or its end or revocation is near."""
         held = self._index.current(Profile.TRUST, TRUST_NAME)
-        if held is not None and held.not_after_ms - RENEW_SIGNER_MS > self._clock.now_ms():
+        if held is not None and held.not_after_ms - RENEW_SIGNER_MS > self.now_ms():
             if self._signer is not None and self._signer[0].serial == held.serial:
                 return self._signer
             certificate = self._read(held)
@@ -324,7 +338,7 @@ class Authority:
 
     def _commit(self, change: Change) -> None:
         """What was revoked makes the list old."""
-        self._records.commit(change, now_ms=self._clock.now_ms())
+        self._records.commit(change, now_ms=self.now_ms())
         if change.revoked:
             self._crl = None
 
@@ -359,10 +373,10 @@ class Authority:
         self.revocations()
 
     def _take_back_what_was_published(self) -> None:
-        """A list that is newer than the journal: that came from a backup, and would let those in again who were revoked since."""
-        crl = self._published.crl()
-        if crl is not None and crl.number > self._index.numbers.get("crl", 0):
-            self._commit(Change(revoked=crl.revoked, numbers={"crl": crl.number}))
+        crl, said = self._published.crl(), self.last_statement()
+        self._dates.learn(crl.this_update_ms if crl else 0, said.issued_ms if said else 0)
+        for change in taken_back(self._index, crl, said):
+            self._commit(change)
 
     def close(self) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from cryptography import x509
 from bus.clock import Clock
 from bus.errors import VaultError, VerificationError
 from bus.identity.authority import journal, keys, published
+from bus.identity.authority.dates import Dates, check_first
 from bus.identity.authority.issue import SKEW_MS, Authority
 from bus.identity.authority.keys import KeyFiles, Protection
 from bus.identity.authority.records import Records
@@ -32,11 +33,14 @@ from bus.trust.root import Root
 
 
 @asynccontextmanager
-async def open_authority(folder: Path, *, domain: str, protection: Protection, clock: Clock) -> AsyncIterator[Authority]:
+async def open_authority(
+    folder: Path, *, domain: str, protection: Protection, clock: Clock, clock_is_right: bool = False
+) -> AsyncIterator[Authority]:
     """The authority of this folder (STATE/trust); made if there is none. Raises VaultError, StateInUseError, TpmError.
 
     VaultError's codes: wrong_passphrase, wrong_tpm, wrong_protection (made with the other kind), wrong_domain, damaged,
-    missing, version, disk_full, disk.
+    missing, version, disk_full, disk; clock (too far past what was done last, unless somebody says that the `clock_is_right`),
+    root_ended. What the authority does later raises the last two as well.
     """
     if re.fullmatch(DOMAIN_PATTERN, domain) is None:
         raise ValueError(f"{domain!r} is no trust domain: small letters, digits, dots and hyphens")
@@ -47,8 +51,13 @@ async def open_authority(folder: Path, *, domain: str, protection: Protection, c
             secret = os.urandom(keys.SECRET_BYTES)
             await keys.protect(store, secret, protection)
         files = KeyFiles(store, secret)
-        authority = await anyio.to_thread.run_sync(lambda: _load(store, files, domain=domain, clock=clock, stack=stack))
-        yield authority
+        root, held, records = await anyio.to_thread.run_sync(
+            lambda: _load(store, files, domain=domain, now_ms=clock.now_ms(), stack=stack)
+        )
+        dates = Dates(clock, records, root, folder)
+        if clock_is_right:
+            dates.confirm()
+        yield await anyio.to_thread.run_sync(lambda: Authority(store, files, records, held, dates, root=root, domain=domain))
 
 
 async def change_protection(folder: Path, *, before: Protection, after: Protection) -> None:
@@ -71,7 +80,8 @@ async def _owned(folder: Path) -> AsyncIterator[tuple[Store, ExitStack]]:
             await anyio.to_thread.run_sync(stack.close)
 
 
-def _load(store: Store, files: KeyFiles, *, domain: str, clock: Clock, stack: ExitStack) -> Authority:
+def _load(store: Store, files: KeyFiles, *, domain: str, now_ms: int, stack: ExitStack) -> tuple[Root, RootKeys, Records]:
+    """What is on disk; made if there is none."""
     records = Records(store)
     stack.callback(records.close)
     records.load()
@@ -79,13 +89,14 @@ def _load(store: Store, files: KeyFiles, *, domain: str, clock: Clock, stack: Ex
     if records.header is None:
         if store.read(published.ROOT) is not None:
             raise _missing(store, journal.NAME)
+        check_first(now_ms, store.folder)
         held = held or RootKeys.make(files)
-        der = _make_root(held, domain=domain, now_ms=clock.now_ms())
+        der = _make_root(held, domain=domain, now_ms=now_ms)
         records.begin({"domain": domain, "root": b64encode(der).decode()})
     root = _root(store, records, domain=domain)
     if held is None or root.public_key != held.rsa.public_key():
         raise _missing(store, "private/root.key")
-    return Authority(store, files, records, held, root=root, domain=domain, clock=clock)
+    return root, held, records
 
 
 def _root(store: Store, records: Records, *, domain: str) -> Root:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Final
 
-from bus.errors import VerificationError
+from bus.errors import RemoteProtocolError, VerificationError
 from bus.identity.authority.store import Store
 from bus.trust import revocations
+from bus.trust import statement as statements
 from bus.trust.certificates import Profile
 from bus.trust.revocations import RevocationList
 from bus.trust.root import Root
+from bus.trust.statement import Statement
 
 ROOT: Final = "public/root.pem"
 CRL: Final = "public/crl.pem"
+STATEMENT: Final = "public/statement.bin"
 
 
 class Published:
@@ -33,6 +37,13 @@ class Published:
             return None if data is None else revocations.read(_der("X509 CRL", data), root=self._root)
         except (VerificationError, ValueError):
             return None
+
+    def statement(self, *, domain: str, ml_dsa_root: bytes) -> Statement | None:
+        """The one that lies there, if it verifies."""
+        data = self._store.read(STATEMENT)
+        with suppress(RemoteProtocolError, VerificationError):
+            return None if data is None else statements.read(data, root=self._root, domain=domain, ml_dsa_root=ml_dsa_root)
+        return None
 
     def show_certificate(self, profile: Profile, name: str, der: bytes | None) -> None:
         """The one in force; None takes it away. Not synced: at opening it is compared with what the journal says."""

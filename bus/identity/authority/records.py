@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from bus.errors import VaultError
@@ -9,6 +10,9 @@ from bus.identity.authority import journal as journals
 from bus.identity.authority.index import Change, Index
 from bus.identity.authority.journal import Journal
 from bus.identity.authority.store import Store
+
+LAST: Final = "last"
+"""Among the numbers: the latest instant at which something was done, in ms."""
 
 _SPARE_LINES: Final = 1_024
 
@@ -45,6 +49,8 @@ class Records:
         return self.header
 
     def commit(self, change: Change, *, now_ms: int) -> None:
+        """Every line says how late it was: of two clocks, the one that an authority went by before is evidence."""
+        change = replace(change, numbers={**change.numbers, LAST: max(now_ms, self.index.numbers.get(LAST, 0))})
         self._journal.append(change.to_json())
         self.index.apply(change)
         if self._journal.lines > self._most_lines:

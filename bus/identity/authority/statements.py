@@ -10,14 +10,13 @@ earlier than the one before, also after the clock was turned back: its readers t
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import Final
 
 import anyio
 import anyio.to_thread
 
 from bus.clock import Clock
-from bus.errors import BusError, RemoteProtocolError, VerificationError
+from bus.errors import BusError
 from bus.identity.authority import policies
 from bus.identity.authority.issue import Authority
 from bus.identity.public_trust import ML_DSA_ROOT
@@ -61,7 +60,7 @@ class Statements:
     def is_current(self) -> bool:
         """Whether the last one says what is so. A process that was killed may have left a revocation unsaid."""
         with self._lock:
-            said, authority = self._last or _published(self._authority), self._authority
+            said, authority = self._last or self._authority.last_statement(), self._authority
             if said is None:
                 return False
             crl = authority.revocations()
@@ -106,8 +105,8 @@ class Statements:
         authority = self._authority
         revocations = authority.revocations()
         policy, max_age_ms = self._policy_in_force()
-        last = self._last or _published(authority)
-        issued_ms = max(self._clock.now_ms(), last.issued_ms if last else 0)
+        last = self._last or authority.last_statement()
+        issued_ms = max(authority.reached_ms(), last.issued_ms if last else 0)
         body = wire.body_bytes(
             domain=authority.domain,
             number=authority.next_statement_number(),
@@ -135,13 +134,6 @@ def in_force(authority: Authority) -> Statement | None:
     """The statement that was published last; None if none was. Raises what `statement.read` does."""
     data = authority.published(FILE)
     return None if data is None else _read(authority, data)
-
-
-def _published(authority: Authority) -> Statement | None:
-    """For the time at which it was issued. One that cannot be read any more is no reason to issue none."""
-    with suppress(RemoteProtocolError, VerificationError):
-        return in_force(authority)
-    return None
 
 
 def _read(authority: Authority, data: bytes) -> Statement:
