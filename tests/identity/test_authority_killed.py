@@ -72,13 +72,17 @@ def test_a_last_line_that_is_cut_at_any_byte_was_never_written(folder, tmp_path)
         after = states(authority)
     whole = (folder / JOURNAL).read_bytes()
     line_end = whole.index(b"\n", size) + 1
-    for length in [*range(size, size + 40), *range(size + 40, line_end - 20, 97), *range(line_end - 20, line_end + 1)]:
-        (folder / JOURNAL).write_bytes(whole[:length])
+
+    def left(journal):
+        (folder / JOURNAL).write_bytes(journal)
         shutil.rmtree(folder / "public")
         copied(public, folder / "public")
+
+    for length in [*range(size, size + 40), *range(size + 40, line_end - 20, 97), *range(line_end - 20, line_end + 1)]:
+        left(whole[:length])
         with opened(folder) as authority:
             assert states(authority) == (after if length == line_end else before), length
-    (folder / JOURNAL).write_bytes(whole[:size] + bytes(500))  # a file that grew before its contents were there
+    left(whole[:size] + bytes(500))  # a file that grew before its contents were there
     with opened(folder) as authority:
         mended = (folder / JOURNAL).read_bytes()
         assert mended.startswith(whole[:size])
