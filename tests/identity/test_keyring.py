@@ -15,6 +15,7 @@ from small_world import DAY, HOUR, POLICY, World
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity.entitled import topics_of
 from bus.identity.giving import SEALS_A_SECOND, Answer
+from bus.identity.granting import Reader
 from bus.identity.held import Held
 from bus.identity.keyring import Keyring
 from bus.identity.known import MAX_OF_A_NAME
@@ -24,7 +25,7 @@ from bus.identity.reserved import reply_topic
 from bus.identity.sealing import LINGER_MS, Use
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import load
-from bus.protocol.kem import X25519
+from bus.protocol.kem import X25519, PublicKey
 from bus.protocol.replay import MAX_EPOCHS_A_SENDER
 from bus.trust.revocations import Reason, Revocation
 
@@ -697,15 +698,42 @@ def test_a_self_grant_with_other_names_is_not_used(fleet: Fleet):
     """Its own earlier process, or who had its host keys, would let in whom it likes."""
     durable_scene(fleet)
     agent, sealing = fleet.director.agents["DIRECTOR"], fleet.director.epoch(WORK)
-    from bus.identity.granting import Reader
-    from bus.protocol.kem import PublicKey
-
     key = fleet.director.inboxes["DIRECTOR"]
     forged = Reader("DIRECTOR", PublicKey(key.kem, key.public), b"", (("GUEST", 0),))
     data = fleet.world.grant(agent, sealing.epoch, forged, expires_ms=fleet.world.now + DAY)[0]
     again = restart(fleet)
     take_back(again, fleet, data)
     assert again.keyring.statistics()["epochs"]["grantable_again"] == 0
+
+
+def test_names_in_a_grant_to_somebody_else_make_nobody_a_granter(fleet: Fleet):
+    sealing, builder = fleet.director.epoch(WORK), fleet.workers.agents["BUILDER"]
+    key = PublicKey(builder.host.kem, builder.host.kem_key)
+    named = Reader("BUILDER", key, builder.session, sealing.grantable.members)
+    fleet.workers.granted(fleet.world.grant(fleet.director.agents["DIRECTOR"], sealing.epoch, named)[0])
+    assert len(fleet.workers.opened) == 1
+    assert fleet.workers.keyring.statistics()["epochs"]["grantable_again"] == 0
+
+
+def test_a_sender_that_makes_epochs_without_end_is_refused_more(fleet: Fleet):
+    for number in range(MAX_EPOCHS_A_SENDER + 2):
+        fleet.director.keyring.follow(fleet.world.trust(agents={"SOFT": (number, 0)}))
+        fleet.workers.granted(*fleet.director.say(TOPIC, b"x", to=["BUILDER"])[1].grants)
+    assert fleet.workers.refused == ["too_many_epochs"] * 2
+    assert len(fleet.workers.keyring.held.epochs) == MAX_EPOCHS_A_SENDER
+
+
+def test_news_of_trust_empty_the_caches(fleet: Fleet):
+    fleet.workers.granted(*fleet.director.say(TOPIC, b"x", to=["BUILDER"])[1].grants)
+    assert fleet.workers.keyring.statistics()["verifying"]["signature_entries"] == 1
+    fleet.trust()
+    assert fleet.workers.keyring.statistics()["verifying"]["signature_entries"] == 0
+
+
+def test_a_session_that_is_over_seals_nothing(fleet: Fleet):
+    fleet.later(15 * 60 + 1)
+    with pytest.raises(SessionEndedError):
+        fleet.director.epoch(TOPIC)
 
 
 def test_own_epochs_can_be_granted_again_however_many_there_are(fleet: Fleet):
