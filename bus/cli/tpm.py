@@ -44,6 +44,7 @@ def serve(
     ready_fd: int | None,
 ) -> None:
     """Run the TPM service until SIGTERM. The library starts it by itself where it needs it."""
+    from bus.hub.core_dumps import forbid_core_dumps
     from bus.hub.state import open_state
     from bus.hub.tpm_process import ON_DEMAND, POLICY_DIGEST, policy_digest
     from bus.hub.which_tpm import open_engine_here
@@ -51,6 +52,7 @@ def serve(
     from bus.tpm.permissions import Permissions
     from bus.tpm.serving import Serving, serve
 
+    forbid_core_dumps()
     opened, rules = open_state(state), open_policy(policy)
     place = socket_path.absolute() if socket_path is not None else opened.tpm_socket
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from bus.clock import Clock, SystemClock
+from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.state import State
 from bus.hub.tpm_process import open_engine
 from bus.identity.authority import Authority, Passphrase, Protection, TpmSeal, open_authority
@@ -16,17 +17,27 @@ from bus.identity.authority import Authority, Passphrase, Protection, TpmSeal, o
 
 @asynccontextmanager
 async def open_state_authority(
-    state: State, *, domain: str, policy: str | None = None, passphrase: str | None = None, clock: Clock | None = None
+    state: State,
+    *,
+    domain: str,
+    policy: str | None = None,
+    passphrase: str | None = None,
+    clock: Clock | None = None,
+    clock_is_right: bool = False,
 ) -> AsyncIterator[Authority]:
     """`policy` is what a TPM service that has to be started obeys. With a passphrase no TPM is needed.
 
+    This process has no core dumps from then on. `clock_is_right`: somebody says so, to an authority that has reason to doubt it.
     Raises what `open_authority` and `open_engine` do.
     """
+    forbid_core_dumps()
     async with AsyncExitStack() as stack:
         protection: Protection
         if passphrase is not None:
             protection = Passphrase(passphrase)
         else:
             protection = TpmSeal(await stack.enter_async_context(open_engine(state, policy=policy)))
-        opened = open_authority(state.trust, domain=domain, protection=protection, clock=clock or SystemClock())
+        opened = open_authority(
+            state.trust, domain=domain, protection=protection, clock=clock or SystemClock(), clock_is_right=clock_is_right
+        )
         yield await stack.enter_async_context(opened)

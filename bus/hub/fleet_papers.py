@@ -57,6 +57,8 @@ class Order:
     """Agents whom the files do not list, and their roles."""
     passphrase: str | None = field(default=None, repr=False)
     """What protects the authority's keys, if not the TPM."""
+    clock_is_right: bool = False
+    """Somebody says so, to an authority that has reason to doubt it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,13 @@ class _Work:
         protection = TpmSeal(self.engine) if passphrase is None else Passphrase(passphrase)
         until = self.clock.monotonic() + PATIENCE_SECONDS
         while True:
-            opened = open_authority(self.state.trust, domain=self.policy.domain, protection=protection, clock=self.clock)
+            opened = open_authority(
+                self.state.trust,
+                domain=self.policy.domain,
+                protection=protection,
+                clock=self.clock,
+                clock_is_right=self.order.clock_is_right,
+            )
             try:
                 return await stack.enter_async_context(opened)
             except StateInUseError:

@@ -1,0 +1,54 @@
+"""A process that holds the root key, or the TPM, leaves its memory nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ASK = "import ctypes, resource; print(*resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+"""The limits of core dumps, soft and hard, and PR_GET_DUMPABLE."""
+OPEN_AN_AUTHORITY = """
+import sys, anyio
+from pathlib import Path
+from bus.hub.authority import open_state_authority
+from bus.hub.state import open_state
+
+async def main():
+    async with open_state_authority(open_state(Path(sys.argv[1])), domain="tpmbus.test", passphrase="only for tests"):
+        exec(sys.argv[2])
+
+anyio.run(main)
+"""
+
+
+def said_by(program, *arguments):
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_who_opens_an_authority_has_no_core_dumps(tmp_path):
+    assert said_by(OPEN_AN_AUTHORITY, str(tmp_path / "state"), ASK) == ["0", "0", "0"]
+
+
+def test_the_tpm_service_has_none_either(fleet):
+    command = [
+        sys.executable,
+        "-c",
+        "from bus.cli.main import main; main()",
+        "tpm",
+        "serve",
+        "--tpm",
+        "software",
+        "--ready-fd",
+        "1",
+    ]
+    with subprocess.Popen(command, env=fleet.environ, stdout=subprocess.PIPE) as service:
+        try:
+            assert service.stdout.readline()
+            limits = Path(f"/proc/{service.pid}/limits").read_text()
+        finally:
+            service.terminate()
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]
