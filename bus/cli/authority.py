@@ -1,4 +1,4 @@
-"""What the commands that need the authority's keys have in common: the passphrase, and opening it."""
+"""What the commands that need the authority's keys have in common: the passphrase, the word on the clock, and opening it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,21 @@ def passphrase_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def clock_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--clock-is-right",
+        is_flag=True,
+        help="The authority did nothing for more than 90 days, and this machine's clock is right nevertheless.",
+    )(function)
+
+
 def run_with_authority(
     work: Callable[[Authority], Any],
     *,
     state: Path | None,
     policy: str | None,
     passphrase_file: Path | None,
+    clock_is_right: bool,
 ) -> Any:
     """Open the authority (or make it, for the policy's domain) and do this in a worker thread; gives what it gives."""
     import anyio
@@ -46,7 +55,9 @@ def run_with_authority(
     domain = _domain(opened.trust / "public", policy)
 
     async def run() -> Any:
-        async with open_state_authority(opened, domain=domain, policy=policy, passphrase=passphrase) as authority:
+        async with open_state_authority(
+            opened, domain=domain, policy=policy, passphrase=passphrase, clock_is_right=clock_is_right
+        ) as authority:
             return await anyio.to_thread.run_sync(work, authority)
 
     return anyio.run(run)

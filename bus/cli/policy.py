@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bus.cli.authority import passphrase_option
+from bus.cli.authority import clock_option, passphrase_option
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -125,15 +125,24 @@ def test(*, path: str | None, policy: str | None, output: Output) -> int:
 @policy.command("sign")
 @click.argument("path", required=False)
 @passphrase_option
+@clock_option
 @command(state=True, policy=True)
-def sign(*, path: str | None, passphrase_file: Path | None, state: Path | None, policy: str | None, output: Output) -> None:
+def sign(
+    *,
+    path: str | None,
+    passphrase_file: Path | None,
+    clock_is_right: bool,
+    state: Path | None,
+    policy: str | None,
+    output: Output,
+) -> None:
     """Sign a policy with the authority of the state folder, and say what changes. There is none yet: it is made.
 
     Everybody decides by the signed files, rosters included. What is signed already is not signed again.
     """
     from bus.cli.policy_sign import sign as signed
 
-    signed(path or policy, passphrase_file=passphrase_file, state=state, output=output)
+    signed(path or policy, passphrase_file=passphrase_file, clock_is_right=clock_is_right, state=state, output=output)
 
 
 @policy.command("schema")

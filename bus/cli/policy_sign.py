@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bus.policy.diff import PolicyDiff
 
 
-def sign(path: str | None, *, passphrase_file: Path | None, state: Path | None, output: Output) -> None:
+def sign(path: str | None, *, passphrase_file: Path | None, clock_is_right: bool, state: Path | None, output: Output) -> None:
     from bus.cli.policy_diff import document, lines
     from bus.clock import SystemClock
     from bus.identity.authority import policies, statements
@@ -29,7 +29,9 @@ def sign(path: str | None, *, passphrase_file: Path | None, state: Path | None, 
         statement = statements.in_force(authority)
         return signed, statement.number if statement is not None else 0
 
-    signed, number = run_with_authority(work, state=state, policy=path, passphrase_file=passphrase_file)
+    signed, number = run_with_authority(
+        work, state=state, policy=path, passphrase_file=passphrase_file, clock_is_right=clock_is_right
+    )
     bundle, changes = signed.bundle, _changes(signed)
     agents = len(bundle.policy().agents)
     if signed.changed:

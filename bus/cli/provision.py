@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bus.cli.authority import date, fingerprint, first_line, passphrase_option
+from bus.cli.authority import clock_option, date, fingerprint, first_line, passphrase_option
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     "--tpm", help="Which TPM: swtpm, software, or a TCTI string such as device:/dev/tpmrm0.  [default: TPMBUS_TPM, else swtpm]"
 )
 @passphrase_option
+@clock_option
 @command(state=True, policy=True)
 def provision(
     agents: tuple[str, ...],
@@ -31,6 +32,7 @@ def provision(
     roster: str | None,
     tpm: str | None,
     passphrase_file: Path | None,
+    clock_is_right: bool,
     state: Path | None,
     policy: str | None,
     output: Output,
@@ -46,7 +48,14 @@ def provision(
 
     async def run() -> int:
         return await _provision(
-            agents, roster=roster, tpm=tpm, passphrase=passphrase, state=state, policy_path=policy, output=output
+            agents,
+            roster=roster,
+            tpm=tpm,
+            passphrase=passphrase,
+            clock_is_right=clock_is_right,
+            state=state,
+            policy_path=policy,
+            output=output,
         )
 
     return anyio.run(run)
@@ -58,12 +67,14 @@ async def _provision(
     roster: str | None,
     tpm: str | None,
     passphrase: str | None,
+    clock_is_right: bool,
     state: Path | None,
     policy_path: str | None,
     output: Output,
 ) -> int:
     from bus.clock import SystemClock
     from bus.fleet.roster import with_roster
+    from bus.hub.core_dumps import forbid_core_dumps
     from bus.hub.fleet_papers import KEYS, Order, provision_fleet
     from bus.hub.state import open_state
     from bus.hub.tpm_process import open_engine
@@ -77,8 +88,9 @@ async def _provision(
         policy.role_of(name)
     joined = {} if roster is None else dict(policy.agents)
     listed.with_agents(joined)  # what is wrong with it is said before a TPM is asked
-    order = Order(listed, texts, names, joined, passphrase)
+    order = Order(listed, texts, names, joined, passphrase, clock_is_right)
     begun = time.perf_counter()
+    forbid_core_dumps()
     opened = open_state(state)
     async with open_engine(opened, policy=policy_path, tpm=tpm) as engine:
         with output.progress() as progress:

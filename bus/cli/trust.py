@@ -18,11 +18,10 @@ import click
 
 from bus.cli.authority import (
     agent_names,
+    clock_option,
     counted,
     date,
     fingerprint,
-    issue_statement,
-    issue_what_was_left_unsaid,
     passphrase_option,
     run_with_authority,
     write_file,
@@ -31,7 +30,6 @@ from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
 if TYPE_CHECKING:
-    from bus.identity.authority import Authority
     from bus.identity.public_trust import PublicTrust
 
 _FORMS = click.Choice(["pem", "der"])
@@ -130,7 +128,7 @@ def crl(*, form: str | None, out: Path | None, state: Path | None, output: Outpu
 
 
 @trust.command()
-@click.argument("name", shell_complete=agent_names)
+@click.argument("name", required=False, shell_complete=agent_names)
 @click.option(
     "--reason",
     type=click.Choice(["compromised", "retired", "rotated"]),
@@ -140,37 +138,36 @@ def crl(*, form: str | None, out: Path | None, state: Path | None, output: Outpu
 )
 @click.option("--sessions", is_flag=True, help="End only the sessions that there are: its certificate stays, it opens new ones.")
 @click.option("--broker", is_flag=True, help="NAME is a broker's.")
+@click.option("--trust-signer", is_flag=True, help="In place of NAME: the key that signs trust statements; it gets a successor.")
 @passphrase_option
+@clock_option
 @command(state=True, policy=True)
 def revoke(
     *,
-    name: str,
+    name: str | None,
     reason: str,
     sessions: bool,
     broker: bool,
+    trust_signer: bool,
     passphrase_file: Path | None,
+    clock_is_right: bool,
     state: Path | None,
     policy: str | None,
     output: Output,
 ) -> None:
     """Take back what NAME has. A new revocation list and trust statement are issued at once."""
-    from bus.protocol.names import is_agent_name
+    from bus.cli import revoking
 
-    if not is_agent_name(name):
-        raise click.UsageError(f"{name[:64]!r} is no name: 1 to 32 of A-Z 0-9, a letter first")
-    if sessions and broker:
-        raise click.UsageError("--sessions ends the sessions of an agent; a broker's are ended by revoking it")
-
-    def work(authority: Authority) -> dict[str, Any]:
-        return _end_sessions(authority, name) if sessions else _revoke(authority, name, reason, broker=broker)
-
-    done = run_with_authority(work, state=state, policy=policy, passphrase_file=passphrase_file)
-    if sessions:
-        output.line(f"{name}: sessions from before {date(done['sessions_not_before_ms'])} count no more")
-    else:
-        output.line(f"{name}: revoked ({reason}), generation {done['generation']}, revocation list {done['crl_number']}")
-    output.line(f"Trust statement {done['statement']} says so to everybody.")
-    output.document({"name": name, **done})
+    wanted = revoking.Wanted.of(name, reason, sessions=sessions, broker=broker, trust_signer=trust_signer)
+    done = run_with_authority(
+        lambda authority: revoking.revoke(authority, wanted),
+        state=state,
+        policy=policy,
+        passphrase_file=passphrase_file,
+        clock_is_right=clock_is_right,
+    )
+    revoking.tell(output, wanted, done)
+    output.document({"name": wanted.name, **done})
 
 
 @trust.command()
@@ -182,6 +179,7 @@ def revoke(
 @click.option("--remove", metavar="NAME", help="Nobody may enroll under this name any more.", shell_complete=agent_names)
 @click.option("--list", "show", is_flag=True, help="Who may enroll under which name.")
 @passphrase_option
+@clock_option
 @command(state=True, policy=True)
 def enroll(
     *,
@@ -191,6 +189,7 @@ def enroll(
     remove: str | None,
     show: bool,
     passphrase_file: Path | None,
+    clock_is_right: bool,
     state: Path | None,
     policy: str | None,
     output: Output,
@@ -200,7 +199,11 @@ def enroll(
 
     change = Change(token=token, ek=ek, uid=uid, remove=remove, show=show)
     done = run_with_authority(
-        lambda authority: apply(authority, change), state=state, policy=policy, passphrase_file=passphrase_file
+        lambda authority: apply(authority, change),
+        state=state,
+        policy=policy,
+        passphrase_file=passphrase_file,
+        clock_is_right=clock_is_right,
     )
     tell(output, change, done)
     output.document(as_document(done))
@@ -219,12 +222,15 @@ def _public(state: Path | None) -> PublicTrust:
 def _problem(found: PublicTrust, now_ms: int) -> str | None:
     """What keeps agents from believing this folder, or may soon; None if nothing does."""
     from bus.errors import VerificationError
+    from bus.trust.statement import SKEW_MS
 
     try:
         view = found.view()
         view.check_fresh(now_ms)
     except VerificationError as error:
         return f"no: {error}"
+    if view.statement.issued_ms > now_ms + SKEW_MS:
+        return "no: clock_behind: this machine's clock is behind the statement's date: set it, or that of the authority was wrong"
     return f"{_WORRY} has passed: is the authority running?" if view.half_life_passed(now_ms) else None
 
 
@@ -248,37 +254,6 @@ def _status_document(found: PublicTrust, now_ms: int, problem: str | None) -> di
         "policy": policy and {"version": policy.version, "made_ms": policy.made_ms, "digest": policy.digest.hex()},
         "agents": {"enrolled": [one.name for one in found.agents], "revoked": list(found.revoked)},
     }
-
-
-def _revoke(authority: Authority, name: str, reason: str, *, broker: bool) -> dict[str, Any]:
-    from bus.errors import AttestationError
-    from bus.identity.authority.desk import Desk
-    from bus.policy import Policy
-    from bus.trust.certificates import Profile
-    from bus.trust.endorsement import Roots
-    from bus.trust.revocations import Reason
-
-    def close_the_door() -> None:
-        if why is not Reason.ROTATED and not broker:  # else the same chip, or an open token, takes the name again
-            Desk(authority, policy=Policy, roots=Roots()).unlist(name)
-
-    why, profile = Reason(reason), Profile.BROKER if broker else Profile.AGENT
-    try:
-        crl = authority.revoke(name, why, profile=profile)
-    except AttestationError:
-        if authority.standings().get(name, (0, 0))[0]:  # revoked before, by a command that may have been killed here
-            close_the_door()
-        issue_what_was_left_unsaid(authority)
-        raise
-    close_the_door()
-    statement = issue_statement(authority)
-    generation = authority.standings().get(name, (0, 0))[0]
-    return {"reason": reason, "generation": generation, "crl_number": crl.number, "statement": statement.number}
-
-
-def _end_sessions(authority: Authority, name: str) -> dict[str, Any]:
-    at = authority.end_sessions(name)
-    return {"sessions_not_before_ms": at, "statement": issue_statement(authority).number}
 
 
 def _rough(ms: int) -> str:

@@ -306,9 +306,39 @@ def test_what_a_command_that_was_killed_left_unsaid_is_said_by_the_next(place):
     assert (status["fresh"], status["agents"]["revoked"]) == (True, ["DIRECTOR"])
 
 
+def test_a_stolen_trust_signer_is_taken_back_and_has_a_successor_at_once(place):
+    private = place.state / "trust" / "private"
+    before, [key] = place.json("trust", "status"), private.glob("trust-*.key")
+    done = place.json("trust", "revoke", "--trust-signer")
+    assert (done["name"], done["reason"]) == ("TRUST", "compromised")
+    [revoked] = place.json("trust", "crl")["revoked"]
+    assert revoked["reason"] == "compromised"
+    after = place.json("trust", "status")
+    assert (after["fresh"], after["agents"]["revoked"]) == (True, [])
+    assert after["statement"]["number"] == done["statement"] > before["statement"]["number"]
+    assert after["statement"]["crl_number"] == done["crl_number"] > before["crl"]["number"]
+    [new] = private.glob("trust-*.key")
+    assert new != key
+    assert "a new key signs statements" in place.keyed("trust", "revoke", "--trust-signer", "--reason", "rotated").stdout
+
+
+def test_a_trust_signer_whose_successor_a_killed_command_left_unmade_gets_one_by_the_next(place):
+    from bus.trust.certificates import Profile
+    from bus.trust.revocations import Reason
+
+    place.with_authority(lambda authority: authority.revoke("TRUST", Reason.COMPROMISED, profile=Profile.TRUST))
+    assert place.run("trust", "status").exit_code == 1
+    assert place.keyed("trust", "revoke", "--trust-signer").exit_code == 1  # there is nothing left to revoke
+    assert place.json("trust", "status")["fresh"] is True
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("trust", "revoke"),
+        ("trust", "revoke", "DIRECTOR", "--trust-signer"),
+        ("trust", "revoke", "--trust-signer", "--sessions"),
+        ("trust", "revoke", "--trust-signer", "--broker"),
         ("trust", "revoke", "small"),
         ("trust", "revoke", "DIRECTOR", "--reason", "boredom"),
         ("trust", "revoke", "DIRECTOR", "--sessions", "--broker"),
@@ -354,6 +384,32 @@ def test_chips_and_local_users_are_listed_and_removed(place):
 def test_a_fingerprint_with_colons_is_a_hash_too(place):
     colons = ":".join(["AB"] * 32)
     assert place.json("trust", "enroll", "--ek", colons, "DIRECTOR")["chips"] == {"DIRECTOR": ["ab" * 32]}
+
+
+# ---- the clock -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [("policy", "sign"), ("trust", "enroll", "--list"), ("trust", "revoke", "DIRECTOR", "--sessions")], ids=" ".join
+)
+def test_an_authority_that_rested_for_long_wants_to_hear_that_the_clock_is_right(empty, arguments):
+    old = ManualClock(ms=SystemClock().now_ms() - 100 * 86_400_000)
+    empty.with_authority(lambda authority: authority.revocations(), clock=old)
+    done = empty.keyed(*arguments, "--json")
+    assert done.exit_code == 5
+    assert json.loads(done.stdout)["error"]["code"] == "clock"
+    assert empty.keyed(*arguments, "--clock-is-right").exit_code == 0
+    assert empty.keyed(*arguments).exit_code == 0
+
+
+def test_status_says_where_the_clock_is_behind_the_statement(empty):
+    from bus.identity.authority.statements import Statements
+
+    ahead = ManualClock(ms=SystemClock().now_ms() + 86_400_000)
+    empty.with_authority(lambda authority: Statements(authority, clock=ahead).issue(), clock=ahead)
+    done = empty.run("trust", "status", "--json")
+    assert done.exit_code == 1
+    assert "clock_behind" in json.loads(done.stdout)["problem"]
 
 
 # ---- who may open it -----------------------------------------------------------------------------------------------------------

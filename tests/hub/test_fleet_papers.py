@@ -17,12 +17,14 @@ from bus.hub.believed_chips import believed_chips
 from bus.hub.fleet_papers import KEYS, PAPERS, Order, provision_fleet
 from bus.hub.state import State
 from bus.hub.tpm_process import open_engine
+from bus.identity.authority import Passphrase, open_authority
 from bus.identity.believe import believe_inbox
 from bus.identity.inbox import Inbox, InboxFolder
 from bus.identity.public_trust import read_public
 from bus.identity.verifier import Verifier
 from bus.policy import load, open_policy
 from bus.protocol import kem
+from bus.testing import ManualClock
 from bus.tpm.engine import Engine
 from bus.tpm.esapi import EsapiTpm
 from bus.tpm.interface import SOFTWARE, SOFTWARE_TPM
@@ -175,6 +177,21 @@ def test_a_roster_that_gives_a_listed_agent_another_role_is_refused_before_there
     roster.write_text("version: 1\nagents:\n  ONE: free\n")
     assert fleet.run("provision", "--policy", write_policy(), "--fleet", str(roster)).returncode == 3
     assert not fleet.state.swtpm.exists()
+
+
+def test_an_authority_that_rested_for_long_wants_to_hear_that_the_clock_is_right(fleet, write_policy):
+    folder = fleet.state.trust
+
+    async def long_ago():
+        clock = ManualClock(ms=SystemClock().now_ms() - 100 * 86_400_000)
+        async with open_authority(folder, domain="tpmbus.local", protection=Passphrase("secret"), clock=clock):
+            pass
+
+    anyio.run(long_ago)
+    command = ["provision", "--policy", write_policy("  ONE: free\n"), "--tpm", "software", "--passphrase-file", "-", "--json"]
+    done = fleet.run(*command, typed="secret\n")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (5, "clock")
+    assert fleet.run(*command, "--clock-is-right", typed="secret\n").returncode == 0
 
 
 def test_a_policy_of_another_domain_is_refused_before_a_key_is_made(fleet, write_policy):

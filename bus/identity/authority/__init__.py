@@ -3,12 +3,13 @@
 `open_authority` opens the one of a state folder, or makes it. No other process may have it open at the same time.
 """
 
-from bus.identity.authority.issue import Authority, Holder
+from bus.identity.authority.issue import TRUST_NAME, Authority, Holder
 from bus.identity.authority.keys import Passphrase, Protection, TpmSeal
 from bus.identity.authority.opening import change_protection, open_authority
 from bus.identity.authority.signers import PolicySignature, StatementSignature
 
 __all__ = [
+    "TRUST_NAME",
     "Authority",
     "Holder",
     "Passphrase",

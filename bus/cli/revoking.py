@@ -1,0 +1,100 @@
+"""`tpmbus trust revoke`: what is taken back of whom, and that everybody hears of it.
+
+    agent, broker     its certificates; an agent's generation rises, and its name is off the enrolment list
+    --sessions        only the sessions that an agent has
+    --trust-signer    the certificate of the key that signs trust statements; a new key signs the next one at once
+
+A command that was killed between its work and its statement is finished by calling it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bus.cli.authority import date, issue_statement, issue_what_was_left_unsaid
+from bus.cli.output import Output
+
+if TYPE_CHECKING:
+    from bus.identity.authority import Authority
+    from bus.trust.certificates import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a command line asks for."""
+
+    name: str
+    profile: Profile
+    reason: str
+    sessions: bool
+
+    @classmethod
+    def of(cls, name: str | None, reason: str, *, sessions: bool, broker: bool, trust_signer: bool) -> Wanted:
+        """Raises UsageError for what does not go together."""
+        from bus.identity.authority import TRUST_NAME
+        from bus.protocol.names import is_agent_name
+        from bus.trust.certificates import Profile
+
+        if trust_signer:
+            if name is not None or sessions or broker:
+                raise click.UsageError("--trust-signer stands alone: there is one, and it has neither sessions nor another name")
+            return cls(TRUST_NAME, Profile.TRUST, reason, sessions=False)
+        if name is None:
+            raise click.UsageError("whose? Give a NAME, or --trust-signer")
+        if not is_agent_name(name):
+            raise click.UsageError(f"{name[:64]!r} is no name: 1 to 32 of A-Z 0-9, a letter first")
+        if sessions and broker:
+            raise click.UsageError("--sessions ends the sessions of an agent; a broker's are ended by revoking it")
+        return cls(name, Profile.BROKER if broker else Profile.AGENT, reason, sessions)
+
+
+def revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
+    """Do it, and issue a statement. Raises AttestationError("not_enrolled") where there is nothing to revoke."""
+    if wanted.sessions:
+        at = authority.end_sessions(wanted.name)
+        return {"sessions_not_before_ms": at, "statement": issue_statement(authority).number}
+    return _revoke(authority, wanted)
+
+
+def tell(output: Output, wanted: Wanted, done: dict[str, Any]) -> None:
+    if wanted.sessions:
+        output.line(f"{wanted.name}: sessions from before {date(done['sessions_not_before_ms'])} count no more")
+    else:
+        what = f"generation {done['generation']}" if "generation" in done else "a new key signs statements"
+        output.line(f"{wanted.name}: revoked ({wanted.reason}), {what}, revocation list {done['crl_number']}")
+    output.line(f"Trust statement {done['statement']} says so to everybody.")
+
+
+def _revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
+    from bus.errors import AttestationError
+    from bus.trust.certificates import Profile
+    from bus.trust.revocations import Reason
+
+    name, reason = wanted.name, Reason(wanted.reason)
+    closes = wanted.profile is Profile.AGENT and reason is not Reason.ROTATED
+    try:
+        crl = authority.revoke(name, reason, profile=wanted.profile)
+    except AttestationError:
+        if closes and authority.standings().get(name, (0, 0))[0]:  # revoked before, by a command that may have been killed here
+            _close_the_door(authority, name)
+        issue_what_was_left_unsaid(authority)
+        raise
+    if closes:
+        _close_the_door(authority, name)
+    statement = issue_statement(authority)
+    done = {"reason": wanted.reason, "crl_number": crl.number, "statement": statement.number}
+    if wanted.profile is Profile.TRUST:
+        return done | {"signer": statement.signer.signer.hex()}
+    return done | {"generation": authority.standings().get(name, (0, 0))[0]}
+
+
+def _close_the_door(authority: Authority, name: str) -> None:
+    """Else the same chip, or an open token, takes the name again."""
+    from bus.identity.authority.desk import Desk
+    from bus.policy import Policy
+    from bus.trust.endorsement import Roots
+
+    Desk(authority, policy=Policy, roots=Roots()).unlist(name)
