@@ -19,7 +19,7 @@ from bus.hub.state import State
 from bus.identity import durable
 from bus.identity.inbox import InboxFolder, Kept, Signer, keep_inbox, place_of
 from bus.identity.inbox_record import Place, Wanted, longest_retention
-from bus.identity.public_trust import read_public
+from bus.identity.public_trust import read_public, read_statement
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import Policy
 from bus.protocol import kem
@@ -27,6 +27,7 @@ from bus.protocol.kem import PrivateKey
 from bus.protocol.papers import MAX_CERTIFICATE_BYTES, InboxCertificate
 from bus.tpm.interface import SOFTWARE, TpmEngine
 from bus.trust.certificates import Certificate
+from bus.trust.statement import NEW, Statement
 
 
 @dataclass(slots=True)
@@ -38,11 +39,15 @@ class Inboxes:
     policy: Policy
     clock: Clock
     memory: TrustMemory
+    statement: Statement | None
+    """The newest that is published."""
     _places: dict[str, Place] = field(default_factory=dict)
 
     @classmethod
     async def open(cls, state: State, engine: TpmEngine, policy: Policy, *, clock: Clock) -> Inboxes:
-        return cls(state, engine, policy, clock, await to_thread.run_sync(TrustMemory, state.trust))
+        memory = await to_thread.run_sync(TrustMemory, state.trust)
+        statement = await to_thread.run_sync(read_statement, state.trust / "public")
+        return cls(state, engine, policy, clock, memory, statement)
 
     async def keep(self, signer: Signer, *, anew: bool = False, prepared: PrivateKey | None = None) -> Kept:
         """The agent's inbox key as policy wants it now, published. Raises what `keep_inbox` does."""
@@ -56,7 +61,7 @@ class Inboxes:
             kem.BY_WORD[role.inbox],
             place,
             longest_retention(self.policy),
-            floor=max(published[0], self.memory.inbox_counter(name)),
+            floor=max(published[0], self.memory.inbox_counter(name, self._generation(name))),
         )
         kept = await keep_inbox(
             InboxFolder(self.state.inbox),
@@ -72,6 +77,9 @@ class Inboxes:
         if newest is not None and newest.certificate != published[1]:
             await to_thread.run_sync(_publish, public, newest.certificate)
         return kept
+
+    def _generation(self, name: str) -> int:
+        return 0 if self.statement is None else self.statement.agents.get(name, NEW)[0]
 
     async def _place(self, origin: str) -> Place:
         if origin not in self._places:

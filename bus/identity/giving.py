@@ -75,9 +75,9 @@ class Terms(NamedTuple):
 
 
 class Giving:
-    """`counter_of`: the highest counter of a name's inbox certificates that was ever seen."""
+    """`counter_of`: the highest counter ever seen of the inbox certificates of a name in a generation."""
 
-    def __init__(self, counter_of: Callable[[str], int], *, random: Callable[[int], bytes]) -> None:
+    def __init__(self, counter_of: Callable[[str, int], int], *, random: Callable[[int], bytes]) -> None:
         self._counter_of, self._random = counter_of, random
         self._given: dict[bytes, _Given] = {}
         """By epoch and key id."""
@@ -132,10 +132,10 @@ class Giving:
         members = grantable.entitled(snapshot, now_ms=now_ms)
         if isinstance(one, Believed):
             return Reader(one.name, session_key(one, params, members, snapshot=snapshot, now_ms=now_ms), one.id)
-        to_itself = one.name == params.sender
+        to_itself, generation = one.name == params.sender, snapshot.trust.generation(one.name)
         if to_itself:  # whether or not it may hear what it says
-            members = frozenset({(one.name, snapshot.trust.generation(one.name))})
-        highest = self._counter_of(one.name)
+            members = frozenset({(one.name, generation)})
+        highest = self._counter_of(one.name, generation)
         key = inbox_key(one, params, members, highest=highest, snapshot=snapshot, now_ms=now_ms)
         return Reader(one.name, key, b"", grantable.members if to_itself else ())
 

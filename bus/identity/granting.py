@@ -34,6 +34,7 @@ from bus.protocol.kem import PublicKey
 from bus.protocol.proof import BLIND_BYTES
 from bus.protocol.suites import HOST_SUITE
 from bus.trust.certificates import Certificate
+from bus.trust.view import TrustView
 
 Member = tuple[str, int]
 """Of an audience: a name and its generation."""
@@ -63,7 +64,8 @@ def session_key(believed: Believed, params: Params, members: Container[Member], 
 def inbox_key(
     believed: BelievedInbox, params: Params, members: Container[Member], *, highest: int, snapshot: Snapshot, now_ms: int
 ) -> PublicKey:
-    """The key of a reader's durable subscriptions. `highest`: the highest counter of its inbox certificates that was ever seen.
+    """The key of a reader's durable subscriptions. `highest`: the highest counter ever seen of its inbox certificates in
+    its name's generation of now.
 
     Raises VerificationError: trust_stale, not_permitted, revoked, untrusted, inbox_rollback, kem_too_weak.
     """
@@ -87,11 +89,16 @@ def _check_reader(name: str, identity: Certificate, members: Container[Member], 
         raise VerificationError(
             "not_permitted", agent=name, detail="policy does not let it hear this epoch, or its name was revoked since"
         )
-    try:
-        snapshot.trust.revocations.verdict(identity.serial, now_ms)
-    except VerificationError as error:
-        raise VerificationError(error.reason, agent=name, detail=str(error)) from error
+    check_not_revoked(identity, snapshot.trust, now_ms=now_ms)
     return now_ms
+
+
+def check_not_revoked(identity: Certificate, trust: TrustView, *, now_ms: int) -> None:
+    """Return if this identity counts at that time. Raises VerificationError("revoked")."""
+    try:
+        trust.revocations.verdict(identity.serial, now_ms)
+    except VerificationError as error:
+        raise VerificationError(error.reason, agent=identity.name, detail=str(error)) from error
 
 
 def _strong_enough(name: str, kem: int, key: bytes, params: Params) -> PublicKey:

@@ -145,8 +145,8 @@ async def keep_inbox(
     """Make a new key if one is due (or `anew`), destroy those whose time is over. Call it as often as you like.
 
     `prepared` is the key to use if one is due: enrolment names an inbox key before there is a certificate to sign for it.
-    Raises VaultError: damaged (unless `anew`, which sets the file aside), disk, disk_full; VerificationError("untrusted") if the
-    identity certificate has ended; TpmError.
+    Raises VaultError: damaged (unless `anew`, which sets the file aside), disk, disk_full; VerificationError: "untrusted" if the
+    identity certificate has ended, "inbox_rollback" if somebody else certified keys of this name; TpmError.
     """
     name, now = signer.certificate.name, clock.now_ms()
     if not anew:

@@ -21,7 +21,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final
 
-from bus.errors import RemoteProtocolError
+from bus.errors import RemoteProtocolError, VerificationError
 from bus.policy import Policy
 from bus.protocol.kem import BY_WORD
 from bus.protocol.papers import MAX_INBOX_MS, InboxBody, InboxCertificate
@@ -36,6 +36,8 @@ SKEW_MS: Final = 60_000
 """A certificate begins a little earlier than it was made, for senders whose clocks are behind."""
 MAX_KEYS: Final = 1_024
 """Of one agent. One that makes a new key each hour for a month has 700."""
+MAX_LEAP: Final = 1 << 20
+"""How far ahead of what was given out here a counter may be that is known from elsewhere: what a file from a backup lacks."""
 _WORDS: Final = {number: word for word, number in BY_WORD.items()}
 
 
@@ -121,7 +123,7 @@ class Wanted:
     retention_ms: int
     """The longest of the policy's durable topics."""
     floor: int = 0
-    """The highest counter that is known from elsewhere."""
+    """The highest counter that is known from elsewhere, of the generation that the name has now."""
 
 
 def why(record: Record, wanted: Wanted, *, now_ms: int) -> Why | None:
@@ -147,6 +149,13 @@ def times(*, now_ms: int, identity_not_before_ms: int, identity_not_after_ms: in
 
 
 def next_counter(record: Record, wanted: Wanted) -> int:
+    """Raises VerificationError("inbox_rollback") where somebody else took so many that whoever followed would run out of them."""
+    if wanted.floor > record.counter + MAX_LEAP:
+        detail = (
+            f"an inbox certificate {wanted.floor} of it was seen, and {record.counter} were made here: somebody else has used its "
+            f"identity key; `tpmbus trust revoke {record.name}` and enrol it again, then its counters begin anew"
+        )
+        raise VerificationError("inbox_rollback", agent=record.name, detail=detail)
     return max(record.counter, wanted.floor) + 1
 
 

@@ -34,7 +34,7 @@ from bus.identity.reserved import requester_of
 from bus.identity.sealing import Sealing, SealingEpochs, Use
 from bus.identity.session import Session
 from bus.identity.snapshot import REPLY_TTL_MS, Snapshot
-from bus.identity.trust_memory import TrustMemory
+from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants as grant_form
 from bus.protocol import header as headers
@@ -55,7 +55,7 @@ class Keyring:
         self.held, self.snapshot, self.listening = held, snapshot, Listening(())
         self._memory, self._clock, self._random = memory, clock, random
         self._sessions: dict[str, Session] = {}
-        self._known = Known(held, memory)
+        self._known = Known(held, memory, snapshot.trust)
         self._keys = OwnKeys()
         self._sealing = SealingEpochs(snapshot)
         self._regranting = Regranting()
@@ -73,7 +73,7 @@ class Keyring:
         live = [rule.ttl_ms for rule in snapshot.policy.topics if not rule.is_durable]
         self._longest_live_ms = max([*live, REPLY_TTL_MS])
         self._retention_ms = longest_retention(snapshot.policy)
-        self._known.follow(longest_live_ms=self._longest_live_ms)
+        self._known.follow(snapshot.trust, longest_live_ms=self._longest_live_ms)
         self._sealing.follow(snapshot, now_ms=self.now_ms())
 
     def renewed(self, sessions: Mapping[str, Session]) -> None:
@@ -105,17 +105,21 @@ class Keyring:
         return found, self._admitting.go_on(self._moment())
 
     def believe_inbox(self, data: bytes, identity: bytes) -> BelievedInbox:
-        """An inbox certificate came. Before `take_inbox`, write its counter down: `TrustMemory.accept_inboxes`, in a thread.
+        """An inbox certificate came. Before `take_inbox`, write its mark down: `TrustMemory.accept_inboxes`, in a thread.
 
         Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof").
         """
         return believe_inbox(data, identity, self.held.verifier, now_ms=self.now_ms())
 
+    def inbox_mark(self, found: BelievedInbox) -> InboxMark:
+        """What to write down of it. Raises VerificationError("revoked", "untrusted"): such a counter must not count."""
+        return self._known.mark(found, now_ms=self.now_ms())
+
     def take_inbox(self, found: BelievedInbox) -> None:
-        """Grants of durable epochs go to this key now. Raises VerificationError("inbox_rollback"), and LocalProtocolError if its
-        counter is not written down.
+        """Grants of durable epochs go to this key now. Raises VerificationError("revoked", "untrusted", "inbox_rollback"), and
+        LocalProtocolError if its mark is not written down.
         """
-        self._known.take_inbox(found)
+        self._known.take_inbox(found, now_ms=self.now_ms())
 
     # ---- sending -------------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@
     kept        until nothing live that was signed under them can come any more, and for ten minutes after they came: who reads
                 old durable messages gets the papers of each session with them, and gets them again when it asks
     room        64 sessions a name, 4,096 in all (or 16 for each agent that may be heard); the earliest go, current ones last
-    inboxes     a counter is on disk before its certificate is used, and a lower one is never used again
+    inboxes     a counter is on disk before its certificate is used, and a lower one is never used again; counters of who was
+                revoked are not looked at, so that they do not stand against who gets the name next
 
 To let go of papers loses nothing: what needs them waits, and they are asked for. So here, unlike with what stops replays, there
 is no harm in pushing out; and a name can only push out its own.
@@ -20,10 +21,12 @@ from typing import Final
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError, twin
 from bus.identity.believe import SKEW_MS, Believed, BelievedInbox, believe
+from bus.identity.granting import check_not_revoked
 from bus.identity.held import Held
 from bus.identity.remembered import Remembered
-from bus.identity.trust_memory import TrustMemory
+from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol.expiry import Expiry
+from bus.trust.view import TrustView
 
 MAX_OF_A_NAME: Final = 64
 LEAST_MS: Final = 600_000
@@ -32,8 +35,8 @@ REFUSED_MS: Final = 60_000
 
 
 class Known:
-    def __init__(self, held: Held, memory: TrustMemory) -> None:
-        self._held, self._memory = held, memory
+    def __init__(self, held: Held, memory: TrustMemory, trust: TrustView) -> None:
+        self._held, self._memory, self._trust = held, memory, trust
         self._ids: dict[bytes, bytes] = {}
         """Of sessions, by the digest of their papers, in the order in which they came."""
         self._papers: dict[bytes, bytes] = {}
@@ -101,13 +104,22 @@ class Known:
 
     # ---- inboxes -------------------------------------------------------------------------------------------------------------
 
-    def take_inbox(self, found: BelievedInbox) -> None:
-        """From now on this agent's. Raises VerificationError("inbox_rollback").
+    def mark(self, found: BelievedInbox, *, now_ms: int) -> InboxMark:
+        """What has to be written down of it. Raises VerificationError("revoked", "untrusted") if it does not count now."""
+        check_not_revoked(found.identity, self._trust, now_ms=now_ms)
+        body = found.inbox.body
+        if now_ms > min(body.not_after_ms, found.identity.not_after_ms):
+            raise VerificationError("untrusted", agent=found.name, detail="its inbox certificate has ended")
+        return self._trust.generation(found.name), body.counter
 
-        Its counter was written down before, in `TrustMemory.accept_inboxes`; else LocalProtocolError: a counter that a crash makes
+    def take_inbox(self, found: BelievedInbox, *, now_ms: int) -> None:
+        """From now on this agent's. Raises VerificationError("revoked", "untrusted", "inbox_rollback").
+
+        Its mark was written down before, in `TrustMemory.accept_inboxes`; else LocalProtocolError: a counter that a crash makes
         us forget would let an older key come back.
         """
-        counter, highest = found.inbox.body.counter, self._memory.inbox_counter(found.name)
+        generation, counter = self.mark(found, now_ms=now_ms)
+        highest = self._memory.inbox_counter(found.name, generation)
         if counter < highest:
             self.refused["inbox_rollback"] += 1
             raise VerificationError(
@@ -135,9 +147,9 @@ class Known:
 
     # ---- letting go ----------------------------------------------------------------------------------------------------------
 
-    def follow(self, *, longest_live_ms: int) -> None:
+    def follow(self, trust: TrustView, *, longest_live_ms: int) -> None:
         """Another trust is in force: what was refused may be judged anew."""
-        self.longest_live_ms = longest_live_ms
+        self._trust, self.longest_live_ms = trust, longest_live_ms
         self._refused.clear()
 
     def forget(self, now_ms: int) -> None:

@@ -1,7 +1,8 @@
 """What agents of a state folder remember of whom they believed, so that nobody can lead them back: STATE/trust/memory.json.
 
     highest        the newest trust statement, revocation list and policy, each by number and digest
-    inbox          of each name the highest counter of an inbox certificate that was ever seen
+    inbox          of each name the last generation of which an inbox certificate was seen, and the highest counter in it. A name
+                   that was revoked begins anew: whoever once had its key could certify the highest counter there is
     clock_ms       the latest instant that is known to have passed; the clock of this machine raises it up to until_ms
     until_ms       just past the end of the newest statement. Past that nothing is believed anyway, so a clock that was wrong by
                    years does no harm once it is right again; and one that is turned back makes no stale statement fresh
@@ -30,22 +31,29 @@ from typing import Any, Final
 from bus.errors import VaultError
 from bus.identity import durable
 from bus.protocol.names import is_agent_name
+from bus.protocol.papers import MAX_COUNTER
 from bus.trust.bundle import Bundle
 from bus.trust.statement import Statement
 from bus.trust.view import NOTHING_SEEN, Highest, advance, advance_policy
 
 FILE: Final = "memory.json"
-VERSION: Final = 1
+VERSION: Final = 2
+_WITHOUT_GENERATIONS: Final = 1
+"""The version in which an inbox had its counter alone."""
 CLOCK_STEP_MS: Final = 60_000
 """After a crash the mark may be this much behind: as much as two clocks may differ anyway."""
 MAX_BYTES: Final = 4 << 20
 _LARGEST: Final = (1 << 64) - 1
 
+InboxMark = tuple[int, int]
+"""Generation of the name, as trust says, and counter: one that is lower in this order is an old one."""
+_NONE: Final = (0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
     highest: Highest = NOTHING_SEEN
-    inbox: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    inbox: Mapping[str, InboxMark] = field(default_factory=lambda: MappingProxyType({}))
     clock_ms: int = 0
     until_ms: int = 0
 
@@ -80,16 +88,21 @@ class TrustMemory:
         with self._writing() as seen:
             self._keep(seen, replace(seen, highest=advance_policy(seen.highest, bundle)))
 
-    def inbox_counter(self, name: str) -> int:
-        """The highest ever seen of this name; 0 if none was. A certificate below it is an old one, whatever it says."""
-        return self._seen.inbox.get(name, 0)
+    def inbox_counter(self, name: str, generation: int) -> int:
+        """The highest ever seen of this name in this generation; 0 if none was. A certificate below it is an old one, whatever it
+        says. Where a later generation was seen, all of this one are.
+        """
+        last, counter = self._seen.inbox.get(name, _NONE)
+        if last > generation:
+            return MAX_COUNTER + 1
+        return counter if last == generation else 0
 
-    def accept_inboxes(self, counters: Mapping[str, int]) -> None:
-        """Remember counters of inbox certificates that verified; lower ones change nothing. Many at once cost what one costs."""
-        if all(counter <= self.inbox_counter(name) for name, counter in counters.items()):
+    def accept_inboxes(self, marks: Mapping[str, InboxMark]) -> None:
+        """Remember inbox certificates that verified and count now; lower marks change nothing. Many at once cost what one costs."""
+        if all(mark <= self._seen.inbox.get(name, _NONE) for name, mark in marks.items()):
             return
         with self._writing() as seen:
-            merged = {**seen.inbox, **{name: max(counter, seen.inbox.get(name, 0)) for name, counter in counters.items()}}
+            merged = {**seen.inbox, **{name: max(mark, seen.inbox.get(name, _NONE)) for name, mark in marks.items()}}
             self._keep(seen, replace(seen, inbox=MappingProxyType(merged)))
 
     def now_ms(self, clock_ms: int) -> int:
@@ -144,19 +157,30 @@ def _encode(seen: Remembered) -> bytes:
 
 
 def _decode(document: Any) -> Remembered:
-    if _number(document["version"]) != VERSION:
+    version = _number(document["version"])
+    if version not in (VERSION, _WITHOUT_GENERATIONS):
         raise ValueError(f"it was written by another version of tpmbus ({document['version']})")
     highest, inbox = document["highest"], document["inbox"]
     marks = (_number(highest[name]) if name.endswith(("number", "version")) else _digest(highest[name]) for name in Highest._fields)
     if not all(is_agent_name(name) for name in inbox):
         raise ValueError("an inbox of nobody")
-    counters = {name: _number(counter) for name, counter in inbox.items()}
+    found = {name: _first(value) if version == _WITHOUT_GENERATIONS else _mark(value) for name, value in inbox.items()}
     clock_ms, until_ms = _number(document["clock_ms"]), _number(document["until_ms"])
-    return Remembered(Highest(*marks), MappingProxyType(counters), clock_ms, until_ms)  # type: ignore[arg-type]
+    return Remembered(Highest(*marks), MappingProxyType(found), clock_ms, until_ms)  # type: ignore[arg-type]
 
 
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST:
+def _mark(value: Any) -> InboxMark:
+    generation, counter = value
+    return _number(generation), _number(counter, most=MAX_COUNTER)
+
+
+def _first(counter: Any) -> InboxMark:
+    """A counter without a generation: of the first, so that a name that was revoked meanwhile begins anew."""
+    return 0, min(_number(counter), MAX_COUNTER)
+
+
+def _number(value: Any, *, most: int = _LARGEST) -> int:
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError("a number that nobody writes")
     return value
 

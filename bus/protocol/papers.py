@@ -31,6 +31,8 @@ from bus.protocol.suites import BY_NUMBER, Suite
 
 MAX_SESSION_MS: Final = 15 * 60 * 1000
 MAX_INBOX_MS: Final = 30 * 24 * 3600 * 1000
+MAX_COUNTER: Final = (1 << 32) - 1
+"""Of inbox certificates: as many as nobody makes."""
 MAX_CERTIFICATE_BYTES: Final = 8 << 10
 MAX_IDENTITY_BYTES: Final = 8 << 10
 MAX_STATEMENT_BYTES: Final = 1 << 20
@@ -104,7 +106,7 @@ class InboxBody(NamedTuple):
         _check_start(version, domain, name)
         _check_key(kem_number, key)
         _check_times(before, after, longest=MAX_INBOX_MS)
-        return cls(domain, name, sized(identity, 32), unsigned(counter), kem_number, key, before, after)
+        return cls(domain, name, sized(identity, 32), unsigned(counter, most=MAX_COUNTER), kem_number, key, before, after)
 
     @property
     def key_id(self) -> bytes:

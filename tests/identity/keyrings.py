@@ -98,7 +98,7 @@ class Host:
 
     def learn_inbox(self, certificate: tuple[bytes, bytes]) -> BelievedInbox:
         found = self.keyring.believe_inbox(*certificate)
-        self.memory.accept_inboxes({found.name: found.inbox.body.counter})
+        self.memory.accept_inboxes({found.name: self.keyring.inbox_mark(found)})
         self.keyring.take_inbox(found)
         return found
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from bus.errors import VerificationError
 from bus.identity import inbox_record, kem_keys
 from bus.identity.inbox_record import (
     LIFETIME_MS,
     LONGEST_EPOCH_MS,
+    MAX_LEAP,
     ROTATED_AFTER_MS,
     SKEW_MS,
     InboxKey,
@@ -22,7 +24,7 @@ from bus.identity.inbox_record import (
 )
 from bus.policy import load, open_policy
 from bus.protocol import kem
-from bus.protocol.papers import InboxBody, InboxCertificate
+from bus.protocol.papers import MAX_COUNTER, InboxBody, InboxCertificate
 from bus.protocol.proof import Proof
 from bus.tpm.interface import SOFTWARE, SOFTWARE_TPM
 
@@ -83,6 +85,15 @@ def test_a_new_key_is_due_for_one_of_these_reasons(found, wanted, at, reason):
 @pytest.mark.parametrize(("counter", "floor", "following"), [(0, 0, 1), (3, 0, 4), (3, 3, 4), (3, 5, 6), (0, 9, 10)])
 def test_the_next_counter_is_above_all_that_are_known(counter, floor, following):
     assert inbox_record.next_counter(Record("MONITOR", counter), replace(WANTED, floor=floor)) == following
+
+
+def test_a_counter_that_is_far_ahead_is_somebody_elses_and_nobody_follows_it():
+    highest = replace(WANTED, floor=3 + MAX_LEAP)
+    assert inbox_record.next_counter(Record("MONITOR", 3), highest) == 4 + MAX_LEAP
+    for floor in (4 + MAX_LEAP, MAX_COUNTER):
+        with pytest.raises(VerificationError) as caught:
+            inbox_record.next_counter(Record("MONITOR", 3), replace(WANTED, floor=floor))
+        assert (caught.value.reason, caught.value.agent) == ("inbox_rollback", "MONITOR")
 
 
 def test_a_certificate_lies_within_the_time_of_its_identity_and_lives_thirty_days_at_most():

@@ -765,17 +765,46 @@ def test_the_broker_cannot_bring_back_an_old_inbox_key(fleet: Fleet):
         assert host.keyring.statistics()["papers"]["refused"] == {"inbox_rollback": 1}
     _, made = fleet.director.say(WORK, b"x", durable=["BUILDER"])
     assert len(made.grants) == 1
-    fleet.director.memory.accept_inboxes({"BUILDER": 9})  # seen elsewhere on this host
+    fleet.director.memory.accept_inboxes({"BUILDER": (0, 9)})  # seen elsewhere on this host
     sealing = fleet.director.epoch(WORK)
     fleet.director.keyring._giving._given.clear()
     assert ("BUILDER", "inbox_rollback") in fleet.director.keyring.grants(sealing, durable=["BUILDER"]).left_out
+
+
+def test_the_highest_counter_there_is_shuts_out_nobody_who_gets_the_name_after_a_revocation(fleet: Fleet):
+    last = (1 << 32) - 1
+    stolen = fleet.workers.inbox("BUILDER", counter=last)
+    fleet.director.learn_inbox(stolen)
+    with pytest.raises(VerificationError) as caught:
+        fleet.director.learn_inbox(fleet.workers.inbox("BUILDER", counter=4))
+    assert caught.value.reason == "inbox_rollback"
+    serial = fleet.workers.identities["BUILDER"].certificate.serial
+    fleet.trust(revoked={serial: Revocation(fleet.world.now, Reason.COMPROMISED)}, agents={"BUILDER": (1, fleet.world.now)})
+    again = Host(fleet.world, fleet.folder / "again", "BUILDER", BUILDER=fleet.world.identity("BUILDER", number=1))
+    found = fleet.director.learn_inbox(again.inbox("BUILDER", counter=1))
+    with pytest.raises(VerificationError) as caught:  # the broker keeps bringing it
+        fleet.director.learn_inbox(stolen)
+    assert caught.value.reason == "revoked"
+    assert fleet.director.memory.inbox_counter("BUILDER", 1) == 1
+    _, made = fleet.director.say(WORK, b"x", durable=["BUILDER"])
+    assert (len(made.grants), [one.reader for one in made.left_out]) == (1, ["DIRECTOR"])
+    assert found.inbox.body.counter == 1
+
+
+def test_an_inbox_certificate_that_has_ended_leaves_no_counter(fleet: Fleet):
+    found = fleet.director.keyring.believe_inbox(*fleet.workers.inbox("BUILDER", counter=3))
+    fleet.later(20 * DAY / 1000 + 1)
+    for take in (fleet.director.keyring.inbox_mark, fleet.director.keyring.take_inbox):
+        with pytest.raises(VerificationError) as caught:
+            take(found)
+        assert (caught.value.reason, caught.value.agent) == ("untrusted", "BUILDER")
 
 
 def test_a_counter_is_on_disk_before_its_key_is_used(fleet: Fleet):
     found = fleet.director.keyring.believe_inbox(*fleet.workers.inbox("BUILDER", counter=3))
     with pytest.raises(LocalProtocolError):
         fleet.director.keyring.take_inbox(found)
-    fleet.director.memory.accept_inboxes({"BUILDER": 3})
+    fleet.director.memory.accept_inboxes({"BUILDER": (0, 3)})
     fleet.director.keyring.take_inbox(found)
 
 

@@ -66,7 +66,7 @@ def reopened(memory: TrustMemory, tmp_path: Path) -> TrustMemory:
 
 def test_a_new_one_has_seen_nothing(memory):
     assert memory.highest == NOTHING_SEEN
-    assert memory.inbox_counter("DIRECTOR") == 0
+    assert memory.inbox_counter("DIRECTOR", 0) == 0
     assert memory.now_ms(5) == 5
     assert not memory.clock_is_due()
 
@@ -74,10 +74,10 @@ def test_a_new_one_has_seen_nothing(memory):
 def test_what_was_accepted_is_there_after_a_restart(memory, tmp_path):
     memory.accept(statement(5))
     memory.accept_policy(bundle(3))
-    memory.accept_inboxes({"DIRECTOR": 7, "MONITOR": 1})
+    memory.accept_inboxes({"DIRECTOR": (0, 7), "MONITOR": (0, 1)})
     again = reopened(memory, tmp_path)
     assert (again.highest.number, again.highest.policy_version) == (5, 3)
-    assert (again.inbox_counter("DIRECTOR"), again.inbox_counter("MONITOR")) == (7, 1)
+    assert (again.inbox_counter("DIRECTOR", 0), again.inbox_counter("MONITOR", 0)) == (7, 1)
 
 
 def test_after_a_restart_nobody_is_led_back(memory, tmp_path):
@@ -93,18 +93,41 @@ def test_after_a_restart_nobody_is_led_back(memory, tmp_path):
 
 
 def test_an_older_inbox_counter_changes_nothing(memory, tmp_path):
-    memory.accept_inboxes({"DIRECTOR": 7})
-    memory.accept_inboxes({"DIRECTOR": 3, "MONITOR": 1})
-    assert reopened(memory, tmp_path).inbox_counter("DIRECTOR") == memory.inbox_counter("DIRECTOR") == 7
-    assert memory.inbox_counter("MONITOR") == 1
+    memory.accept_inboxes({"DIRECTOR": (0, 7)})
+    memory.accept_inboxes({"DIRECTOR": (0, 3), "MONITOR": (0, 1)})
+    assert reopened(memory, tmp_path).inbox_counter("DIRECTOR", 0) == memory.inbox_counter("DIRECTOR", 0) == 7
+    assert memory.inbox_counter("MONITOR", 0) == 1
+
+
+def test_a_name_that_was_revoked_begins_anew_and_what_it_had_before_counts_no_more(memory, tmp_path):
+    memory.accept_inboxes({"DIRECTOR": (0, (1 << 32) - 1)})
+    assert memory.inbox_counter("DIRECTOR", 1) == 0
+    memory.accept_inboxes({"DIRECTOR": (1, 3)})
+    memory.accept_inboxes({"DIRECTOR": (0, (1 << 32) - 1)})
+    for one in (memory, reopened(memory, tmp_path)):
+        assert [one.inbox_counter("DIRECTOR", generation) for generation in (1, 2)] == [3, 0]
+        assert one.inbox_counter("DIRECTOR", 0) > (1 << 32) - 1, "no certificate of the earlier one is above it"
+
+
+def test_a_file_of_the_version_before_is_read_and_written_anew(memory, tmp_path):
+    memory.accept(statement(5))
+    document = json.loads((tmp_path / FILE).read_text())
+    before = document | {"version": 1, "inbox": {"DIRECTOR": 7, "MONITOR": (1 << 64) - 1}}
+    (tmp_path / FILE).write_text(json.dumps(before))
+    again = reopened(memory, tmp_path)
+    assert (again.inbox_counter("DIRECTOR", 0), again.inbox_counter("DIRECTOR", 1)) == (7, 0)
+    again.accept_inboxes({"DIRECTOR": (0, 8)})
+    assert json.loads((tmp_path / FILE).read_text())["inbox"] == {"DIRECTOR": [0, 8], "MONITOR": [0, (1 << 32) - 1]}
+    assert json.loads((tmp_path / FILE).read_text())["version"] == 2
+    assert reopened(again, tmp_path).inbox_counter("DIRECTOR", 0) == 8
 
 
 def test_what_changes_nothing_is_not_written(memory, tmp_path):
     memory.accept(statement(5))
-    memory.accept_inboxes({"DIRECTOR": 7})
+    memory.accept_inboxes({"DIRECTOR": (0, 7)})
     before = (tmp_path / FILE).stat()
     memory.accept(statement(5))
-    memory.accept_inboxes({"DIRECTOR": 7})
+    memory.accept_inboxes({"DIRECTOR": (0, 7)})
     memory.accept_inboxes({})
     assert (tmp_path / FILE).stat().st_ino == before.st_ino
 
@@ -122,31 +145,31 @@ def test_two_processes_of_one_host_judge_by_what_either_has_seen(memory, tmp_pat
     other = TrustMemory(tmp_path)
     memory.accept(statement(5))
     assert refused(other.accept, statement(4)) == "trust_rollback"
-    other.accept_inboxes({"A": 2})
-    memory.accept_inboxes({"B": 3})
-    assert (memory.inbox_counter("A"), memory.inbox_counter("B")) == (2, 3)
-    assert other.inbox_counter("B") == 0
+    other.accept_inboxes({"A": (0, 2)})
+    memory.accept_inboxes({"B": (0, 3)})
+    assert (memory.inbox_counter("A", 0), memory.inbox_counter("B", 0)) == (2, 3)
+    assert other.inbox_counter("B", 0) == 0
     other.refresh()
-    assert other.inbox_counter("B") == 3
+    assert other.inbox_counter("B", 0) == 3
 
 
 def test_many_writers_at_once_lose_nothing(tmp_path):
     script = (
         "import sys; from pathlib import Path; from bus.identity.trust_memory import TrustMemory\n"
         "memory = TrustMemory(Path(sys.argv[1]))\n"
-        "for n in range(1, 16): memory.accept_inboxes({sys.argv[2]: n, 'SHARED': n * int(sys.argv[3])})\n"
+        "for n in range(1, 16): memory.accept_inboxes({sys.argv[2]: (0, n), 'SHARED': (0, n * int(sys.argv[3]))})\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), f"W{number}", str(number)]) for number in range(1, 4)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     memory = TrustMemory(tmp_path)
-    assert [memory.inbox_counter(name) for name in ("W1", "W2", "W3", "SHARED")] == [15, 15, 15, 45]
+    assert [memory.inbox_counter(name, 0) for name in ("W1", "W2", "W3", "SHARED")] == [15, 15, 15, 45]
 
 
 def test_killed_at_any_instant_it_is_whole_and_has_what_was_reported(tmp_path):
     script = (
         "import sys; from pathlib import Path; from bus.identity.trust_memory import TrustMemory\n"
-        "memory = TrustMemory(Path(sys.argv[1])); n = memory.inbox_counter('A')\n"
-        "while True:\n    n += 1; memory.accept_inboxes({'A': n}); print(n, flush=True)\n"
+        "memory = TrustMemory(Path(sys.argv[1])); n = memory.inbox_counter('A', 0)\n"
+        "while True:\n    n += 1; memory.accept_inboxes({'A': (0, n)}); print(n, flush=True)\n"
     )
     last = 0
     for round_number in range(6):
@@ -159,8 +182,8 @@ def test_killed_at_any_instant_it_is_whole_and_has_what_was_reported(tmp_path):
             lines += [int(line) for line in writer.stdout.read().split()]
         assert lines[0] > last
         last = lines[-1]
-        assert TrustMemory(tmp_path).inbox_counter("A") in (last, last + 1)
-    TrustMemory(tmp_path).accept_inboxes({"A": last + 2})
+        assert TrustMemory(tmp_path).inbox_counter("A", 0) in (last, last + 1)
+    TrustMemory(tmp_path).accept_inboxes({"A": (0, last + 2)})
     assert not list(tmp_path.glob("*.new"))
 
 
@@ -224,7 +247,7 @@ DAMAGED = {
     "empty": b"",
     "cut short": b'{"version": 1, "highest"',
     "no object": b"[]",
-    "another version": b'{"version": 2}',
+    "another version": b'{"version": 3}',
     "no highest": b'{"version": 1, "inbox": {}, "clock_ms": 0, "until_ms": 0}',
     "deep": b"[" * 100_000,
     "too long": b" " * (5 << 20),
@@ -250,8 +273,13 @@ def test_a_damaged_file_is_said_to_be_and_nothing_begins_anew(tmp_path, case):
         (("highest", "digest"), "00"),
         (("highest", "digest"), "xx"),
         (("highest", "digest"), 5),
-        (("inbox", "A"), "7"),
-        (("inbox", "small"), 7),
+        (("inbox", "A"), 7),
+        (("inbox", "A"), "07"),
+        (("inbox", "A"), [0]),
+        (("inbox", "A"), [0, "7"]),
+        (("inbox", "A"), [-1, 7]),
+        (("inbox", "A"), [0, 1 << 32]),
+        (("inbox", "small"), [0, 7]),
         (("clock_ms",), 1.5),
         (("until_ms",), None),
     ],

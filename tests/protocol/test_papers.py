@@ -125,6 +125,7 @@ def test_a_session_body_that_is_none_is_malformed(changes: dict[str, Any]):
 
 INBOXES: dict[str, dict[str, Any]] = {
     "a counter below zero": {"counter": -1},
+    "a counter of more than 32 bits": {"counter": 1 << 32},
     "more than thirty days": {"not_after_ms": 1_001 + 30 * 24 * 60 * MINUTE},
     "an identity of 33 bytes": {"identity": bytes(33)},
     "a KEM key of text": {"kem_key": "k"},

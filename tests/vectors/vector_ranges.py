@@ -377,6 +377,12 @@ def hello_b_ranges() -> tuple[Range, Range]:
     return bad | lengths(1, "nonce", 0, 31, 33), good
 
 
+def inbox_ranges() -> tuple[Range, Range]:
+    bad, good = certified_ranges(5, 6, None, 7, 2_592_000_000)
+    beyond, within = numbers(4, "counter", wrong_ones=(2**32, U64), right=(0, U32))
+    return bad | beyond, good | within
+
+
 def audit_ranges() -> tuple[Range, Range]:
     bad, good = proof_ranges(3)
     return bad | lengths(0, "epoch", 31, 33) | lengths(2, "content", 31, 33, 48) | numbers(1, "seq", wrong_ones=(2**32,))[0], good
@@ -400,7 +406,7 @@ NAMED: dict[str, tuple[bytes, list[str], tuple[Range, Range]]] = {
         SESSION,
         certified_ranges(5, 6, 4, 7, 900_000),
     ),
-    "inbox": (rows.INBOX.encode(), INBOX, certified_ranges(5, 6, None, 7, 2_592_000_000)),
+    "inbox": (rows.INBOX.encode(), INBOX, inbox_ranges()),
     "session_certificate": (
         SessionCertificate(rows.SESSION._replace(kem=1, kem_key=KEY).encode(), rows.PROOF).encode(),
         ["body", "proof"],

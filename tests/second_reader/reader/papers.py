@@ -73,7 +73,7 @@ def read_inbox_body(data: bytes) -> InboxBody:
         shape.domain(domain),
         shape.agent(name),
         shape.binary(identity, [32]),
-        shape.number(counter),
+        shape.number(counter, 0, shape.U32),
         shape.one_of(kem, [1, 2]),
         kem_keys.check_public(kem, kem_key),
         begins,
