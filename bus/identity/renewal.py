@@ -7,8 +7,9 @@
     no TPM    everybody waits, and signs with the old pair, until 98 % of its life. Then those who have a new certificate switch,
               and the others follow one by one. If nobody has one, the old pair goes on to its end, and the TPM is asked still
 
-A session also ends before its time when the wall clock is set back behind its beginning, or forward past its end, or when the
-authority says that sessions begin later: each is seen within seconds, and answered by a renewal at once.
+A session also ends before its time when the wall clock is set back behind its beginning, or forward past its end, when the
+authority says that sessions begin later, or when the trust signer has a successor (the old one may have been revoked, and with it
+every session that names its statements): each is seen within seconds, and answered by a renewal at once.
 
 An identity that ends soon shortens its own sessions alone: they cannot be renewed to last longer, so they do not hurry the others.
 """
@@ -81,10 +82,11 @@ def due_in(sessions: Sessions) -> float:
     """Seconds until the next renewal is due."""
     if not sessions.holders:
         return LOOK_SECONDS
-    now_ms, standing = sessions.now_ms(), sessions.statement().agents
+    now_ms, statement = sessions.now_ms(), sessions.statement()
     for name, session in sessions.held.items():
         was_set_back = now_ms < session.not_before_ms and not session.is_good(now_ms)
-        if was_set_back or session.not_before_ms < standing.get(name, NEW)[1]:
+        was_ended = session.not_before_ms < statement.agents.get(name, NEW)[1]
+        if was_set_back or was_ended or session.trust_signer != statement.signer:
             return 0.0
     point = EARLIEST + (LATEST - EARLIEST) * sessions.point
     of_the_pair = sessions.born + point * MAX_SESSION_MS / 1000 - sessions.clock.monotonic()  # agents may come and go all the time

@@ -64,6 +64,8 @@ class Session:
     not_after_ms: int
     ends: float
     """`not_after_ms` on the clock that never runs backwards, by which nobody else goes."""
+    trust_signer: Certificate | None = field(default=None, repr=False)
+    """Whose statement it names. Once that one's certificate is revoked, no reader believes the session."""
 
     @property
     def seconds(self) -> float:
@@ -155,6 +157,7 @@ async def certify(
         not_before_ms=body.not_before_ms,
         not_after_ms=body.not_after_ms,
         ends=now + (body.not_after_ms - now_ms) / 1000,
+        trust_signer=statement.signer,
     )
 
 

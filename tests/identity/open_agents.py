@@ -97,6 +97,8 @@ class Place:
         self.began_ms = self.clock.ms
         self.engine = WatchedEngine(engine)
         self.standing: dict[str, tuple[int, int]] = {}
+        self.signer: Certificate | None = None
+        """Of statements."""
         self.withheld = False
         """Nobody brings a newer statement."""
         self.statement = self._statement(1)
@@ -130,7 +132,7 @@ class Place:
             crl_digest=bytes(32),
             agents=dict(self.standing),
             ml_dsa={},
-            signer=None,
+            signer=self.signer,
             raw=raw,
             digest=digest,
             body_digest=digest,

@@ -650,6 +650,23 @@ async def test_sessions_that_the_authority_ends_are_made_anew():
         assert len(here.engine.asked) == asked
 
 
+async def test_a_new_trust_signer_vouches_for_new_sessions_at_once():
+    """The old one may have been revoked, and then nobody believes a session that names its statements."""
+    async with place() as here:
+        await here.open("ALPHA", "BETA")
+        before = here.sessions.keys
+        await here.advance(30)
+        here.signer = (await here.holder("TRUST")).identity
+        here.restate()
+        await here.advance(6)
+        for name in ("ALPHA", "BETA"):
+            assert here.sessions.current(name).keys is here.sessions.keys is not before
+            assert here.sessions.current(name).certificate.body.trust_digest == here.statement.digest
+        asked = len(here.engine.asked)
+        await here.advance(60)
+        assert len(here.engine.asked) == asked
+
+
 async def test_an_agent_that_must_wait_for_its_time_is_waited_for():
     async with place() as here:
         await here.open("ALPHA", "BETA")
