@@ -62,6 +62,7 @@ class Inboxes:
             place,
             longest_retention(self.policy),
             floor=max(published[0], self.memory.inbox_counter(name, self._generation(name))),
+            passed_ms=self.passed_ms(),
         )
         kept = await keep_inbox(
             InboxFolder(self.state.inbox),
@@ -80,6 +81,11 @@ class Inboxes:
 
     def _generation(self, name: str) -> int:
         return 0 if self.statement is None else self.statement.agents.get(name, NEW)[0]
+
+    def passed_ms(self) -> int:
+        """The clock's time, but not past the end of the newest statement that this folder has seen."""
+        now_ms, until_ms = self.clock.now_ms(), 0 if self.statement is None else self.statement.next_update_ms
+        return max(self.memory.passed_ms(now_ms), min(now_ms, until_ms))
 
     async def _place(self, origin: str) -> Place:
         if origin not in self._places:

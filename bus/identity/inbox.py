@@ -142,7 +142,7 @@ async def keep_inbox(
     anew: bool = False,
     prepared: PrivateKey | None = None,
 ) -> Kept:
-    """Make a new key if one is due (or `anew`), destroy those whose time is over. Call it as often as you like.
+    """Make a new key if one is due (or `anew`), destroy those whose time is known to be over. Call it as often as you like.
 
     `prepared` is the key to use if one is due: enrolment names an inbox key before there is a certificate to sign for it.
     Raises VaultError: damaged (unless `anew`, which sets the file aside), disk, disk_full; VerificationError: "untrusted" if the

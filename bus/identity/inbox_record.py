@@ -124,6 +124,8 @@ class Wanted:
     """The longest of the policy's durable topics."""
     floor: int = 0
     """The highest counter that is known from elsewhere, of the generation that the name has now."""
+    passed_ms: int = 0
+    """An instant that is known to have passed, whatever the clock says. Only by that a key is destroyed."""
 
 
 def why(record: Record, wanted: Wanted, *, now_ms: int) -> Why | None:
@@ -162,10 +164,13 @@ def next_counter(record: Record, wanted: Wanted) -> int:
 def kept(record: Record, wanted: Wanted, *, now_ms: int) -> Record:
     """The record without what nobody can need any more. When each is over is never brought forward, only put off.
 
+    A clock alone does not decide: one that is ahead for a moment would destroy what opens messages that still wait.
+
     A shorter retention is for messages that are sent from now on; those that wait were promised the longer one.
     """
     keys = (replace(key, needed_until_ms=max(key.needed_until_ms, needed_until(key.body, wanted))) for key in record.keys)
-    return replace(record, keys=tuple(key for key in keys if now_ms <= key.needed_until_ms))
+    passed_ms = min(now_ms, wanted.passed_ms)
+    return replace(record, keys=tuple(key for key in keys if passed_ms <= key.needed_until_ms))
 
 
 def needed_until(body: InboxBody, wanted: Wanted) -> int:

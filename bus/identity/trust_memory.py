@@ -107,9 +107,16 @@ class TrustMemory:
 
     def now_ms(self, clock_ms: int) -> int:
         """The time to judge by: the clock's, but never before an instant that is known to have passed. Does not write."""
+        return max(clock_ms, self.passed_ms(clock_ms))
+
+    def passed_ms(self, clock_ms: int) -> int:
+        """The latest instant that is known to have passed: the clock's, but none past the end of the newest statement; 0 before the
+        first. Nothing is judged by an earlier one from now on, so by this one what ended may be destroyed: a clock that was ahead
+        cannot be made up for, and what it destroyed cannot be had again. Does not write.
+        """
         seen = self._seen
         self._clock_ms = max(self._clock_ms, seen.clock_ms, min(clock_ms, seen.until_ms))
-        return max(clock_ms, self._clock_ms)
+        return self._clock_ms
 
     def clock_is_due(self) -> bool:
         """Whether `keep_clock` has something to write."""

@@ -165,7 +165,7 @@ async def test_each_week_a_new_one_and_the_old_ones_open_until_nothing_can_wait_
         signer = await identity(engine)
         for week in range(8):
             clock.ms = NOW + week * 7 * DAY
-            kept = await keep_inbox(folder, engine, signer, wanted(signer), clock=clock)
+            kept = await keep_inbox(folder, engine, signer, wanted(signer, passed_ms=clock.ms), clock=clock)
             assert kept.made is (Why.AGE if week else Why.MISSING)
             seen[kept.record.newest.counter] = kept.record.newest
             assert kept.record.counter == week + 1
@@ -209,13 +209,25 @@ async def test_what_is_destroyed_is_in_no_file_and_in_no_memory(engine, folder, 
         assert await opens(inbox, old)
         clock.ms = NOW + 60 * DAY
         assert await inbox.private(old.id) is None  # also where nobody has looked into the file since
-        kept = await keep_inbox(folder, engine, signer, wanted(signer), clock=clock)
+        kept = await keep_inbox(folder, engine, signer, wanted(signer, passed_ms=clock.ms), clock=clock)
         assert kept.destroyed == (1,)
         clock.ms = NOW
         await inbox.refresh()
         assert await inbox.private(old.id) is None
     assert old.id not in [key.id for key in (await on_disk(folder)).keys]
     assert kept.record.counter == 2
+
+
+async def test_a_clock_that_is_years_ahead_for_a_while_costs_no_key(engine, folder, clock):
+    async with engine:
+        signer = await identity(engine, ends=NOW + 10 * 365 * DAY)
+        first = (await keep_inbox(folder, engine, signer, wanted(signer), clock=clock)).record.newest
+        clock.ms = NOW + 2 * 365 * DAY
+        kept = await keep_inbox(folder, engine, signer, wanted(signer, passed_ms=NOW + DAY), clock=clock)
+        assert kept.destroyed == ()
+        clock.ms = NOW
+        inbox = await Inbox.open(folder, engine, "MONITOR", clock=clock)
+        assert await opens(inbox, first)
 
 
 # ---- opened --------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from bus.tpm.interface import SOFTWARE, SOFTWARE_TPM
 NOW = 1_800_000_000_000
 DAY = 86_400_000
 TPM = Place(SOFTWARE_TPM, b"\x00\x0b" + bytes(32))
-WANTED = Wanted(b"i" * 32, kem.X25519, TPM, retention_ms=7 * DAY)
+WANTED = Wanted(b"i" * 32, kem.X25519, TPM, retention_ms=7 * DAY, passed_ms=NOW * 2)
 PROOF = Proof(32, b"i" * 32, 1, 0, b"", bytes(64), b"", bytes(16))
 
 
@@ -110,6 +110,16 @@ def test_a_key_is_kept_until_nothing_that_was_sealed_to_it_can_wait_any_more():
     over = old.body.not_after_ms + LONGEST_EPOCH_MS + 7 * DAY
     assert inbox_record.kept(record(old, new), WANTED, now_ms=over) == record(old, new)
     assert inbox_record.kept(record(old, new), WANTED, now_ms=over + 1) == record(new)
+
+
+@pytest.mark.parametrize("years", [1, 10])
+def test_a_clock_that_is_ahead_destroys_nothing_before_trust_says_that_it_is_so_late(years):
+    old, new = key(1), key(2, made=NOW + 7 * DAY)
+    over = old.body.not_after_ms + LONGEST_EPOCH_MS + 7 * DAY
+    ahead = NOW + years * 365 * DAY
+    assert inbox_record.kept(record(old, new), replace(WANTED, passed_ms=over), now_ms=ahead) == record(old, new)
+    assert inbox_record.kept(record(old, new), replace(WANTED, passed_ms=over + 1), now_ms=ahead) == record(new)
+    assert inbox_record.kept(record(old, new), replace(WANTED, passed_ms=0), now_ms=ahead) == record(old, new)
 
 
 def test_a_longer_retention_keeps_older_keys_longer_and_a_shorter_one_takes_nothing_back():

@@ -234,6 +234,16 @@ def test_a_clock_that_was_wrong_by_years_does_no_harm_once_it_is_right_again(mem
         assert one.now_ms(NOW + 1) == NOW + HOUR + 1
 
 
+def test_no_clock_alone_says_that_an_instant_has_passed(memory, tmp_path):
+    years = 10 * 365 * 24 * HOUR
+    assert memory.passed_ms(NOW) == 0
+    memory.accept(statement(5))
+    assert memory.passed_ms(NOW - HOUR) == NOW
+    assert memory.passed_ms(NOW + 5) == NOW + 5
+    assert memory.passed_ms(NOW + years) == NOW + HOUR + 1
+    assert memory.now_ms(NOW + 5) == NOW + HOUR + 1, "it is never earlier again"
+
+
 def test_turning_the_clock_back_makes_no_stale_statement_fresh(memory, tmp_path):
     memory.accept(statement(5))
     memory.now_ms(NOW + 2 * HOUR)

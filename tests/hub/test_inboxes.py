@@ -1,0 +1,51 @@
+"""The inbox keys of a state folder: what is known of them elsewhere, and what a wrong clock must not destroy."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import anyio
+
+from bus.hub.inboxes import Inboxes
+from bus.identity.public_trust import read_statement
+from bus.identity.trust_memory import TrustMemory
+from bus.policy import open_policy
+from bus.protocol.papers import MAX_COUNTER
+from bus.testing import ManualClock
+
+
+def test_who_took_all_counters_of_a_name_is_revoked_and_the_name_begins_anew(fleet):
+    """Somebody used the identity key elsewhere, and this folder has seen what was certified with it."""
+    fleet.json("provision", "MONITOR")
+    TrustMemory(fleet.state.trust).accept_inboxes({"MONITOR": (0, MAX_COUNTER)})
+    done = fleet.run("provision", "MONITOR", "--json")
+    assert done.returncode != 0
+    error = json.loads(done.stdout)["error"]
+    assert (error["type"], error["reason"], error["agent"]) == ("VerificationError", "inbox_rollback", "MONITOR")
+    fleet.json("trust", "revoke", "MONITOR")
+    fleet.json("trust", "enroll", "--uid", str(os.getuid()), "MONITOR")
+    (again,) = fleet.json("provision", "MONITOR")["agents"]
+    assert (again["certificate"]["issued"], again["inbox"]["counter"]) == (True, 2)
+
+
+def test_what_has_passed_is_what_trust_has_seen_and_not_what_the_clock_says(fleet):
+    fleet.json("provision", "MONITOR")
+    state, policy = fleet.state, open_policy()
+    statement = read_statement(state.trust / "public")
+    year = 365 * 86_400_000
+
+    async def passed(ahead_ms):
+        clock = ManualClock(statement.issued_ms + ahead_ms)
+        inboxes = await Inboxes.open(state, None, policy, clock=clock)
+        return inboxes.passed_ms()
+
+    def at(ahead_ms):
+        return anyio.run(passed, ahead_ms)
+
+    assert at(5) == statement.issued_ms + 5
+    assert at(year) == statement.next_update_ms
+    TrustMemory(state.trust).accept(statement)  # an agent has no other place where it stands
+    (state.trust / "public" / "statement.bin").unlink()
+    assert at(5) == statement.issued_ms + 5
+    assert at(year) == statement.next_update_ms + 1
