@@ -23,6 +23,7 @@ from bus.identity.parking import LetGo, Parking
 from bus.identity.receive import Parked, Received, receive
 from bus.identity.snapshot import Snapshot
 from bus.protocol import envelope as envelopes
+from bus.protocol import grants
 from bus.protocol import header as headers
 from bus.protocol.header import Header
 
@@ -110,9 +111,11 @@ class Admitting:
     # ---- one envelope --------------------------------------------------------------------------------------------------------
 
     def _behind(self, one: Arrived) -> Header | None:
-        """Its header, if it has to queue behind another one. What does not parse is judged at once."""
+        """Its header, if it has to queue behind another one. What has no right form is judged at once."""
         try:
             header = headers.parse(envelopes.split(one.data)[0])
+            if one.is_grant:
+                grants.check_size(len(one.data), header)
         except BusError:
             return None
         return header if self.parking.blocks(header) else None

@@ -203,6 +203,7 @@ def open_grant(
     header_bytes, sealed = envelopes.split(data)
     header = headers.parse(header_bytes)
     reader = grants.reader_of(header)
+    grants.check_size(len(data), header)
     own = keys.get((reader, header.ref))
     if own is None:
         raise VerificationError("unsolicited", agent=header.sender, detail=f"{reader} has no such key here")

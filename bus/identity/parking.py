@@ -1,7 +1,8 @@
 """Envelopes that wait for a key or for papers, in their order, for a while, and never without end.
 
     lane       what one sender says at one priority; while its first envelope waits, all later ones queue behind it
-    room       256 envelopes and 1 MiB a lane, 65,536 envelopes and 64 MiB in all
+    room       256 envelopes and 1 MiB a lane; 8,192 envelopes and 8 MiB a sender, whatever lanes it makes up; 65,536 envelopes
+               and 64 MiB in all
     time       2 s for each envelope, from its own arrival; then it is let go, and the next one is judged. None at all for what
                was asked for in vain and is not asked for now: it would only keep back what is behind it
     released   when what the first one misses is there: one after the other is judged anew, until one misses something again
@@ -25,6 +26,9 @@ from bus.protocol.header import GRANT, Header
 MAX_ENVELOPES: Final = 256
 MAX_BYTES: Final = 1 << 20
 MAX_WAIT_MS: Final = 2_000
+MAX_SENDER_ENVELOPES: Final = 8_192
+MAX_SENDER_BYTES: Final = 8 << 20
+"""Grants of a sender wait by session, and it may name as many of these as it likes."""
 MAX_ALL_ENVELOPES: Final = 65_536
 MAX_ALL_BYTES: Final = 64 << 20
 """A broker may name as many lanes as it likes."""
@@ -61,6 +65,14 @@ class _Queue(Generic[T]):
     bytes: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Share:
+    """What one sender has here."""
+
+    envelopes: int = 0
+    bytes: int = 0
+
+
 def lane_of(header: Header) -> Lane:
     """Grants have no order among each other: those that wait for the same papers wait together."""
     return header.sender, header.session if header.kind == GRANT else header.priority
@@ -74,6 +86,7 @@ class Parking(Generic[T]):
         """The lanes whose first envelope waits for this."""
         self._by_age: deque[tuple[int, int, Lane]] = deque()
         """When each came, its number, and its lane; also of those that have left."""
+        self._shares: dict[str, _Share] = {}
         self._bytes = 0
         self.parked = 0
         """Envelopes that wait now."""
@@ -92,7 +105,7 @@ class Parking(Generic[T]):
         self.came += 1
         if missing is not None and self._asks.is_in_vain(missing, now_ms=now_ms):
             return self._let_go(item, missing, missing.what, now_ms=now_ms)
-        if not self._has_room(queue, size):
+        if not self._has_room(header.sender, queue, size):
             return self._let_go(item, missing, "busy", now_ms=now_ms)
         if queue is None:
             if missing is None:
@@ -102,6 +115,8 @@ class Parking(Generic[T]):
         queue.waiting.append(_Waiting(self.came, item, header, size, missing))
         self._by_age.append((now_ms, self.came, lane))
         queue.bytes += size
+        share = self._shares.setdefault(header.sender, _Share())
+        share.envelopes, share.bytes = share.envelopes + 1, share.bytes + size
         self._bytes += size
         self.parked += 1
         if missing is not None:
@@ -136,8 +151,11 @@ class Parking(Generic[T]):
 
     # ---- one lane ------------------------------------------------------------------------------------------------------------
 
-    def _has_room(self, queue: _Queue[T] | None, size: int) -> bool:
+    def _has_room(self, sender: str, queue: _Queue[T] | None, size: int) -> bool:
         if self.parked >= MAX_ALL_ENVELOPES or self._bytes + size > MAX_ALL_BYTES:
+            return False
+        share = self._shares.get(sender)
+        if share is not None and (share.envelopes >= MAX_SENDER_ENVELOPES or share.bytes + size > MAX_SENDER_BYTES):
             return False
         return queue is None or (len(queue.waiting) < MAX_ENVELOPES and queue.bytes + size <= MAX_BYTES)
 
@@ -178,6 +196,10 @@ class Parking(Generic[T]):
     def _leave(self, queue: _Queue[T]) -> None:
         one = queue.waiting.popleft()
         queue.bytes -= one.size
+        share = self._shares[one.header.sender]
+        share.envelopes, share.bytes = share.envelopes - 1, share.bytes - one.size
+        if not share.envelopes:
+            del self._shares[one.header.sender]
         self._bytes -= one.size
         self.parked -= 1
         if one.missing is not None:

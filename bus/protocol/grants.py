@@ -22,6 +22,8 @@ from bus.protocol.header import GRANT, MAX_HEADER_BYTES, SESSION_ID_BYTES, Heade
 from bus.protocol.names import is_agent_name
 
 GRANT_TOPIC: Final = "_grant."
+MAX_GRANT_BYTES: Final = 32 << 10
+"""Of the whole envelope, to anybody but its sender: four times what a grant without names can have."""
 
 
 class GrantBody(NamedTuple):
@@ -59,6 +61,15 @@ def reader_of(header: Header) -> str:
     if header.flags or header.seq or header.before or header.priority or header.records != 1 or not header.ref:
         raise malformed("a grant's header has no flag, number or priority, one record, and the id of a key")
     return reader
+
+
+def check_size(size: int, header: Header) -> None:
+    """Return if a grant to this reader may have so many bytes. Raises RemoteProtocolError("malformed").
+
+    Asked before it is opened: anybody can seal to a public key, and who opens or keeps what strangers sealed pays for its size.
+    """
+    if size > MAX_GRANT_BYTES and header.sender != reader_of(header):
+        raise malformed("a grant of more than 32 KiB that is not to its own sender")
 
 
 def info(header: bytes) -> bytes:

@@ -9,12 +9,17 @@ from typing import Any
 
 import msgpack
 import pytest
+from keyrings import session_of
 from small_world import DAY, HOUR, MINUTE, Agent, World
 
 from bus.errors import BusError, LocalProtocolError, VerificationError
+from bus.identity.admitting import Admitting, Arrived, Moment
 from bus.identity.believe import BelievedInbox, believe_inbox
 from bus.identity.granting import Granted, OwnKey, Reader, inbox_key, open_grant, session_key
+from bus.identity.held import Held
 from bus.identity.host_keys import HostKeys
+from bus.identity.listening import Listening
+from bus.identity.own_keys import OwnKeys
 from bus.identity.receive import Parked
 from bus.protocol import grants
 from bus.protocol import papers as paper
@@ -103,6 +108,39 @@ def body_of(scene: Scene, **changes: Any) -> list[Any]:
         "names": b"",
     }
     return list((found | changes).values())
+
+
+# ---- its size ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sender", "size", "code"),
+    [
+        ("DIRECTOR", grants.MAX_GRANT_BYTES, "bad_seal"),
+        ("DIRECTOR", grants.MAX_GRANT_BYTES + 1, "malformed"),
+        ("DIRECTOR", 1 << 20, "malformed"),
+        ("BUILDER", 1 << 20, "bad_seal"),  # one to oneself carries names
+    ],
+)
+def test_a_large_grant_that_needs_no_names_is_refused_before_it_is_opened(scene: Scene, sender: str, size: int, code: str):
+    header = msgpack.packb(fields(scene, sender=sender))
+    small = len(msgpack.packb([header, bytes(1 << 16)])) - (1 << 16)
+    data = msgpack.packb([header, bytes(size - small + (2 if size <= 1 << 16 else 0))])
+    assert len(data) == size
+    assert scene.refused(data) == code
+
+
+def test_a_large_grant_is_not_kept_either(scene: Scene):
+    """Behind another that waits for the same papers."""
+    moment = Moment(scene.world.snapshot, Listening(()), scene.world.now, 0)
+    keys = OwnKeys()
+    keys.renewed({"BUILDER": session_of(scene.builder, scene.world)})
+    admitting = Admitting(Held(scene.held.verifier), keys, lambda _: None)
+    assert admitting.arrive(Arrived(scene.grant(), 1, is_grant=True), moment) == []
+    large = msgpack.packb([msgpack.packb(fields(scene)), bytes(1 << 19)])
+    (outcome,) = admitting.arrive(Arrived(large, 2, is_grant=True), moment)
+    assert (outcome.ticket, getattr(outcome.result, "reason", None)) == (2, "malformed")
+    assert admitting.parking.parked == 1
 
 
 # ---- what a grant brings -------------------------------------------------------------------------------------------------------

@@ -259,6 +259,23 @@ def test_small_ones_have_a_limit_together_too(monkeypatch):
     assert (host.parking.parked, len(host.gone)) == (10, 2)
 
 
+@pytest.mark.parametrize(("size", "fit"), [(module.MAX_SENDER_BYTES // 8, 8), (1, 20)])
+def test_one_sender_has_its_share_however_many_lanes_it_makes_up(monkeypatch, size, fit):
+    monkeypatch.setattr(module, "MAX_SENDER_ENVELOPES", 20)
+    host = Host({Missing(KEY, bytes(32))})
+    asked = [header(session=number)._replace(kind=2, priority=0) for number in range(1, 30)]
+    for one in asked:
+        host.come(Envelope(one, size))
+    assert (host.parking.parked, {gone.reason for gone in host.gone}) == (fit, {"busy"})
+    host.come(Envelope(header("MONITOR"), module.MAX_BYTES))
+    assert host.parking.parked == fit + 1, "another one has its own"
+    host.learn(Missing(PAPERS, asked[0].session))
+    host.come(Envelope(asked[-1], size))
+    assert host.parking.parked == fit + 1, "who leaves makes room"
+    host.tick(MAX_WAIT_MS)
+    assert not host.parking._shares
+
+
 def test_grants_wait_with_those_of_their_session_alone():
     asked = [header(session=number)._replace(kind=2, priority=0, epoch=bytes(31) + bytes([number])) for number in (1, 2)]
     host = Host({Missing(KEY, one.epoch) for one in asked} | {Missing(PAPERS, asked[1].session)})

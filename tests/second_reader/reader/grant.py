@@ -13,6 +13,8 @@ from .proof import Proof, Signed
 from .refusal import demand
 from .world import PrivateKey, World
 
+MAX_TO_OTHERS = 32_768
+
 
 @dataclass(frozen=True)
 class Granted:
@@ -32,6 +34,7 @@ def open_grant(world: World, data: bytes, clock_ms: int) -> Granted:
     header_bytes, sealed = read_envelope(data)
     header = read_header(header_bytes)
     name = _form(header)
+    demand(len(data) <= MAX_TO_OTHERS or header.sender == name, "malformed", "too long for a grant to another")
     key = _key(world, header, name)
     now.in_time(header, clock, until_ms=header.expires_ms)
     plaintext = kem_keys.open_sealed(key.kem, key.private, sealed, digests.grant_info(header_bytes))
