@@ -1,6 +1,7 @@
 """Whom a host knows: the sessions whose papers it believed, and the newest inbox certificate of each agent.
 
     papers      believed once; the same bytes again cost a hash; what was refused is refused again without looking, for a minute
+    one         of a session: the first, unless later ones bring the ML-DSA key that trust names, and the first did not
     kept        until nothing live that was signed under them can come any more, and for ten minutes after they came: who reads
                 old durable messages gets the papers of each session with them, and gets them again when it asks
     room        64 sessions a name, 4,096 in all (or 16 for each agent that may be heard); the earliest go, current ones last
@@ -25,6 +26,7 @@ from bus.identity.granting import check_not_revoked
 from bus.identity.held import Held
 from bus.identity.remembered import Remembered
 from bus.identity.trust_memory import InboxMark, TrustMemory
+from bus.protocol import cosign
 from bus.protocol.expiry import Expiry
 from bus.trust.view import TrustView
 
@@ -70,12 +72,14 @@ class Known:
             self.refused[error.reason] += 1
             self._refused.put(digest, error.with_traceback(None), now_ms=now_ms, generation=self._refused.generation)
             raise
-        self._admit(found, digest, now_ms=now_ms)
-        return found
+        return self._admit(found, digest, now_ms=now_ms)
 
-    def _admit(self, found: Believed, digest: bytes, *, now_ms: int) -> None:
+    def _admit(self, found: Believed, digest: bytes, *, now_ms: int) -> Believed:
         held = self._held
-        if found.id in held.sessions:  # the same certificate, with another statement or proof beside it
+        known = held.sessions.get(found.id)
+        if known is not None:  # the same certificate; what is beside it nobody signed, so whoever carried it may have changed it
+            if self._is_vouched_for(known) or not self._is_vouched_for(found):
+                return known
             self._drop(found.id)
         mine = self._of_name.get(found.name, {})
         if len(mine) >= MAX_OF_A_NAME:
@@ -86,6 +90,11 @@ class Known:
         self._ids[digest], self._papers[found.id] = found.id, digest
         self._of_name.setdefault(found.name, {})[found.id] = found
         self._expiry.keep(found.id, until_ms=max(found.not_after_ms + self.longest_live_ms + SKEW_MS, now_ms + LEAST_MS))
+        return found
+
+    def _is_vouched_for(self, one: Believed) -> bool:
+        """Whether trust names the ML-DSA key in these papers."""
+        return self._trust.ml_dsa_hash(one.name) == cosign.key_hash(one.papers.ml_dsa)
 
     def _drop(self, session: bytes) -> None:
         digest = self._papers.pop(session, None)

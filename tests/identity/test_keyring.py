@@ -13,6 +13,7 @@ from open_agents import at_point, place
 from small_world import DAY, HOUR, POLICY, World
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
+from bus.identity import ml_dsa
 from bus.identity.entitled import topics_of
 from bus.identity.giving import SEALS_A_SECOND, Answer
 from bus.identity.granting import Reader
@@ -832,6 +833,27 @@ def test_papers_are_believed_once_and_refused_once(fleet: Fleet):
             fleet.director.keyring.papers(papers[:-1] + b"\x01")
         assert caught.value.reason == "malformed"
     assert fleet.director.keyring.statistics()["papers"]["refused"] == {"malformed": 3}
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_papers_of_the_same_session_with_another_ml_dsa_key_take_nobodys_place(fleet: Fleet, vouched: bool):
+    """Nothing signed covers that key: whoever carries papers may exchange it."""
+    identity = fleet.world.identity("DEPUTY")
+    identity.ml_dsa = ml_dsa.generate()
+    if vouched:
+        fleet.trust(ml_dsa={"DEPUTY": cosign.key_hash(identity.ml_dsa.public)})
+    right = fleet.world.agent("DEPUTY", identity=identity)
+    others = [Papers.parse(right.papers)._replace(ml_dsa=key).encode() for key in (b"", ml_dsa.generate().public)]
+    keyring = fleet.workers.keyring
+    first, _ = keyring.papers(others[0])
+    assert keyring.papers(others[1])[0] is first
+    found, _ = keyring.papers(right.papers)
+    assert found.papers.ml_dsa == (identity.ml_dsa.public if vouched else b"")
+    for one in others:
+        assert keyring.papers(one)[0] is found
+    assert keyring.held.sessions[right.session] is found
+    assert len([one for one in keyring.held.sessions.values() if one.name == "DEPUTY"]) == 1
+    assert keyring.statistics()["papers"]["sessions"] == len(keyring.held.sessions)
 
 
 def test_a_name_pushes_out_its_own_papers_alone_and_its_current_ones_last(fleet: Fleet):
