@@ -26,7 +26,9 @@ from bus.identity.reserved import reply_topic
 from bus.identity.sealing import LINGER_MS, Use
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import load
+from bus.protocol import cosign
 from bus.protocol.kem import X25519, PublicKey
+from bus.protocol.papers import Papers
 from bus.protocol.replay import MAX_EPOCHS_A_SENDER
 from bus.trust.revocations import Reason, Revocation
 
