@@ -12,6 +12,10 @@ records it finished, before it acknowledges them, and keeps that until nobody co
 are finished and being written (its ack follows by itself). Rows go to disk in the order in which they were taken; what was not
 written is not lost, but handed over again.
 
+What is forgotten is forgotten by an instant that is known to have passed, never by a clock: `TrustMemory.passed_ms`, after its
+`keep_clock`. A clock that is ahead and then right again would bring back what was finished. The mark on disk may be a minute behind
+after a crash; so much longer than until its expiry everything is kept.
+
 A finished record is the number seq * 1,024 + index; runs of them merge. An envelope that is wholly finished fills all its 1,024,
 so that it joins its neighbours whatever its size. One ledger belongs to one durable subscription of one agent.
 """
@@ -149,9 +153,12 @@ class Ledger:
         """These are on disk, and so are all that were taken before."""
         self._unwritten.difference_update(changes.settled)
 
-    def forget(self, now_ms: int) -> int:
-        """Let go of epochs of which nothing can be accepted any more; how many. Their rows go with the next changes."""
-        expired = self._expiry.take_expired(now_ms)
+    def forget(self, passed_ms: int) -> int:
+        """Let go of epochs of which nothing can be accepted any more; how many. Their rows go with the next changes.
+
+        `passed_ms`: nothing is judged by an earlier instant from now on, also after a restart.
+        """
+        expired = self._expiry.take_expired(passed_ms)
         for epoch in expired:
             self._run_count -= len(self._runs.pop(epoch))
         if expired:

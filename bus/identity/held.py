@@ -41,15 +41,16 @@ class Held:
         self.epochs[epoch.id] = epoch
         return epoch
 
-    def forget(self, *, now_ms: int, longest_ms: int, live_ms: int | None = None) -> None:
+    def forget(self, *, passed_ms: int, longest_ms: int, live_ms: int | None = None) -> None:
         """Let go of what can be accepted no more. `longest_ms`: the longest that an envelope may live after its epoch's end.
 
+        `passed_ms`: nothing is judged by an earlier instant from now on (see `Windows.forget`).
         `live_ms`: the same of live ones. If they stayed as long as durable ones, there would be too many of each sender within
         hours, and what was said weeks ago could still be read by whoever gets hold of this memory.
         """
-        self.windows.forget(now_ms)
+        self.windows.forget(passed_ms)
         live_ms = longest_ms if live_ms is None else live_ms
-        since_ms = now_ms - SKEW_MS
+        since_ms = passed_ms - SKEW_MS
         ended = [
             one
             for one in self.epochs.values()

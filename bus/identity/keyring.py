@@ -2,8 +2,8 @@
 
     to send       `epoch` for a lane, `grants` for its readers; `answer` to those who ask
     to receive    `arrive` for envelopes and grants, `papers` for papers; what was parked comes out with the answer to a later call
-    to be told    `follow` of policy and trust; `renewed` of sessions, in `Sessions.on_change`; `own_inbox` of inbox keys; and
-                  `listening` is set
+    to be told    `follow` of policy and trust, after `TrustMemory.accept`; `renewed` of sessions, in `Sessions.on_change`;
+                  `own_inbox` of inbox keys; and `listening` is set
     now and then  `asks` what to ask for, `expire` a few times a second, `forget` every few seconds
 
 It binds: what is decided, is decided in the parts. Nothing waits here and nothing is stored. One for each host, used in one loop.
@@ -20,6 +20,7 @@ from bus.clock import Clock
 from bus.errors import RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity.admitting import Admitting, Arrived, Moment, Outcome
 from bus.identity.asking import Missing, Wanted
+from bus.identity.audible import audible
 from bus.identity.believe import Believed, BelievedInbox, believe_inbox
 from bus.identity.entitled import Grantable
 from bus.identity.giving import BUSY, UNKNOWN_EPOCH, Answer, Giving, Made, Terms
@@ -75,10 +76,14 @@ class Keyring:
         self._retention_ms = longest_retention(snapshot.policy)
         self._known.follow(snapshot.trust, longest_live_ms=self._longest_live_ms)
         self._sealing.follow(snapshot, now_ms=self.now_ms())
+        self._make_room()
 
     def renewed(self, sessions: Mapping[str, Session]) -> None:
         """These are the current sessions of all agents that are open here; to be called in the step in which they change."""
+        others = sessions.keys() != self._sessions.keys()
         self._sessions = dict(sessions)
+        if others:
+            self._make_room()
         self._keys.renewed(sessions)
         self._sealing.renewed(sessions, now_ms=self.now_ms())
 
@@ -193,7 +198,9 @@ class Keyring:
     def forget(self) -> None:
         """Let go of what nobody needs any more."""
         now_ms = self.now_ms()
-        self.held.forget(now_ms=now_ms, longest_ms=self._retention_ms, live_ms=self._longest_live_ms)
+        # Not by the clock alone: windows that it frees while it is ahead would let live envelopes be taken again when it is right.
+        passed_ms = self._memory.passed_ms(self._clock.now_ms())
+        self.held.forget(passed_ms=passed_ms, longest_ms=self._retention_ms, live_ms=self._longest_live_ms)
         self._known.forget(now_ms)
         for grantable in self._sealing.forget(now_ms):
             self._regranting.keep(grantable, until_ms=self._expires_ms(grantable.epoch.params))
@@ -216,6 +223,10 @@ class Keyring:
     def now_ms(self) -> int:
         """The time to judge by: never before an instant that is known to have passed."""
         return self.snapshot.trust.now_ms(self._memory.now_ms(self._clock.now_ms()))
+
+    def _make_room(self) -> None:
+        """For as many senders as the agents that are open here may hear."""
+        self.held.hears(audible(self.snapshot.policy, self._sessions))
 
     def _tick_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)

@@ -177,9 +177,13 @@ class Windows:
         held[0].commit(seq)
         self._expiry.keep(epoch, until_ms=ends_ms + ttl_ms + SKEW_MS)
 
-    def forget(self, now_ms: int) -> int:
-        """Let go of what can be accepted no more; how many epochs that were. It costs by these, not by those that stay."""
-        expired = self._expiry.take_expired(now_ms)
+    def forget(self, passed_ms: int) -> int:
+        """Let go of what can be accepted no more; how many epochs that were. It costs by these, not by those that stay.
+
+        `passed_ms`: nothing is judged by an earlier instant from now on. A clock's time is not enough: if it is ahead, and then
+        right again, what was forgotten meanwhile could be taken a second time.
+        """
+        expired = self._expiry.take_expired(passed_ms)
         for epoch in expired:
             _, sender, durable = self._held.pop(epoch)
             self.room.give_back(sender, durable=durable)

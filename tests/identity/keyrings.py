@@ -23,6 +23,7 @@ from bus.identity.parking import LetGo
 from bus.identity.receive import Received
 from bus.identity.sealing import Sealing, Use
 from bus.identity.session import Holder, Session
+from bus.identity.snapshot import Snapshot
 from bus.identity.trust_memory import TrustMemory
 from bus.identity.verifier import Verifier
 from bus.protocol import kem
@@ -56,6 +57,7 @@ class Host:
         self.clock = ManualClock(world.now)
         self.memory = TrustMemory(folder)
         verifier = Verifier(world.authority.root, world.authority.domain, ml_dsa_root=world.authority.ml_dsa.public)
+        self.memory.accept(world.snapshot.trust.statement)
         self.keyring = Keyring(Held(verifier), self.memory, world.snapshot, self.clock)
         self.identities = {name: identities.get(name) or world.identity(name) for name in names}
         self.agents: dict[str, Agent] = {}
@@ -63,6 +65,11 @@ class Host:
         self.outcomes: list[Outcome] = []
         self.before = 0
         self.renew()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """The next policy and trust."""
+        self.memory.accept(snapshot.trust.statement)
+        self.keyring.follow(snapshot)
 
     def renew(self) -> None:
         """A new pair for all agents of this host."""

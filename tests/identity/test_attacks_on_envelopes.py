@@ -527,7 +527,7 @@ def test_durable_epochs_have_room_of_their_own(world: World):
         held.keep(world.epoch(director, "work.build").opened)
     assert caught.value.reason == "too_many_epochs"
     held.keep(world.epoch(director, TOPIC).opened)
-    held.forget(now_ms=world.now + HOUR, longest_ms=0)
+    held.forget(passed_ms=world.now + HOUR, longest_ms=0)
     assert not held.epochs
     held.keep(world.epoch(director, "work.build").opened)
 
@@ -542,7 +542,7 @@ def test_a_sender_that_opens_epochs_without_end_is_bounded(world: World):
     assert caught.value.reason == "too_many_epochs"
     assert len(held.epochs) == 64
     held.keep(world.epoch(world.agent("DEPUTY"), TOPIC).opened)
-    held.forget(now_ms=world.now + HOUR, longest_ms=MINUTE)
+    held.forget(passed_ms=world.now + HOUR, longest_ms=MINUTE)
     assert not held.epochs
 
 
@@ -555,10 +555,10 @@ def test_live_epochs_go_when_they_have_ended_whatever_is_kept_of_durable_ones(wo
     for _ in range(100):
         world.now += 10 * MINUTE
         held.keep(world.epoch(director, TOPIC).opened)
-        held.forget(now_ms=world.now, longest_ms=30 * DAY, live_ms=MINUTE)
+        held.forget(passed_ms=world.now, longest_ms=30 * DAY, live_ms=MINUTE)
         assert len(held.epochs) <= 3
     assert held.epochs[lasting.id] is lasting
-    held.forget(now_ms=world.now + 31 * DAY, longest_ms=30 * DAY, live_ms=MINUTE)
+    held.forget(passed_ms=world.now + 31 * DAY, longest_ms=30 * DAY, live_ms=MINUTE)
     assert not held.epochs
 
 

@@ -56,7 +56,7 @@ class Fleet:
         found = None if policy is None else load({"policy.yaml": policy.encode()})
         snapshot = self.world.trust(policy=found, **changes)
         for host in self.hosts:
-            host.keyring.follow(snapshot)
+            host.follow(snapshot)
 
     def later(self, seconds: float) -> None:
         for host in self.hosts:
@@ -876,6 +876,7 @@ def test_a_name_pushes_out_its_own_papers_alone_and_its_current_ones_last(fleet:
 
 def test_there_is_a_limit_in_all(fleet: Fleet, monkeypatch):
     monkeypatch.setattr("bus.protocol.replay.MIN_EPOCHS", 3)
+    monkeypatch.setattr("bus.protocol.replay.EPOCHS_AN_AGENT", 0)
     fleet.director.know(Host(fleet.world, fleet.folder / "d", "DEPUTY"), Host(fleet.world, fleet.folder / "s", "SOFT"))
     assert len(fleet.director.keyring.held.sessions) == 3
 
@@ -888,7 +889,7 @@ def test_everything_that_was_held_is_let_go_when_its_time_is_over(fleet: Fleet):
     for _ in range(3):
         fleet.later(2 * DAY / 1000)
         for host in fleet.hosts:
-            host.keyring.follow(fleet.world.trust())
+            host.follow(fleet.world.trust())
             host.keyring.forget()
     for host in fleet.hosts:
         found = host.keyring.statistics()
@@ -898,6 +899,40 @@ def test_everything_that_was_held_is_let_go_when_its_time_is_over(fleet: Fleet):
     fleet.director.keyring.forget()
     assert fleet.director.keyring._known._inboxes == {}
     assert fleet.director.keyring._giving._recent == {}
+
+
+def test_a_clock_that_is_ahead_for_a_while_lets_nothing_be_taken_twice(fleet: Fleet):
+    """Of a durable topic, heard without a ledger: the window is all that keeps it from being taken again, for two days."""
+    workers, agent, sealing = fleet.workers, fleet.director.agents["DIRECTOR"], fleet.director.epoch(WORK)
+    made = fleet.director.keyring.grants(sealing, listening=["BUILDER"])
+    outgoing = fleet.world.outgoing(agent, WORK, [b"once"], expires_ms=fleet.world.now + DAY)
+    envelope = fleet.world.send(agent, sealing.epoch, outgoing)[0]
+    workers.granted(*made.grants)
+    workers.gets(envelope)
+    right = workers.clock.ms
+    for days in (3, 300):
+        workers.clock.ms = right + days * DAY
+        workers.keyring.forget()
+    workers.clock.ms = right
+    fleet.later(5)
+    fleet.trust()
+    workers.know(fleet.director)
+    workers.granted(*made.grants)
+    workers.gets(envelope)
+    assert (workers.heard, workers.refused) == ([b"once"], ["replayed"])
+    assert len(workers.keyring.held.windows) == 1
+
+
+def test_there_is_room_for_as_many_as_policy_lets_it_hear(world: World, tmp_path: Path):
+    many = ", ".join(f"A{number}: command" for number in range(1_000))
+    text = POLICY.replace("GUEST: guest", f"GUEST: guest, {many}")
+    host = Host(world, tmp_path / "many", "BUILDER", "TESTER")
+    room = host.keyring.held.room
+    assert room.limit() == host.keyring.held.windows.room.limit() == 4_096
+    host.follow(world.trust(policy=load({"policy.yaml": text.encode()})))
+    assert room.limit() == host.keyring.held.windows.room.limit() == 16 * (1_000 + 3), "MONITOR may answer"
+    host.keyring.renewed({})
+    assert room.limit() == 4_096, "who has closed hears nobody"
 
 
 def test_live_epochs_go_long_before_durable_ones(fleet: Fleet):
