@@ -21,13 +21,17 @@ from bus.errors import RemoteProtocolError
 pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
+FEW_BYTES: Final = 4_096
+"""In so few there is no harm in arrays, however many: what is short is not counted, which would cost more than parsing it."""
+
+
 def malformed(detail: str) -> RemoteProtocolError:
     return RemoteProtocolError("malformed", detail)
 
 
 def unpack(data: bytes, *, longest: int, arrays: int | None = None) -> list[Any]:
     """The array that these bytes are. `longest` bounds every array within, and `arrays` how many there are, itself included."""
-    hook = None if arrays is None else _at_most(arrays)
+    hook = None if arrays is None or len(data) <= FEW_BYTES else _at_most(arrays)
     try:
         value = msgpack.unpackb(data, raw=False, max_array_len=longest, max_map_len=0, max_ext_len=0, list_hook=hook)
     except (ValueError, RecursionError, IndexError) as error:  # msgpack's own errors are ValueErrors; the hook's is an IndexError

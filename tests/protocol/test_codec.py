@@ -76,8 +76,10 @@ def test_arrays_in_each_other_take_no_more_room_than_they_say():
 
 
 def test_no_more_arrays_than_a_structure_has():
-    assert codec.unpack(codec.pack([[1], [2]]), longest=2, arrays=3) == [[1], [2]]
-    for data, arrays in ((codec.pack([[1], [2]]), 2), (codec.pack([]), 0), (codec.pack([[[]] * 64] * 64), 3)):
+    long = bytes(codec.FEW_BYTES)
+    assert codec.unpack(codec.pack([[1], [2], long]), longest=3, arrays=3) == [[1], [2], long]
+    assert codec.unpack(codec.pack([[[]]]), longest=2, arrays=1) == [[[]]], "what is short is not counted"
+    for data, arrays in ((codec.pack([[1], [2], long]), 2), (codec.pack([long]), 0), (codec.pack([[[]] * 64] * 64), 3)):
         with pytest.raises(RemoteProtocolError) as caught:
             codec.unpack(data, longest=64, arrays=arrays)
         assert caught.value.reason == "malformed"

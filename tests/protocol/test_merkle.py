@@ -237,3 +237,16 @@ def test_the_paths_of_certificate_transparency(index, count, path):
     leaves, joined = ct_leaves(count), bytes.fromhex("".join(path))
     assert merkle.paths(merkle.grow(leaves, hash_name="sha256"))[index] == joined
     assert verify(leaves[index], index, count, joined).hex() == CT_ROOTS[count - 1]
+
+
+def test_every_leaf_of_every_small_tree_has_one_path_and_no_other():
+    """All counts up to 70, all leaves: the right path leads to the root; one that is a sibling shorter or longer to nothing."""
+    for count in range(1, 71):
+        leaves = make_leaves(count, "sha256")
+        levels = merkle.grow(leaves, hash_name="sha256")
+        for index, path in enumerate(merkle.paths(levels)):
+            assert verify(leaves[index], index, count, path) == levels[-1][0]
+            for other in (path + bytes(32), path[:-32], path[:-1], path + b"\x00"):
+                if other != path:
+                    with pytest.raises(VerificationError):
+                        verify(leaves[index], index, count, other)
