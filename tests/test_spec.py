@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import bus
-from bus.identity.seal import given_id
+from bus.identity.envelopes.seal import given_id
 from bus.protocol import audience, contexts, envelope, grants, handshake, header, kem, papers, records, sampling
 from bus.protocol.contexts import Purpose
 from bus.protocol.epochs import OpenedEpoch, Params

@@ -21,11 +21,11 @@ import anyio
 
 from bus.clock import Clock
 from bus.errors import LocalProtocolError
-from bus.identity.attempts import Pauses, attempt
+from bus.identity.envelopes.seal import Draft, sign_by_host
+from bus.identity.host.attempts import Pauses, attempt
+from bus.identity.host.session import sign_as
+from bus.identity.host.sessions import Sessions
 from bus.identity.ml_dsa import CosigningKey
-from bus.identity.seal import Draft, sign_by_host
-from bus.identity.session import sign_as
-from bus.identity.sessions import Sessions
 from bus.policy import Policy
 from bus.policy.rollout import sample_rate
 from bus.protocol.contexts import Purpose

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "identity"))
 
 from small_world import Agent, SmallAuthority, World
 
-from bus.identity import granting, seal
-from bus.identity.granting import Reader
-from bus.identity.host_keys import HostKeys
-from bus.identity.receive import receive
+from bus.identity.envelopes import granting, seal
+from bus.identity.envelopes.granting import Reader
+from bus.identity.envelopes.receive import receive
+from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol import kem

@@ -18,10 +18,10 @@ from bus.hub.fleet_papers import KEYS, PAPERS, Order, provision_fleet
 from bus.hub.state import State
 from bus.hub.tpm_process import open_engine
 from bus.identity.authority import Passphrase, open_authority
-from bus.identity.believe import believe_inbox
+from bus.identity.envelopes.believe import believe_inbox
+from bus.identity.envelopes.verifier import Verifier
 from bus.identity.inbox import Inbox, InboxFolder
 from bus.identity.public_trust import read_public
-from bus.identity.verifier import Verifier
 from bus.policy import load, open_policy
 from bus.protocol import kem
 from bus.testing import ManualClock

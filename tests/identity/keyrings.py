@@ -11,21 +11,21 @@ from small_world import DAY, MINUTE, Agent, Identity, World
 
 from bus.errors import BusError
 from bus.flow.ledger import Ledger
-from bus.identity.admitting import Outcome
-from bus.identity.believe import Believed, BelievedInbox
-from bus.identity.giving import Answer, Made
-from bus.identity.granting import Granted
-from bus.identity.held import Held
-from bus.identity.host_keys import HostKeys
-from bus.identity.keyring import Keyring
-from bus.identity.listening import Listening, Subscription
-from bus.identity.parking import LetGo
-from bus.identity.receive import Received
-from bus.identity.sealing import Sealing, Use
-from bus.identity.session import Holder, Session
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.believe import Believed, BelievedInbox
+from bus.identity.envelopes.granting import Granted
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Subscription
+from bus.identity.envelopes.receive import Received
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.epochs.admitting import Outcome
+from bus.identity.epochs.giving import Answer, Made
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.epochs.parking import LetGo
+from bus.identity.epochs.sealing import Sealing, Use
+from bus.identity.host.host_keys import HostKeys
+from bus.identity.host.session import Holder, Session
 from bus.identity.trust_memory import TrustMemory
-from bus.identity.verifier import Verifier
 from bus.protocol import kem
 from bus.protocol import papers as paper
 from bus.protocol.contexts import Purpose

@@ -16,9 +16,9 @@ import anyio
 import anyio.lowlevel
 
 from bus.errors import BusError, TpmUnavailableError
-from bus.identity import renewal
-from bus.identity.session import Holder
-from bus.identity.sessions import Sessions
+from bus.identity.host import renewal
+from bus.identity.host.session import Holder
+from bus.identity.host.sessions import Sessions
 from bus.protocol.contexts import Purpose
 from bus.protocol.kem import X25519
 from bus.protocol.proof import BatchProof

@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "trust"))
 
 from small_authority import DAY, HOUR, NOW, SmallAuthority, spki
 
-from bus.identity import granting, seal
-from bus.identity.believe import Believed, believe
-from bus.identity.granting import OwnKey, Reader
-from bus.identity.held import Held
-from bus.identity.host_keys import HostKeys
-from bus.identity.listening import Listening, Subscription
-from bus.identity.receive import Parked, Received, receive
-from bus.identity.seal import Outgoing
-from bus.identity.snapshot import Snapshot
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes import granting, seal
+from bus.identity.envelopes.believe import Believed, believe
+from bus.identity.envelopes.granting import OwnKey, Reader
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Subscription
+from bus.identity.envelopes.receive import Parked, Received, receive
+from bus.identity.envelopes.seal import Outgoing
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.host_keys import HostKeys
 from bus.policy import Policy, load
 from bus.protocol import audience as audiences
 from bus.protocol import papers as paper

@@ -18,9 +18,9 @@ from small_world import DAY, HOUR, MINUTE, Insider, World
 
 from bus.errors import BusError, RemoteProtocolError, VerificationError
 from bus.flow.ledger import Ledger
-from bus.identity import seal
-from bus.identity.listening import Listening, Request, Subscription
-from bus.identity.receive import Parked, receive
+from bus.identity.envelopes import seal
+from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.receive import Parked, receive
 from bus.policy import load
 from bus.protocol.epochs import OpenedEpoch
 from bus.protocol.header import REPLY, REQUEST

@@ -13,14 +13,14 @@ from keyrings import session_of
 from small_world import DAY, HOUR, MINUTE, Agent, World
 
 from bus.errors import BusError, LocalProtocolError, VerificationError
-from bus.identity.admitting import Admitting, Arrived, Moment
-from bus.identity.believe import BelievedInbox, believe_inbox
-from bus.identity.granting import Granted, OwnKey, Reader, inbox_key, open_grant, session_key
-from bus.identity.held import Held
-from bus.identity.host_keys import HostKeys
-from bus.identity.listening import Listening
-from bus.identity.own_keys import OwnKeys
-from bus.identity.receive import Parked
+from bus.identity.envelopes.believe import BelievedInbox, believe_inbox
+from bus.identity.envelopes.granting import Granted, OwnKey, Reader, inbox_key, open_grant, session_key
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.receive import Parked
+from bus.identity.epochs.admitting import Admitting, Arrived, Moment
+from bus.identity.epochs.own_keys import OwnKeys
+from bus.identity.host.host_keys import HostKeys
 from bus.protocol import grants
 from bus.protocol import papers as paper
 from bus.protocol.audience import Members, digest
@@ -69,7 +69,7 @@ def scene(world: World) -> Scene:
 
 def seal_grant(scene: Scene, header: list[Any], body: list[Any], *, by: Agent, key: PublicKey) -> bytes:
     """A grant of any fields, signed in earnest by this agent's host."""
-    from bus.identity.seal import sign_by_host
+    from bus.identity.envelopes.seal import sign_by_host
     from bus.protocol import envelope as envelopes
 
     packed, inner, blind = msgpack.packb(header), msgpack.packb(body), os.urandom(16)
@@ -486,7 +486,7 @@ def test_a_forked_child_can_seal_nothing(tmp_path: Any):
         """
 import os, sys
 from bus.errors import LocalProtocolError
-from bus.identity.forks import retired_in_a_child
+from bus.identity.host.forks import retired_in_a_child
 from bus.protocol.epochs import Params, SealingEpoch
 
 epoch = SealingEpoch.make(os.urandom(32), Params("d.test", "A", bytes(32), 0, 3, 0, 1, 1, 0, 1))

@@ -9,10 +9,10 @@ import pytest
 from small_world import DAY, HOUR, MINUTE, Insider, World
 
 from bus.errors import BusError, VerificationError
-from bus.identity.believe import believe
-from bus.identity.host_keys import HostKeys
-from bus.identity.receive import receive
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.believe import believe
+from bus.identity.envelopes.receive import receive
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.host.host_keys import HostKeys
 from bus.protocol import kem
 from bus.protocol.contexts import Purpose
 from bus.protocol.papers import Papers, SessionCertificate

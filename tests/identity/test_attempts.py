@@ -18,7 +18,7 @@ from bus.errors import (
     VaultError,
     VerificationError,
 )
-from bus.identity.attempts import AT_A_TIME, Pauses, attempt, is_passing, part, reason_of, within
+from bus.identity.host.attempts import AT_A_TIME, Pauses, attempt, is_passing, part, reason_of, within
 from bus.testing import ManualClock
 
 ERRORS = {

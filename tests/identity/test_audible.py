@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.identity.audible import audible
+from bus.identity.epochs.audible import audible
 from bus.policy import load
 
 POLICY = """

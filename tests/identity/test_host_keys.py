@@ -14,8 +14,8 @@ import weakref
 import pytest
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError
-from bus.identity import forks
-from bus.identity.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
+from bus.identity.host import forks
+from bus.identity.host.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
 from bus.protocol import kem
 from bus.protocol.kem import HYBRID, X25519
 from bus.protocol.papers import host_signer
@@ -143,8 +143,8 @@ def test_one_that_fails_to_retire_does_not_save_the_others():
 FORKING = """
 import gc, json, os, sys
 from bus.errors import LocalProtocolError
-from bus.identity.forks import retired_in_a_child
-from bus.identity.host_keys import HostKeys, Openers
+from bus.identity.host.forks import retired_in_a_child
+from bus.identity.host.host_keys import HostKeys, Openers
 from bus.protocol import kem
 from bus.protocol.epochs import Params, SealingEpoch
 
@@ -222,8 +222,8 @@ import anyio
 sys.path.insert(0, sys.argv[1])
 from open_agents import place
 from bus.errors import LocalProtocolError
-from bus.identity import seal
-from bus.identity.forks import retired_in_a_child
+from bus.identity.envelopes import seal
+from bus.identity.host.forks import retired_in_a_child
 from bus.identity.signer import Signer
 from bus.policy import Policy
 from bus.protocol.epochs import Params, SealingEpoch

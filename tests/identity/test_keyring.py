@@ -14,16 +14,16 @@ from small_world import DAY, HOUR, POLICY, World
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity import ml_dsa
-from bus.identity.entitled import topics_of
-from bus.identity.giving import SEALS_A_SECOND, Answer
-from bus.identity.granting import Reader
-from bus.identity.held import Held
-from bus.identity.keyring import Keyring
-from bus.identity.known import MAX_OF_A_NAME
-from bus.identity.listening import Listening, Request
-from bus.identity.regranting import MAX_KEPT
-from bus.identity.reserved import reply_topic
-from bus.identity.sealing import LINGER_MS, Use
+from bus.identity.envelopes.granting import Reader
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Request
+from bus.identity.envelopes.reserved import reply_topic
+from bus.identity.epochs.entitled import topics_of
+from bus.identity.epochs.giving import SEALS_A_SECOND, Answer
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.epochs.known import MAX_OF_A_NAME
+from bus.identity.epochs.regranting import MAX_KEPT
+from bus.identity.epochs.sealing import LINGER_MS, Use
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import load
 from bus.protocol import cosign
@@ -647,7 +647,7 @@ def test_a_policy_that_is_too_large_or_does_not_know_the_sender_gives_nothing_of
     again = restart(fleet)
     take_back(again, fleet, grants[0])
     papers = fleet.workers.agents["BUILDER"].papers
-    monkeypatch.setattr("bus.identity.entitled.MAX_STEPS", 1)
+    monkeypatch.setattr("bus.identity.epochs.entitled.MAX_STEPS", 1)
     assert again.keyring.answer(epoch, papers).code == "not_permitted"
     monkeypatch.undo()
     again.keyring.follow(fleet.world.trust())

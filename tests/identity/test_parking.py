@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.identity import parking as module
-from bus.identity.asking import FIRST_ASK_MS, LAST_ASK_MS, MAX_ASKS, MAX_REMEMBERED, Asks, Missing
-from bus.identity.parking import MAX_BYTES, MAX_ENVELOPES, MAX_WAIT_MS, LetGo, Parking, lane_of
+from bus.identity.epochs import parking as module
+from bus.identity.epochs.asking import FIRST_ASK_MS, LAST_ASK_MS, MAX_ASKS, MAX_REMEMBERED, Asks, Missing
+from bus.identity.epochs.parking import MAX_BYTES, MAX_ENVELOPES, MAX_WAIT_MS, LetGo, Parking, lane_of
 from bus.protocol.header import Header
 
 KEY, PAPERS = "missing_key", "missing_papers"

@@ -9,14 +9,14 @@ from small_world import X25519, World
 
 from bus.errors import BusError
 from bus.flow.ledger import Ledger
-from bus.identity import listening as listenings
-from bus.identity import seal
-from bus.identity import snapshot as snapshots
-from bus.identity.granting import Reader
-from bus.identity.held import Held
-from bus.identity.listening import Listening, Request, Subscription
-from bus.identity.receive import Parked, receive
-from bus.identity.standing import origin_fault
+from bus.identity.envelopes import listening as listenings
+from bus.identity.envelopes import seal
+from bus.identity.envelopes import snapshot as snapshots
+from bus.identity.envelopes.granting import Reader
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.receive import Parked, receive
+from bus.identity.envelopes.standing import origin_fault
 from bus.protocol import envelope as envelopes
 from bus.protocol.header import REPLY, REQUEST
 from bus.protocol.kem import PublicKey

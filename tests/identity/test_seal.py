@@ -11,7 +11,7 @@ import pytest
 from small_world import Insider, World
 
 from bus.errors import LocalProtocolError, MessageTooLargeError
-from bus.identity import seal
+from bus.identity.envelopes import seal
 from bus.protocol.records import Records
 
 TOPIC = "tasks.build"

@@ -13,9 +13,9 @@ from keyrings import session_of
 from small_world import HOUR, MINUTE, POLICY, World
 
 from bus.errors import LocalProtocolError, VerificationError
-from bus.identity import seal
-from bus.identity.sealing import DURABLE_MS, LINGER_MS, Sealing, SealingEpochs, Use
-from bus.identity.session import Session
+from bus.identity.envelopes import seal
+from bus.identity.epochs.sealing import DURABLE_MS, LINGER_MS, Sealing, SealingEpochs, Use
+from bus.identity.host.session import Session
 from bus.policy import load
 from bus.protocol.epochs import Params
 from bus.protocol.header import MAX_SEQ

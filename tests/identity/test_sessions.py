@@ -9,9 +9,9 @@ import pytest
 from open_agents import DAY_MS, MINUTE_MS, at_point, place
 
 from bus.errors import LocalProtocolError, SessionEndedError, TpmRefusedError, TpmUnavailableError, VerificationError
-from bus.identity.believe import believe
-from bus.identity.session import Holder, body_of
-from bus.identity.sessions import Sessions
+from bus.identity.envelopes.believe import believe
+from bus.identity.host.session import Holder, body_of
+from bus.identity.host.sessions import Sessions
 from bus.protocol import kem
 from bus.protocol.contexts import Purpose
 from bus.protocol.kem import HYBRID, X25519
@@ -564,12 +564,12 @@ async def test_a_long_trouble_is_told_once(caplog):
         await here.open(*FLEET[:10])
         here.engine.away = True
         await here.advance(800)
-        assert len([record for record in caplog.records if record.name == "bus.identity.sessions"]) == 1
+        assert len([record for record in caplog.records if record.name == "bus.identity.host.sessions"]) == 1
         here.engine.away = False
         await here.advance(20)
         here.engine.refuses["AGENT1.1"] = TpmRefusedError("key_ended", "it has ended")
         await here.advance(500)
-        assert len([record for record in caplog.records if record.name == "bus.identity.sessions"]) == 2
+        assert len([record for record in caplog.records if record.name == "bus.identity.host.sessions"]) == 2
 
 
 # ---- clocks --------------------------------------------------------------------------------------------------------------------

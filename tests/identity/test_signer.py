@@ -13,9 +13,10 @@ import pytest
 from open_agents import at_point, place
 
 from bus.errors import LocalProtocolError, PolicyError, SessionEndedError, TpmRefusedError, TpmUnavailableError
-from bus.identity import ml_dsa, seal
+from bus.identity import ml_dsa
 from bus.identity import signer as signers
-from bus.identity.seal import Outgoing
+from bus.identity.envelopes import seal
+from bus.identity.envelopes.seal import Outgoing
 from bus.identity.signer import Signer
 from bus.policy import load
 from bus.protocol import cosign, signatures

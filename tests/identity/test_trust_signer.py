@@ -14,11 +14,11 @@ from authorities import DOMAIN, EK, PASSPHRASE
 
 from bus.identity.authority import TRUST_NAME, open_authority
 from bus.identity.authority.statements import Statements
-from bus.identity.believe import believe
-from bus.identity.host_keys import HostKeys
-from bus.identity.session import Holder, certify
-from bus.identity.standing import standing_of
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes.believe import believe
+from bus.identity.envelopes.standing import standing_of
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.host_keys import HostKeys
+from bus.identity.host.session import Holder, certify
 from bus.policy import load
 from bus.protocol.kem import X25519
 from bus.protocol.suites import IDENTITY_SUITES

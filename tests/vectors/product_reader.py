@@ -12,13 +12,13 @@ import msgpack
 import product_values
 
 from bus.flow.ledger import Ledger
-from bus.identity.believe import believe, believe_inbox
-from bus.identity.granting import Granted, OwnKey, inbox_key, open_grant, session_key
-from bus.identity.held import Held
-from bus.identity.listening import Listening, Request, Subscription
-from bus.identity.receive import Parked, receive
-from bus.identity.snapshot import Snapshot
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes.believe import believe, believe_inbox
+from bus.identity.envelopes.granting import Granted, OwnKey, inbox_key, open_grant, session_key
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.receive import Parked, receive
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
 from bus.policy import Policy
 from bus.protocol import codec, envelope, header, records
 from bus.protocol.epochs import OpenedEpoch, Params

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from bus.identity.seal import given_id
+from bus.identity.envelopes.seal import given_id
 from bus.policy.rollout import place
 from bus.protocol import audience, contexts, cosign, envelope, grants, handshake, kem, merkle, papers, proof, sampling, signatures
 from bus.protocol.codec import pack

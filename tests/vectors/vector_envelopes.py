@@ -7,8 +7,8 @@ from typing import Any
 
 from vector_stage import DAY, DOMAIN, HOUR, MINUTE, Agent, Fleet, Inside, Stage, chance, made_with, ml_dsa_key, pkcs8, sent
 
-from bus.identity import seal
-from bus.identity.host_keys import HostKeys
+from bus.identity.envelopes import seal
+from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
 from bus.protocol.codec import pack
 from bus.protocol.contexts import Purpose

@@ -9,7 +9,7 @@ from vector_forms import around, fields_of
 from vector_ranges import HEADER, NAMED, PROOF, changes
 from vector_stage import DAY, HOUR, MINUTE, Agent, chance, epoch_of, inner
 
-from bus.identity import seal
+from bus.identity.envelopes import seal
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol.codec import pack

@@ -12,7 +12,7 @@ from vector_forms import around, fields_of
 from vector_ranges import HEADER, NAMED, changes
 from vector_stage import DAY, HOUR, MINUTE, Agent, Identity, Inside, chance, sent
 
-from bus.identity import seal
+from bus.identity.envelopes import seal
 from bus.protocol import envelope as envelopes
 from bus.protocol.codec import pack
 from bus.protocol.contexts import Purpose

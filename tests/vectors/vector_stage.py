@@ -17,9 +17,9 @@ from small_authority import DAY, HOUR, NOW, SmallAuthority
 from small_world import MINUTE, Agent, Identity, World
 from vector_keys import Chance, ec_key, identity_key, rsa_key
 
-from bus.identity.host_keys import HostKeys
+from bus.identity.envelopes.seal import Outgoing
+from bus.identity.host.host_keys import HostKeys
 from bus.identity.ml_dsa import CosigningKey
-from bus.identity.seal import Outgoing
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.codec import pack
@@ -271,7 +271,7 @@ def sent(stage: Stage, sender: Agent, epoch: SealingEpoch, outgoing: Iterable[Ou
     outgoing = list(outgoing)
     if by == "identity":
         return stage.fleet.send_by_identity(sender, epoch, *outgoing, **changes)
-    from bus.identity import seal
+    from bus.identity.envelopes import seal
 
     return seal.seal_turn([epoch] * len(outgoing), outgoing, sender.host, random=chance(seal.RANDOM_BYTES * len(outgoing)))
 

@@ -14,7 +14,7 @@ from vector_ranges import ED_SMALL
 from vector_refusals import ED25519_ORDER, P384_ORDER
 from vector_stage import Stage, ml_dsa_key
 
-from bus.identity.seal import given_id
+from bus.identity.envelopes.seal import given_id
 from bus.policy.rollout import place as first_percent
 from bus.protocol import audience, envelope, grants, handshake, kem, merkle, papers, proof, sampling
 from bus.protocol.codec import pack

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from bus.errors import BusError, VerificationError
-from bus.identity.asking import Asks, Missing
-from bus.identity.granting import Granted, open_grant
-from bus.identity.held import Held
-from bus.identity.listening import Listening
-from bus.identity.own_keys import OwnKeys
-from bus.identity.parking import LetGo, Parking
-from bus.identity.receive import Parked, Received, receive
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.granting import Granted, open_grant
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.receive import Parked, Received, receive
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.epochs.asking import Asks, Missing
+from bus.identity.epochs.own_keys import OwnKeys
+from bus.identity.epochs.parking import LetGo, Parking
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol import header as headers

@@ -18,23 +18,23 @@ from typing import Any
 
 from bus.clock import Clock
 from bus.errors import RemoteProtocolError, SessionEndedError, VerificationError
-from bus.identity.admitting import Admitting, Arrived, Moment, Outcome
-from bus.identity.asking import Missing, Wanted
-from bus.identity.audible import audible
-from bus.identity.believe import Believed, BelievedInbox, believe_inbox
-from bus.identity.entitled import Grantable
-from bus.identity.giving import BUSY, UNKNOWN_EPOCH, Answer, Giving, Made, Terms
-from bus.identity.granting import Granted
-from bus.identity.held import Held
+from bus.identity.envelopes.believe import Believed, BelievedInbox, believe_inbox
+from bus.identity.envelopes.granting import Granted
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.reserved import requester_of
+from bus.identity.envelopes.snapshot import REPLY_TTL_MS, Snapshot
+from bus.identity.epochs.admitting import Admitting, Arrived, Moment, Outcome
+from bus.identity.epochs.asking import Missing, Wanted
+from bus.identity.epochs.audible import audible
+from bus.identity.epochs.entitled import Grantable
+from bus.identity.epochs.giving import BUSY, UNKNOWN_EPOCH, Answer, Giving, Made, Terms
+from bus.identity.epochs.known import Known
+from bus.identity.epochs.own_keys import OwnKeys
+from bus.identity.epochs.regranting import Regranting
+from bus.identity.epochs.sealing import Sealing, SealingEpochs, Use
+from bus.identity.host.session import Session
 from bus.identity.inbox_record import longest_retention
-from bus.identity.known import Known
-from bus.identity.listening import Listening
-from bus.identity.own_keys import OwnKeys
-from bus.identity.regranting import Regranting
-from bus.identity.reserved import requester_of
-from bus.identity.sealing import Sealing, SealingEpochs, Use
-from bus.identity.session import Session
-from bus.identity.snapshot import REPLY_TTL_MS, Snapshot
 from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants as grant_form

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from bus.identity.entitled import Grantable
-from bus.identity.forks import retired_in_a_child
-from bus.identity.granting import Granted
+from bus.identity.envelopes.granting import Granted
+from bus.identity.epochs.entitled import Grantable
+from bus.identity.host.forks import retired_in_a_child
 from bus.protocol.audience import digest
 from bus.protocol.expiry import Expiry
 

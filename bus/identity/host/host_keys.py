@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from nacl.bindings import crypto_sign, crypto_sign_seed_keypair, crypto_sign_SEEDBYTES
 
 from bus.errors import LocalProtocolError
-from bus.identity.forks import retired_in_a_child
+from bus.identity.host.forks import retired_in_a_child
 from bus.protocol.kem import PRIVATE_BYTES, PrivateKey
 from bus.protocol.papers import host_signer
 from bus.protocol.signatures import HOST_SIGNATURE_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bus.errors import VerificationError
-from bus.identity.believe import SKEW_MS
+from bus.identity.envelopes.believe import SKEW_MS
 from bus.policy import TopicRule
 from bus.protocol.epochs import CLASSES, PRIORITIES, SIGNERS, Params
 from bus.protocol.header import Header

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from bus.identity.entitled import Grantable
-from bus.identity.forks import retired_in_a_child
-from bus.identity.reserved import reply_topic, requester_of
-from bus.identity.session import Session
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.reserved import reply_topic, requester_of
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.epochs.entitled import Grantable
+from bus.identity.host.forks import retired_in_a_child
+from bus.identity.host.session import Session
 from bus.protocol import audience
 from bus.protocol.audience import Members
 from bus.protocol.epochs import AEADS, CLASSES, DURABLE, PRIORITIES, SECRET_BYTES, SIGNERS, Params, SealingEpoch

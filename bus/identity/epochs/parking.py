@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from bus.identity.asking import Asks, Missing
+from bus.identity.epochs.asking import Asks, Missing
 from bus.protocol.header import GRANT, Header
 
 MAX_ENVELOPES: Final = 256

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bus.errors import VerificationError
-from bus.identity.believe import Believed
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.verifier import Verifier
 from bus.protocol import envelope as envelopes
 from bus.protocol.contexts import Purpose
 from bus.protocol.proof import Proof

@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from bus.identity.remembered import Remembered
+from bus.identity.envelopes.remembered import Remembered
 from bus.protocol import cosign, signatures
 from bus.protocol.suites import Suite
 from bus.trust import certificates

@@ -15,13 +15,13 @@ from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from bus.errors import VerificationError
-from bus.identity.arrival import check_times
-from bus.identity.believe import SKEW_MS, Believed, BelievedInbox
-from bus.identity.held import Held
-from bus.identity.proofs import check_proof
-from bus.identity.receive import Parked
-from bus.identity.seal import HostKey, sign_by_host
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.arrival import check_times
+from bus.identity.envelopes.believe import SKEW_MS, Believed, BelievedInbox
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.proofs import check_proof
+from bus.identity.envelopes.receive import Parked
+from bus.identity.envelopes.seal import HostKey, sign_by_host
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol import header as headers

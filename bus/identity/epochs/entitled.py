@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from bus.errors import NotPermittedError
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy import Policy, TopicRule
 from bus.policy.regions import Budget, TooManyRegionsError, regions
 from bus.protocol.audience import Members

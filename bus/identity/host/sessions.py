@@ -20,10 +20,10 @@ import anyio
 
 from bus.clock import Clock
 from bus.errors import BusError, LocalProtocolError, SessionEndedError
-from bus.identity.attempts import LONGEST_SECONDS, Outcome, attempt, is_passing, part, reason_of
-from bus.identity.forks import retired_in_a_child
-from bus.identity.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
-from bus.identity.session import Holder, Session, certify
+from bus.identity.host.attempts import LONGEST_SECONDS, Outcome, attempt, is_passing, part, reason_of
+from bus.identity.host.forks import retired_in_a_child
+from bus.identity.host.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
+from bus.identity.host.session import Holder, Session, certify
 from bus.protocol import kem
 from bus.tpm.interface import TpmEngine
 from bus.trust.statement import Statement

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bus.errors import NotPermittedError, VerificationError
-from bus.identity.believe import Believed
-from bus.identity.reserved import may_hear, rule_of, why_not_publish
+from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.reserved import may_hear, rule_of, why_not_publish
 from bus.policy import Policy
 from bus.protocol import cosign
 from bus.protocol.header import Header

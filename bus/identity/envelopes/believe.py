@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.errors import VerificationError
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes.verifier import Verifier
 from bus.protocol.papers import InboxCertificate, Papers, SessionCertificate, host_signer
 from bus.trust.certificates import Certificate, Profile
 from bus.trust.statement import Statement

@@ -20,10 +20,10 @@ from typing import Final
 
 import anyio
 
-from bus.identity.attempts import LONGEST_REST_SECONDS, LONGEST_SECONDS, Pauses, within
-from bus.identity.host_keys import HostKeys
-from bus.identity.session import Session
-from bus.identity.sessions import Sessions
+from bus.identity.host.attempts import LONGEST_REST_SECONDS, LONGEST_SECONDS, Pauses, within
+from bus.identity.host.host_keys import HostKeys
+from bus.identity.host.session import Session
+from bus.identity.host.sessions import Sessions
 from bus.protocol import kem
 from bus.protocol.papers import MAX_SESSION_MS
 from bus.trust.statement import NEW

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.flow.ledger import Ledger
-from bus.identity.reserved import requester_of
+from bus.identity.envelopes.reserved import requester_of
 from bus.protocol.header import Header
 from bus.protocol.topics import matches
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.errors import TpmRefusedError, VerificationError
-from bus.identity.host_keys import HostKeys
+from bus.identity.host.host_keys import HostKeys
 from bus.policy import Role
 from bus.protocol import kem, papers
 from bus.protocol.contexts import Purpose

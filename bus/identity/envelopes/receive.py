@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 from bus.errors import VerificationError
 from bus.flow.ledger import Ledger
-from bus.identity.arrival import check_times
-from bus.identity.believe import Believed
-from bus.identity.held import Held
-from bus.identity.listening import Listening, Request, Subscription
-from bus.identity.proofs import check_cosignature, check_proof
-from bus.identity.reserved import AUDIT, requester_of
-from bus.identity.snapshot import Snapshot
+from bus.identity.envelopes.arrival import check_times
+from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.proofs import check_cosignature, check_proof
+from bus.identity.envelopes.reserved import AUDIT, requester_of
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol import records as columns

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bus.identity.believe import SKEW_MS, Believed
-from bus.identity.verifier import Verifier
+from bus.identity.envelopes.believe import SKEW_MS, Believed
+from bus.identity.envelopes.verifier import Verifier
 from bus.protocol.epochs import OpenedEpoch
 from bus.protocol.replay import Room, Windows
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bus.identity.forks import retired_in_a_child
-from bus.identity.granting import OwnKey
-from bus.identity.host_keys import HostKeys
-from bus.identity.session import Session
+from bus.identity.envelopes.granting import OwnKey
+from bus.identity.host.forks import retired_in_a_child
+from bus.identity.host.host_keys import HostKeys
+from bus.identity.host.session import Session
 from bus.protocol.kem import PrivateKey
 
 

@@ -21,10 +21,10 @@ from itertools import chain
 from typing import Final
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError, twin
-from bus.identity.believe import SKEW_MS, Believed, BelievedInbox, believe
-from bus.identity.granting import check_not_revoked
-from bus.identity.held import Held
-from bus.identity.remembered import Remembered
+from bus.identity.envelopes.believe import SKEW_MS, Believed, BelievedInbox, believe
+from bus.identity.envelopes.granting import check_not_revoked
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.remembered import Remembered
 from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol import cosign
 from bus.protocol.expiry import Expiry

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from bus.identity import reserved
-from bus.identity.arrival import Arrival, arrival_of
-from bus.identity.believe import Believed
-from bus.identity.reserved import rule_of
-from bus.identity.standing import Standing, standing_of
+from bus.identity.envelopes import reserved
+from bus.identity.envelopes.arrival import Arrival, arrival_of
+from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.reserved import rule_of
+from bus.identity.envelopes.standing import Standing, standing_of
 from bus.policy import Policy, TopicRule
 from bus.policy.model import DEFAULT_TOPIC_RULE
 from bus.protocol import audience

@@ -1,0 +1,1 @@
+"""Who has the key of which epoch, who is given it, and what waits for one."""
