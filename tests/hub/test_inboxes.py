@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import anyio
 
 from bus.hub.inboxes import Inboxes
+from bus.identity.inbox_record import Why
 from bus.identity.public_trust import read_statement
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import open_policy
 from bus.protocol.papers import MAX_COUNTER
-from bus.testing import ManualClock
+from bus.testing import FakeTpm, ManualClock
+from bus.tpm.engine import Engine
+from bus.tpm.software import SoftwareTpm
+from bus.tpm.vault import MemoryVault
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "identity"))
+
+from inboxes import DAY, NOW, identity  # it lies in the tests of identity
 
 
 def test_who_took_all_counters_of_a_name_is_revoked_and_the_name_begins_anew(fleet):
@@ -49,3 +59,20 @@ def test_what_has_passed_is_what_trust_has_seen_and_not_what_the_clock_says(flee
     (state.trust / "public" / "statement.bin").unlink()
     assert at(5) == statement.issued_ms + 5
     assert at(year) == statement.next_update_ms + 1
+
+
+def test_a_clock_that_is_years_ahead_for_a_while_destroys_no_key(fleet):
+    state, policy, clock = fleet.state, open_policy(), ManualClock(NOW)
+    memory = TrustMemory(state.trust)
+
+    async def keep_twice():
+        async with Engine(FakeTpm, MemoryVault(), software=SoftwareTpm(bytes(32))) as engine:
+            signer = await identity(engine, ends=NOW + 10 * 365 * DAY)
+            inboxes = Inboxes(state, engine, policy, clock, memory, None)
+            first = (await inboxes.keep(signer)).record.newest
+            clock.ms += 2 * 365 * DAY
+            return first, await inboxes.keep(signer)
+
+    first, kept = anyio.run(keep_twice)
+    assert (kept.made, kept.destroyed) == (Why.AGE, ())
+    assert first in kept.record.keys
