@@ -46,6 +46,7 @@ def session_of(agent: Agent, world: World) -> Session:
         not_before_ms=believed.not_before_ms,
         not_after_ms=believed.not_after_ms,
         ends=0.0,
+        begun_ms=believed.begun_ms,
     )
 
 

@@ -124,7 +124,7 @@ class Place:
         return Statement(
             domain="tpmbus.test",
             number=number,
-            issued_ms=min(issued, self.clock.ms),
+            issued_ms=max(min(issued, self.clock.ms), *(ended for _, ended in self.standing.values()), 0),  # as an authority does
             next_update_ms=issued + 60 * MINUTE_MS,
             policy_version=1,
             policy_digest=bytes(32),

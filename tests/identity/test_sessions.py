@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -10,6 +12,7 @@ from open_agents import DAY_MS, MINUTE_MS, at_point, place
 
 from bus.errors import LocalProtocolError, SessionEndedError, TpmRefusedError, TpmUnavailableError, VerificationError
 from bus.identity.envelopes.believe import believe
+from bus.identity.host.host_keys import HostKeys
 from bus.identity.host.session import Holder, body_of
 from bus.identity.host.sessions import Sessions
 from bus.protocol import kem
@@ -70,7 +73,7 @@ async def test_a_session_that_outlives_its_identity_cannot_be_made():
         ({"ms": 90 * MINUTE_MS}, "trust_stale"),
         ({"ms": -90_000}, None),
         ({"sessions_not_before": 59_000}, None),
-        ({"sessions_not_before": 61_000}, "clock_behind"),
+        ({"sessions_not_before": 61_000}, None),  # the statement that says so proves that it is as late as that
         ({"identity": 61_000}, "clock_behind"),
         ({"identity": 30_000}, None),
     ],
@@ -84,19 +87,40 @@ async def test_what_no_receiver_would_believe_is_not_made(change, reason):
             here.restate(ALPHA=(1, now + change["sessions_not_before"]))
         holder = await here.holder("ALPHA")
         if "identity" in change:
-            from dataclasses import replace
-
             holder = Holder(replace(holder.identity, not_before_ms=now + change["identity"]), holder.key, holder.session_ms, X25519)
         if reason is None:
             await here.sessions.open(holder)
             session = here.sessions.current("ALPHA")
             floor = max(here.statement.issued_ms, holder.identity.not_before_ms, here.standing.get("ALPHA", (0, 0))[1])
             assert session.not_before_ms >= floor
+            assert session.begun_ms >= here.standing.get("ALPHA", (0, 0))[1], "or every reader would call it revoked"
             return
         with pytest.raises(VerificationError) as caught:
             await here.sessions.open(holder)
         assert (caught.value.agent, caught.value.reason) == ("ALPHA", reason)
         assert not here.sessions.holders
+
+
+async def test_under_a_statement_that_ends_it_no_session_is_made():
+    async with place() as here:
+        holder = await here.holder("ALPHA")
+        ended = replace(here.statement, agents={"ALPHA": (1, here.statement.issued_ms + 1)})
+        keys = HostKeys.make(X25519, os.urandom)
+        with pytest.raises(VerificationError) as caught:
+            body_of(holder, keys, ended, now_ms=here.clock.ms + 1_000, random=bytes(16))
+        assert caught.value.reason == "trust_stale"
+
+
+async def test_a_session_made_before_its_host_heard_that_all_are_ended_is_made_anew_at_once():
+    """It is younger than the date, and its statement is not: readers go by the older of both."""
+    async with place() as here:
+        here.withheld = True
+        await here.open("ALPHA")
+        await here.advance(30)
+        old = here.sessions.current("ALPHA")
+        here.restate(ALPHA=(1, here.clock.ms))
+        await here.advance(6)
+        assert here.sessions.current("ALPHA").begun_ms >= here.standing["ALPHA"][1] > old.begun_ms
 
 
 async def test_a_role_gives_its_time_and_its_kind_of_key():

@@ -165,7 +165,7 @@ class Giving:
         self.made += len(made)
         for (one, reader), grant in zip(readers, made, strict=True):
             place = grantable.epoch.id + reader.key.id
-            self._given[place] = _Given(grant, granter.not_before_ms, granter.not_after_ms)
+            self._given[place] = _Given(grant, granter.begun_ms, granter.not_after_ms)
             ends_ms = one.not_after_ms if isinstance(one, Believed) else terms.expires_ms
             self._expiry.keep(place, until_ms=min(ends_ms, terms.expires_ms) + SKEW_MS)
         return made

@@ -85,7 +85,7 @@ def due_in(sessions: Sessions) -> float:
     now_ms, statement = sessions.now_ms(), sessions.statement()
     for name, session in sessions.held.items():
         was_set_back = now_ms < session.not_before_ms and not session.is_good(now_ms)
-        was_ended = session.not_before_ms < statement.agents.get(name, NEW)[1]
+        was_ended = session.begun_ms < statement.agents.get(name, NEW)[1]
         if was_set_back or was_ended or session.trust_signer != statement.signer:
             return 0.0
     point = EARLIEST + (LATEST - EARLIEST) * sessions.point

@@ -64,6 +64,9 @@ class Session:
     not_after_ms: int
     ends: float
     """`not_after_ms` on the clock that never runs backwards, by which nobody else goes."""
+    begun_ms: int
+    """When its trust statement was issued: for readers it began then, where all sessions from before a date were ended, because
+    `not_before_ms` can be dated ahead."""
     trust_signer: Certificate | None = field(default=None, repr=False)
     """Whose statement it names. Once that one's certificate is revoked, no reader believes the session."""
 
@@ -92,8 +95,13 @@ class Session:
 def body_of(holder: Holder, keys: HostKeys, statement: Statement, *, now_ms: int, random: bytes) -> SessionBody:
     """Raises VerificationError with why no receiver would believe it: "identity_ended", "clock_behind", "trust_stale"."""
     identity = holder.identity
-    sessions_not_before_ms = statement.agents.get(holder.name, NEW)[1]
-    begins_ms = max(now_ms, statement.issued_ms, identity.not_before_ms, sessions_not_before_ms)
+    if statement.issued_ms < statement.agents.get(holder.name, NEW)[1]:
+        raise _refused(
+            holder,
+            "trust_stale",
+            f"trust statement {statement.number} ends sessions that would be made under it: fetch a newer one",
+        )
+    begins_ms = max(now_ms, statement.issued_ms, identity.not_before_ms)
     ends_ms = min(begins_ms + min(holder.session_ms, MAX_SESSION_MS), identity.not_after_ms)
     if ends_ms <= begins_ms:
         raise _refused(holder, "identity_ended", "its identity certificate has ended: enroll it again")
@@ -157,6 +165,7 @@ async def certify(
         not_before_ms=body.not_before_ms,
         not_after_ms=body.not_after_ms,
         ends=now + (body.not_after_ms - now_ms) / 1000,
+        begun_ms=statement.issued_ms,
         trust_signer=statement.signer,
     )
 
