@@ -222,7 +222,7 @@ def _public(state: Path | None) -> PublicTrust:
 def _problem(found: PublicTrust, now_ms: int) -> str | None:
     """What keeps agents from believing this folder, or may soon; None if nothing does."""
     from bus.errors import VerificationError
-    from bus.trust.statement import SKEW_MS
+    from bus.protocol.skew import SKEW_MS
 
     try:
         view = found.view()

@@ -29,8 +29,8 @@ from bus.errors import VerificationError
 from bus.flow.runs import Runs
 from bus.protocol.expiry import Expiry
 from bus.protocol.header import EPOCH_ID_BYTES, MAX_RECORDS, MAX_SEQ
+from bus.protocol.skew import SKEW_MS
 
-SKEW_MS: Final = 60_000
 RUN_BYTES: Final = 64
 """What a row takes on disk; a run takes a quarter of that in memory."""
 EPOCH_BYTES: Final = 512

@@ -25,6 +25,7 @@ from bus.errors import RemoteProtocolError, VerificationError
 from bus.policy import Policy
 from bus.protocol.kem import BY_WORD
 from bus.protocol.papers import MAX_INBOX_MS, InboxBody, InboxCertificate
+from bus.protocol.skew import SKEW_MS
 
 VERSION: Final = 1
 ROTATED_AFTER_MS: Final = 7 * 86_400_000
@@ -32,8 +33,6 @@ LIFETIME_MS: Final = MAX_INBOX_MS
 """The longest that there is: an agent that was away for three weeks finds what was sent to it."""
 LONGEST_EPOCH_MS: Final = 86_400_000
 """A grant that was sealed to a key in its last moment opens messages that are sent until the epoch ends."""
-SKEW_MS: Final = 60_000
-"""A certificate begins a little earlier than it was made, for senders whose clocks are behind."""
 MAX_KEYS: Final = 1_024
 """Of one agent. One that makes a new key each hour for a month has 700."""
 MAX_LEAP: Final = 1 << 20

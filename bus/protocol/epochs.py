@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NoReturn, Protocol, Self
 
 from cryptography.exceptions import InvalidTag
@@ -42,6 +43,7 @@ PRIORITIES: Final = {"control": 0, "critical": 1, "high": 2, "normal": 3, "bulk"
 
 SECRET_BYTES: Final = 32
 GUARD_BYTES: Final = {AES_256_GCM: 4, XCHACHA20_POLY1305: 16}
+MAX_GUARD_BYTES: Final = max(GUARD_BYTES.values())
 TAG_BYTES: Final = 16
 MAX_SEALED_BYTES: Final = 64 << 30
 """Under one key."""
@@ -121,6 +123,9 @@ class _XChaCha:
             raise InvalidTag from error
 
 
+_CIPHERS: Final[Mapping[int, Callable[[bytes], _Cipher]]] = {AES_256_GCM: AESGCM, XCHACHA20_POLY1305: _XChaCha}
+
+
 def _derive(secret: bytes, params: bytes) -> tuple[bytes, bytes]:
     """Id and content key."""
     digest = hashlib.sha256(params).digest()
@@ -143,7 +148,7 @@ class _Epoch:
         self.params, self.params_bytes = params, params_bytes
         self.id, key = _derive(secret, params_bytes)
         self.guard_bytes = GUARD_BYTES[params.aead]
-        self._cipher: _Cipher = AESGCM(key) if params.aead == AES_256_GCM else _XChaCha(key)
+        self._cipher: _Cipher = _CIPHERS[params.aead](key)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id[:4].hex()} of {self.params.sender}>"

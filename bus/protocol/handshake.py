@@ -212,7 +212,6 @@ _TOLD: Final[Mapping[str, str]] = {
     **{code: code for code in REFUSE},
     "wrong_signer": "not_permitted",
     "unsolicited": "not_permitted",
-    "no_longer_permitted": "not_permitted",
     "too_many_epochs": "busy",
     "ledger_full": "busy",
     "too_slow": "busy",

@@ -22,6 +22,7 @@ from typing import Final
 
 from bus.errors import VerificationError
 from bus.protocol.expiry import Expiry
+from bus.protocol.skew import SKEW_MS
 
 WINDOW: Final = 65_536
 MAX_EPOCHS_A_SENDER: Final = 64
@@ -31,7 +32,6 @@ MIN_EPOCHS: Final = 4_096
 EPOCHS_AN_AGENT: Final = 16
 """At most MIN_EPOCHS in all, or this many for each agent that may be heard, if that is more; of durable ones four times as many."""
 DURABLE_FACTOR: Final = 4
-SKEW_MS: Final = 60_000
 
 _PAGE_BITS: Final = 12
 _PAGES: Final = WINDOW >> _PAGE_BITS

@@ -23,6 +23,7 @@ from typing import Any, Final
 from bus.errors import VerificationError
 from bus.protocol import codec, contexts, signatures
 from bus.protocol.names import is_agent_name
+from bus.protocol.skew import SKEW_MS
 from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.trust import signed
 from bus.trust.certificates import Certificate, Profile, Root
@@ -35,8 +36,6 @@ MAX_AGENTS: Final = 16_384
 MAX_SIGNER_BYTES: Final = 8_192
 MAX_AGE_MS: Final = 7 * 86_400_000
 """Policy's own upper limit of `trust: max_age`: no statement, whoever signed it, is good for longer."""
-SKEW_MS: Final = 60_000
-"""Between the clock that dated the signer's certificate and the one that dated the statement."""
 MAX_GENERATION: Final = (1 << 32) - 1
 SUITE: Final[Suite] = IDENTITY_SUITES["ecc384/sha3-384"]
 """The trust signer's."""

@@ -57,7 +57,7 @@ class TrustView:
         return self.statement.ml_dsa.get(name)
 
     def check_fresh(self, now_ms: int) -> None:
-        """Return if the statement is still good; else raise VerificationError("trust_stale"). `now_ms`: see `floor_ms`."""
+        """Return if the statement is still good at this time, as `now_ms` gives it; else raise VerificationError("trust_stale")."""
         late = now_ms - self.statement.next_update_ms
         if late > 0:
             detail = f"statement {self.statement.number} ended {late // 1000} s ago: no news of revocations; fetch a newer one"

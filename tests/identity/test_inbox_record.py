@@ -14,7 +14,6 @@ from bus.identity.inbox_record import (
     LONGEST_EPOCH_MS,
     MAX_LEAP,
     ROTATED_AFTER_MS,
-    SKEW_MS,
     InboxKey,
     Phase,
     Place,
@@ -26,6 +25,7 @@ from bus.policy import load, open_policy
 from bus.protocol import kem
 from bus.protocol.papers import MAX_COUNTER, InboxBody, InboxCertificate
 from bus.protocol.proof import Proof
+from bus.protocol.skew import SKEW_MS
 from bus.tpm.interface import SOFTWARE, SOFTWARE_TPM
 
 NOW = 1_800_000_000_000

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from bus.errors import VerificationError
 from bus.flow.ledger import Ledger, Row
-from bus.protocol.replay import SKEW_MS, Windows
+from bus.protocol.replay import Windows
+from bus.protocol.skew import SKEW_MS
 
 TICK = 100_000  # longer than the skew, so that it matters
 LIVE_MS, DURABLE_MS = TICK, 8 * TICK  # how long an epoch lives, and a message; a session certificate as long as a live epoch

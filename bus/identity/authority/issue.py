@@ -25,6 +25,7 @@ from bus.identity.authority.restored import taken_back
 from bus.identity.authority.signers import TRUST_SUITE, PolicySignature, RootKeys, StatementSignature, TrustKey
 from bus.identity.authority.store import Store
 from bus.protocol.names import is_agent_name
+from bus.protocol.skew import SKEW_MS
 from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.trust import certificates, revocations
 from bus.trust.certificates import DNS_NAME, MAX_HOSTS, Certificate, Pinned, Profile, Root
@@ -35,8 +36,6 @@ from bus.trust.statement import Statement
 Hosts = Sequence[str]
 Addresses = Sequence[IPv4Address | IPv6Address]
 
-SKEW_MS: Final = 60_000
-"""Everything is dated back by what the protocol allows between two clocks: what is new counts at once, everywhere."""
 RENEW_SIGNER_MS: Final = 30 * DAY_MS
 TRUST_NAME: Final = "TRUST"
 

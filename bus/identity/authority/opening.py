@@ -21,12 +21,13 @@ from bus.clock import Clock
 from bus.errors import VaultError, VerificationError
 from bus.identity.authority import journal, keys, published
 from bus.identity.authority.dates import Dates, check_first
-from bus.identity.authority.issue import SKEW_MS, Authority
+from bus.identity.authority.issue import Authority
 from bus.identity.authority.keys import KeyFiles, Protection
 from bus.identity.authority.records import Records
 from bus.identity.authority.signers import RootKeys
 from bus.identity.authority.store import Store
 from bus.policy.kinds import DOMAIN_PATTERN
+from bus.protocol.skew import SKEW_MS
 from bus.trust import root as roots
 from bus.trust.profiles import ROOT_LIFETIME_MS
 from bus.trust.root import Root

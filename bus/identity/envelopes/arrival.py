@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bus.errors import VerificationError
-from bus.identity.envelopes.believe import SKEW_MS
 from bus.policy import TopicRule
 from bus.protocol.epochs import CLASSES, PRIORITIES, SIGNERS, Params
 from bus.protocol.header import Header
 from bus.protocol.kem import BY_WORD
+from bus.protocol.skew import SKEW_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,13 @@ What is left to ask of every envelope is in `standing`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from bus.errors import VerificationError
 from bus.identity.envelopes.verifier import Verifier
 from bus.protocol.papers import InboxCertificate, Papers, SessionCertificate, host_signer
+from bus.protocol.skew import SKEW_MS
 from bus.trust.certificates import Certificate, Profile
 from bus.trust.statement import Statement
-
-SKEW_MS: Final = 60_000
-"""How far two clocks may be apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

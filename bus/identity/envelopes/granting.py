@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from bus.errors import VerificationError
 from bus.identity.envelopes.arrival import check_times
-from bus.identity.envelopes.believe import SKEW_MS, Believed, BelievedInbox
+from bus.identity.envelopes.believe import Believed, BelievedInbox
 from bus.identity.envelopes.held import Held
 from bus.identity.envelopes.proofs import check_proof
 from bus.identity.envelopes.receive import Parked
@@ -32,6 +32,7 @@ from bus.protocol.grants import GrantBody
 from bus.protocol.header import GRANT, ID_BYTES, VERSION, Header
 from bus.protocol.kem import PublicKey
 from bus.protocol.proof import BLIND_BYTES
+from bus.protocol.skew import SKEW_MS
 from bus.protocol.suites import HOST_SUITE
 from bus.trust.certificates import Certificate
 from bus.trust.view import TrustView

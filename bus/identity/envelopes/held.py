@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bus.identity.envelopes.believe import SKEW_MS, Believed
+from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.verifier import Verifier
 from bus.protocol.epochs import OpenedEpoch
 from bus.protocol.replay import Room, Windows
+from bus.protocol.skew import SKEW_MS
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +24,7 @@ class Held:
     opened: int = 0
     """Envelopes that passed."""
     handed_over: int = 0
-    """Messages that they brought, each counted for each subscription that got it."""
+    """Messages that they brought, each counted for each subscription that got it; an answer for who had asked."""
 
     def hears(self, agents: int) -> None:
         """How many agents its own may hear: there is room for so many more epochs."""

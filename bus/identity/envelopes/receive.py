@@ -2,10 +2,11 @@
 
      1 parse                  malformed                              7 proof                bad_proof, untrusted, or park
      2 for me                 unsolicited                            8 the signer           untrusted, revoked
-     3 times                  from_future, expired, ttl_too_long     9 policy               not_permitted, wrong_signer
+     3 times                  from_future, expired, ttl_too_long     9 policy               not_permitted, wrong_signer, bad_proof
      4 epoch                  wrong_epoch, or park                  10 records              malformed
-     5 new                    before_session, replayed, too_old     11 commit, hand over
-     6 open                   bad_seal
+     5 new                    before_session, replayed, too_old,    11 commit, hand over    replayed, too_many_epochs
+                              too_many_epochs, ledger_full
+     6 open                   bad_seal, malformed
 
 Past the end of its trust statement a host judges nothing: trust_stale. One snapshot judges the whole of it. The AEAD only hides:
 every reader holds the key, so the signature alone says who sent it. No replay state moves before line 11, or any reader could
@@ -129,7 +130,9 @@ def receive(
             header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=ttl_ms, durable=received.durable
         )
     held.opened += 1
-    held.handed_over += header.records * max(1, len(received.hearings))
+    held.handed_over += (
+        sum(header.records if one.indexes is None else len(one.indexes) for one in received.hearings) or header.records
+    )
     return received
 
 

@@ -20,7 +20,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol.codec import pack
 from bus.protocol.contexts import Purpose
 from bus.protocol.envelope import MAX_ENVELOPE_BYTES
-from bus.protocol.epochs import SealingEpoch
+from bus.protocol.epochs import MAX_GUARD_BYTES, SealingEpoch
 from bus.protocol.header import DATA, ID_BYTES, MAX_RECORDS, VERSION
 from bus.protocol.proof import BLIND_BYTES, MAX_BATCH, Proof, batch
 from bus.protocol.records import Records
@@ -28,7 +28,6 @@ from bus.protocol.suites import HOST_SUITE, Suite
 
 MAX_BODY_BYTES: Final = MAX_ENVELOPE_BYTES - (8 << 10)
 """What header, proof, path and signatures need is left free."""
-MAX_GUARD_BYTES: Final = 16
 RANDOM_BYTES: Final = ID_BYTES + BLIND_BYTES + MAX_GUARD_BYTES
 """Fresh random bytes for one draft."""
 

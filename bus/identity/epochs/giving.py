@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from bus.errors import LocalProtocolError, VerificationError
-from bus.identity.envelopes.believe import SKEW_MS, Believed, BelievedInbox
+from bus.identity.envelopes.believe import Believed, BelievedInbox
 from bus.identity.envelopes.granting import Reader, inbox_key, make_grants, session_key
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.epochs.entitled import Grantable
 from bus.identity.host.session import Session
 from bus.protocol.expiry import Expiry
+from bus.protocol.skew import SKEW_MS
 
 SEALS_A_SECOND: Final = 100
 """Of answers to one reader."""

@@ -9,7 +9,7 @@
                 revoked are not looked at, so that they do not stand against who gets the name next
 
 To let go of papers loses nothing: what needs them waits, and they are asked for. So here, unlike with what stops replays, there
-is no harm in pushing out; and a name can only push out its own.
+is no harm in pushing out. A name that opens many sessions pushes out its own, long before there is no room for others.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from itertools import chain
 from typing import Final
 
 from bus.errors import LocalProtocolError, RemoteProtocolError, VerificationError, twin
-from bus.identity.envelopes.believe import SKEW_MS, Believed, BelievedInbox, believe
+from bus.identity.envelopes.believe import Believed, BelievedInbox, believe
 from bus.identity.envelopes.granting import check_not_revoked
 from bus.identity.envelopes.held import Held
 from bus.identity.envelopes.remembered import Remembered
 from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol import cosign
 from bus.protocol.expiry import Expiry
+from bus.protocol.skew import SKEW_MS
 from bus.trust.view import TrustView
 
 MAX_OF_A_NAME: Final = 64
@@ -85,7 +86,8 @@ class Known:
         if len(mine) >= MAX_OF_A_NAME:
             self._drop(next((one.id for one in mine.values() if not _is_current(one, now_ms)), next(iter(mine))))
         if len(self._ids) >= held.room.limit():
-            self._drop(next(iter(self._ids.values())))
+            ended = (session for session in self._ids.values() if not _is_current(held.sessions[session], now_ms))
+            self._drop(next(ended, next(iter(self._ids.values()))))
         held.sessions[found.id] = found
         self._ids[digest], self._papers[found.id] = found.id, digest
         self._of_name.setdefault(found.name, {})[found.id] = found

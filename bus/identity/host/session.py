@@ -21,12 +21,11 @@ from bus.protocol import kem, papers
 from bus.protocol.contexts import Purpose
 from bus.protocol.papers import MAX_SESSION_MS, Papers, SessionBody, SessionCertificate
 from bus.protocol.proof import BLIND_BYTES, BatchProof, Proof
+from bus.protocol.skew import SKEW_MS
 from bus.tpm.interface import Priority, TpmEngine
 from bus.trust.certificates import Certificate
 from bus.trust.statement import NEW, Statement
 
-SKEW_MS: Final = 60_000
-"""How far two clocks may be apart."""
 RANDOM_BYTES: Final = 16
 
 
