@@ -130,9 +130,9 @@ def receive(
             header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=ttl_ms, durable=received.durable
         )
     held.opened += 1
-    held.handed_over += (
-        sum(header.records if one.indexes is None else len(one.indexes) for one in received.hearings) or header.records
-    )
+    held.handed_over += header.records if received.answers is not None else 0
+    for one in received.hearings:
+        held.handed_over += header.records if one.indexes is None else len(one.indexes)
     return received
 
 
