@@ -19,6 +19,7 @@ from bus.cli.output import Output
 
 if TYPE_CHECKING:
     from bus.identity.authority import Authority
+    from bus.identity.authority.desk import Desk
     from bus.trust.certificates import Profile
 
 
@@ -75,15 +76,21 @@ def _revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
 
     name, reason = wanted.name, Reason(wanted.reason)
     closes = wanted.profile is Profile.AGENT and reason is not Reason.ROTATED
+    if closes:
+        _ = _desk(authority).listed  # read now: what cannot be read must not stop a revocation half-way
     try:
         crl = authority.revoke(name, reason, profile=wanted.profile)
-    except AttestationError:
-        if closes and authority.standings().get(name, (0, 0))[0]:  # revoked before, by a command that may have been killed here
-            _close_the_door(authority, name)
+    except AttestationError as error:
+        revoked_before = closes and authority.standings().get(name, (0, 0))[0] > 0
+        if revoked_before:  # by a command that may have been killed here
+            _desk(authority).unlist(name)
         issue_what_was_left_unsaid(authority)
+        if revoked_before:
+            detail = "it was revoked before; whatever was left to say of that is said now"
+            raise AttestationError("not_enrolled", agent=name, detail=detail) from error
         raise
     if closes:
-        _close_the_door(authority, name)
+        _desk(authority).unlist(name)  # else the same chip, or an open token, takes the name again
     statement = issue_statement(authority)
     done = {"reason": wanted.reason, "crl_number": crl.number, "statement": statement.number}
     if wanted.profile is Profile.TRUST:
@@ -91,10 +98,9 @@ def _revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
     return done | {"generation": authority.standings().get(name, (0, 0))[0]}
 
 
-def _close_the_door(authority: Authority, name: str) -> None:
-    """Else the same chip, or an open token, takes the name again."""
+def _desk(authority: Authority) -> Desk:
     from bus.identity.authority.desk import Desk
     from bus.policy import Policy
     from bus.trust.endorsement import Roots
 
-    Desk(authority, policy=Policy, roots=Roots()).unlist(name)
+    return Desk(authority, policy=Policy, roots=Roots())

@@ -174,7 +174,11 @@ def revoke(
 @click.option("--token", metavar="NAME", help="A one-time token for this name, good for an hour.", shell_complete=agent_names)
 @click.option("--ek", nargs=2, metavar="HASH NAME", help="The chip with this endorsement key (SHA-256, hex) may have this name.")
 @click.option(
-    "--uid", nargs=2, type=(int, str), metavar="UID NAME", help="This local user may enroll this name (* for every name)."
+    "--uid",
+    nargs=2,
+    type=(click.IntRange(0, (1 << 32) - 2), str),
+    metavar="UID NAME",
+    help="This local user may enroll this name (* for every name).",
 )
 @click.option("--remove", metavar="NAME", help="Nobody may enroll under this name any more.", shell_complete=agent_names)
 @click.option("--list", "show", is_flag=True, help="Who may enroll under which name.")

@@ -18,6 +18,8 @@ from bus.errors import AttestationError
 from bus.protocol.names import is_agent_name
 from bus.trust.enrolment_messages import TOKEN_BYTES
 
+MAX_UID: Final = (1 << 32) - 2
+
 TOKEN_MS: Final = 3_600_000
 KEEP_SPENT_MS: Final = 24 * 3_600_000
 """How long it is still known what became of a token, so that its holder hears why it does not count."""
@@ -65,6 +67,8 @@ class EnrolmentList:
 
     def with_uid(self, name: str, uid: int) -> EnrolmentList:
         """`name` may be EVERY_NAME."""
+        if not 0 <= uid <= MAX_UID:
+            raise ValueError(f"a local user has a number from 0 to {MAX_UID}, not {uid}")
         if name != EVERY_NAME:
             _checked(name)
         return replace(self, uids={**self.uids, name: self.uids.get(name, frozenset()) | {uid}})

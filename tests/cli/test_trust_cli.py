@@ -289,6 +289,21 @@ def test_the_list_that_a_command_that_was_killed_left_as_it_was_is_mended_by_the
     assert place.json("trust", "enroll", "--list")["chips"] == {"MONITOR": ["cd" * 32]}
 
 
+def test_a_local_user_that_none_can_be_is_wrong_usage_and_spoils_nothing(place):
+    for uid in ("-1", str(2**32)):
+        assert place.keyed("trust", "enroll", "--uid", uid, "MONITOR").exit_code == 2
+    assert place.json("trust", "enroll", "--list")["uids"] == {}
+
+
+def test_a_list_that_cannot_be_read_stops_a_revocation_before_it_begins(place):
+    place.enroll("DIRECTOR")
+    place.json("trust", "enroll", "--ek", "ab" * 32, "DIRECTOR")
+    (listed,) = place.state.rglob("enrolment.json")
+    listed.write_text("{")
+    assert place.keyed("trust", "revoke", "DIRECTOR").exit_code == 5
+    assert place.json("trust", "status")["agents"] == {"enrolled": ["DIRECTOR"], "revoked": []}
+
+
 def test_nobody_to_revoke_is_exit_code_1(place):
     done = place.keyed("trust", "revoke", "NOBODY", "--json")
     assert done.exit_code == 1

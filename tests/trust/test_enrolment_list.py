@@ -97,8 +97,10 @@ def test_what_cannot_be_listed_is_misuse():
         lambda: EnrolmentList().with_token("*", FIRST, now_ms=NOW),
         lambda: EnrolmentList().with_token("LEAD", b"short", now_ms=NOW),
         lambda: EnrolmentList().with_uid("lead", 5),
+        lambda: EnrolmentList().with_uid("LEAD", -1),
+        lambda: EnrolmentList().with_uid("LEAD", 2**32 - 1),
     ):
-        with pytest.raises(ValueError, match=r"bytes|agent name"):
+        with pytest.raises(ValueError, match=r"bytes|agent name|local user"):
             call()
 
 
