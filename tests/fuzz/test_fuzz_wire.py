@@ -6,6 +6,7 @@ Changed by hypothesis from bytes that parse, and by coverage (`wire_target.py`, 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -24,7 +25,7 @@ from wire_rows import ROWS, TARGETS, Row, judge
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-SECONDS = 30
+SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 30
 """For each target; they run beside each other where there are several processors."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -208,6 +209,7 @@ def test_the_corpus_is_there_and_obeys_the_laws(target):
 
 
 @pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.skipif(sys.platform != "linux", reason="atheris is built for Linux")
 @every_target
 def test_coverage_guided_input_obeys_the_laws(target, tmp_path):
@@ -219,7 +221,7 @@ def test_coverage_guided_input_obeys_the_laws(target, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=SECONDS + 70,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert "Done" in ran.stderr
