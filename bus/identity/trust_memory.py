@@ -173,7 +173,7 @@ def _decode(document: Any) -> Remembered:
         raise ValueError("an inbox of nobody")
     found = {name: _first(value) if version == _WITHOUT_GENERATIONS else _mark(value) for name, value in inbox.items()}
     clock_ms, until_ms = _number(document["clock_ms"]), _number(document["until_ms"])
-    return Remembered(Highest(*marks), MappingProxyType(found), clock_ms, until_ms)  # type: ignore[arg-type]
+    return Remembered(Highest(*marks), MappingProxyType(found), clock_ms, until_ms)  # type: ignore[arg-type]  # each mark was checked above
 
 
 def _mark(value: Any) -> InboxMark:

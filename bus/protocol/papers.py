@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
@@ -142,9 +142,7 @@ class _Certificate:
     body_bytes: bytes
     proof: Proof
 
-    @property
-    def purpose(self) -> Purpose:
-        raise NotImplementedError
+    purpose: ClassVar[Purpose]
 
     def encode(self) -> bytes:
         return pack((self.body_bytes, self.proof))
@@ -171,9 +169,7 @@ def _split(data: bytes) -> tuple[bytes, Proof]:
 
 @dataclass(frozen=True)
 class SessionCertificate(_Certificate):
-    @property
-    def purpose(self) -> Purpose:
-        return Purpose.SESSION
+    purpose: ClassVar[Purpose] = Purpose.SESSION
 
     @classmethod
     def parse(cls, data: bytes) -> SessionCertificate:
@@ -193,9 +189,7 @@ class SessionCertificate(_Certificate):
 
 @dataclass(frozen=True)
 class InboxCertificate(_Certificate):
-    @property
-    def purpose(self) -> Purpose:
-        return Purpose.INBOX
+    purpose: ClassVar[Purpose] = Purpose.INBOX
 
     @classmethod
     def parse(cls, data: bytes) -> InboxCertificate:

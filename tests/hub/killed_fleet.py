@@ -6,17 +6,15 @@ killed_fleet.py STATE       each run goes on in the same state folder; the last 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sys
-import traceback
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from killed_child import in_a_child
 
 from bus.clock import SystemClock
 from bus.hub.fleet_papers import Order, provision_fleet
@@ -34,7 +32,6 @@ TEXTS = {
         + "roles:\n  plain: {key: ecc256/sha256, key_origin: software}\n"
     ).encode()
 }
-TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "fcntl.flock"}
 
 
 async def provision(state: Path) -> dict[str, Any]:
@@ -56,37 +53,6 @@ async def look(state: Path) -> dict[str, str]:
                 assert await inbox.private(key.id) is not None
                 found[f"{name} {key.counter}"] = key.id.hex()
     return found
-
-
-def in_a_child(work: Callable[[], Awaitable[Any]], *, killed_at: int = 0, folder: Path = Path()) -> Any:
-    """Run it in a process of its own, which may be killed at this moment; this one never has threads, so it may fork."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        left = killed_at
-
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            if left and event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        try:
-            os.write(write, json.dumps(anyio.run(work)).encode())
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  it must not go on as if it were its parent
-            traceback.print_exc()
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return None
-    assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
-    return json.loads(answer)
 
 
 def main() -> None:

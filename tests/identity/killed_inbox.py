@@ -6,27 +6,22 @@ killed_inbox.py FOLDER      kills itself at the 1st, 2nd, 3rd .. moment at which
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import anyio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from inboxes import NOW, identity, wanted
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from killed_child import in_a_child
+
 from bus.identity.inbox import Inbox, InboxFolder, keep_inbox
 from bus.testing import FakeTpm, ManualClock
 from bus.tpm.engine import Engine
 from bus.tpm.vault import FolderVault
-
-TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "fcntl.flock"}
 
 
 async def renew(folder: Path) -> list[int]:
@@ -44,37 +39,6 @@ async def look(folder: Path) -> dict[str, str]:
         for key in inbox.record.keys:
             assert await inbox.private(key.id) is not None
     return {str(key.counter): key.id.hex() for key in inbox.record.keys}
-
-
-def in_a_child(work: Callable[[], Awaitable[Any]], *, killed_at: int = 0, folder: Path = Path()) -> Any:
-    """Run it in a process of its own, which may be killed at this moment; this one never has threads, so it may fork."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        left = killed_at
-
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            if left and event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        try:
-            os.write(write, json.dumps(anyio.run(work)).encode())
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  it must not go on as if it were its parent
-            traceback.print_exc()
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return None
-    assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
-    return json.loads(answer)
 
 
 def main() -> None:

@@ -276,7 +276,7 @@ anyio.run(main)
 
 
 def test_a_forked_child_has_no_session_and_signs_and_seals_nothing():
-    command = [sys.executable, "-W", "ignore", "-c", IN_A_LOOP, os.path.dirname(__file__)]  # noqa: PTH120
+    command = [sys.executable, "-W", "ignore", "-c", IN_A_LOOP, os.path.dirname(__file__)]  # noqa: PTH120  as the child gets it, text
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     names = ["current", "keys", "keys of before", "holder", "open", "sign", "sign by identity", "seal"]

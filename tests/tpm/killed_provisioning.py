@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import killed_child
 
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import IDENTITY_SUITES
@@ -26,7 +27,8 @@ from bus.tpm.engine import Engine
 from bus.tpm.vault import FolderVault
 
 QUICK = IDENTITY_SUITES["ecc256/sha256"]
-TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.listdir", "fcntl.flock"}
+TOUCHES = killed_child.TOUCHES | {"os.chmod", "os.listdir"}
+in_a_child = partial(killed_child.in_a_child, touches=TOUCHES)
 
 
 async def provision(folder: Path, count: int, *, rotate: bool = False) -> dict[str, str]:
@@ -55,40 +57,6 @@ async def check(folder: Path, count: int) -> dict[str, str]:
     assert files == wanted, f"left behind: {files - wanted}, missing: {wanted - files}"
     assert len(found) <= count + 1
     return found
-
-
-def in_a_child(work, *, killed_at: int = 0, folder: Path = Path()) -> Any:
-    """Run it in a process of its own, which may be killed at this moment; this one never has threads, so it may fork.
-
-    Gives what it gave, or None if it was killed.
-    """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        left = killed_at
-
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
-            if left and event in TOUCHES and (event == "fcntl.flock" or str(folder) in str(arguments[0])):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        try:
-            os.write(write, json.dumps(anyio.run(work)).encode())
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  it must not go on as if it were its parent
-            traceback.print_exc()
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return None
-    assert os.WEXITSTATUS(status) == 0, "it failed instead of being killed"
-    return json.loads(answer)
 
 
 async def provision_swtpm(folder: Path, runtime: Path, count: int) -> None:

@@ -680,7 +680,7 @@ def test_any_bytes_parse_and_encode_the_same_or_are_malformed(data, place, new):
     try:
         message = parse(data)
     except RemoteProtocolError as error:
-        assert error.reason == "malformed"  # noqa: PT017
+        assert error.reason == "malformed"  # noqa: PT017  where it does not raise is judged too
     else:
         assert message.encode() == data
 
@@ -696,7 +696,7 @@ def test_whatever_a_request_becomes_on_its_way_it_gets_no_other_verdict(place, n
         run.authority.request(changed)
         verdicts = run.finish(run.prove(run.challenged()))
     except (AttestationError, LocalProtocolError) as error:
-        assert isinstance(error, LocalProtocolError) or error.reason in REASONS  # noqa: PT017
+        assert isinstance(error, LocalProtocolError) or error.reason in REASONS  # noqa: PT017  where it does not raise is judged too
     else:
         assert changed == request or [v.spki for v in verdicts] == [spki_of(run.keys["LEAD"])]
 

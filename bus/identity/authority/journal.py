@@ -110,7 +110,7 @@ class Journal:
                 raise ValueError("its digits do not fit")  # noqa: TRY301  one way out for all that is wrong with a line
             entry = json.loads(text)
             if not isinstance(entry, dict):
-                raise TypeError("it is no object")  # noqa: TRY301
+                raise TypeError("it is no object")  # noqa: TRY301  the same
         except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(f"line {number}: {error}") from error
         self._digits = digits

@@ -1,7 +1,7 @@
 """What one envelope is judged by, from its first line to its last: my policy and my trust, as they were at one moment.
 
-Immutable; a new policy, statement or revocation list makes another snapshot. What it says about one session, epoch and topic is
-the same for every envelope of theirs, so it is worked out once (`standing`, `arrival`), kept with the snapshot, and goes with it.
+Immutable; a new policy, statement or revocation list makes another snapshot. What it says about a sender, an epoch and a topic
+is the same for every envelope of theirs: it is worked out once (`standing`, `arrival`), kept with the snapshot, and goes with it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Snapshot:
         return found
 
     def standing(self, believed: Believed, topic: str, *, reply: bool = False) -> Standing:
-        """What lines 8 and 9 say about this session as a publisher of this topic, or as one who answers what was asked on it."""
+        """What lines 8 and 9 say about a sender with these papers who publishes on this topic, or answers what was asked there."""
         key = (believed.id, believed.papers.ml_dsa, topic, reply)  # of papers, all but the ML-DSA key is in what the id is made of
         found = self._standings.get(key)
         if found is None:

@@ -10,7 +10,7 @@ INTEGER, BITS, OCTETS, NULL, OID, ENUMERATED, UTF8 = 0x02, 0x03, 0x04, 0x05, 0x0
 BOOLEAN, UTC_TIME, GENERALIZED_TIME, SEQUENCE, SET = 0x01, 0x17, 0x18, 0x30, 0x31
 
 
-class NotDer(ValueError):  # noqa: N818
+class NotDer(ValueError):  # noqa: N818  what the bytes are, not what went wrong
     pass
 
 
