@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -59,15 +59,25 @@ class Remembered:
 
 
 class TrustMemory:
-    """Opened on STATE/trust; several threads and processes may use one. Raises VaultError: damaged, disk, disk_full."""
+    """Opened on STATE/trust; several threads and processes may use one. Raises VaultError: damaged, disk, disk_full.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+    Without a folder nothing is written and nothing blocks, and who starts again can be led back: for tests alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / FILE
         self._lock = threading.Lock()
         self._clock_ms = 0
         """What this process knows of; on disk it may be a minute behind."""
-        durable.make_folder(folder)
-        self._seen = self._read()
+        self._seen = Remembered()
+        if folder is not None:
+            durable.make_folder(folder)
+            self._seen = self._read()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether what writes blocks."""
+        return self._path is not None
 
     @property
     def highest(self) -> Highest:
@@ -136,16 +146,19 @@ class TrustMemory:
     @contextmanager
     def _writing(self) -> Iterator[Remembered]:
         """What is on disk now, while nobody else writes."""
-        with self._lock, durable.locked(self._path):
+        with self._lock, nullcontext() if self._path is None else durable.locked(self._path):
             self._seen = self._read()
             yield self._seen
 
     def _keep(self, before: Remembered, after: Remembered) -> None:
         if after != before:
-            durable.replace(self._path, _encode(after))
+            if self._path is not None:
+                durable.replace(self._path, _encode(after))
             self._seen = after
 
     def _read(self) -> Remembered:
+        if self._path is None:
+            return self._seen
         data = durable.read(self._path, longest=MAX_BYTES)
         if data is None:
             return Remembered()

@@ -345,3 +345,21 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path):
     with pytest.raises(VaultError):
         TrustMemory(tmp_path).accept(statement(5))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_without_a_folder_it_remembers_as_long_as_it_lives_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    memory = TrustMemory(None)
+    memory.accept(statement(5))
+    memory.accept_policy(bundle(2))
+    memory.accept_inboxes({"DIRECTOR": (0, 7)})
+    memory.passed_ms(NOW + HOUR)
+    memory.keep_clock()
+    memory.refresh()
+    assert (memory.highest.number, memory.highest.policy_version) == (5, 2)
+    assert memory.inbox_counter("DIRECTOR", 0) == 7
+    assert memory.now_ms(0) == NOW + HOUR
+    assert refused(memory.accept, statement(4)) == "trust_rollback"
+    assert refused(memory.accept_policy, bundle(1)) == "policy_rollback"
+    assert not memory.on_disk
+    assert not list(tmp_path.iterdir())
