@@ -13,11 +13,15 @@ from typing import Final
 
 from bus.protocol import contexts
 from bus.protocol.codec import malformed, pack, unpack
-from bus.protocol.header import MAX_HEADER_BYTES
+from bus.protocol.header import GRANT, MAX_HEADER_BYTES, VERSION
 from bus.protocol.proof import PROOF_FIELDS, Proof
 from bus.protocol.suites import HASHES
 
 MAX_ENVELOPE_BYTES: Final = 1 << 20
+
+_KIND_AFTER: Final = {b"\xc4": 3, b"\xc5": 4}
+"""Where a header begins, by the byte that says how long its length is."""
+_GRANT_BEGINS: Final = b"\x9f" + bytes([VERSION, GRANT])
 
 
 def content(header: bytes, body: bytes, *, blind: bytes, hash_name: str) -> bytes:
@@ -37,6 +41,11 @@ def split(envelope: bytes) -> tuple[bytes, bytes]:
     if [*map(type, fields)] != [bytes, bytes] or len(fields[0]) > MAX_HEADER_BYTES:
         raise malformed("an envelope is a header and what is sealed")
     return fields[0], fields[1]
+
+
+def is_grant(envelope: bytes) -> bool:
+    """Whether its header says that it is one. Looks at nothing else: what has no right form is for whoever parses it."""
+    return envelope[_KIND_AFTER.get(envelope[1:2], 0) :][:3] == _GRANT_BEGINS
 
 
 def plaintext(proof: Proof, body: bytes) -> bytes:

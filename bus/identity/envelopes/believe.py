@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from bus.errors import VerificationError
 from bus.identity.envelopes.verifier import Verifier
-from bus.protocol.papers import InboxCertificate, Papers, SessionCertificate, host_signer
+from bus.protocol.papers import InboxBody, InboxCertificate, Papers, SessionBody, SessionCertificate, host_signer
 from bus.protocol.skew import SKEW_MS
 from bus.trust.certificates import Certificate, Profile
 from bus.trust.statement import Statement
@@ -52,12 +52,12 @@ class BelievedInbox:
         return self.inbox.body.name
 
 
-def believe(data: bytes, verifier: Verifier, *, now_ms: int) -> Believed:
+def believe(data: bytes, verifier: Verifier, *, now_ms: int, profile: Profile = Profile.AGENT) -> Believed:
     """Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof")."""
     papers = Papers.parse(data)
     session = SessionCertificate.parse(papers.session)
     body = session.body
-    identity = _identity(papers.identity, body.domain, body.name, body.identity, verifier, now_ms=now_ms)
+    identity = _identity(papers.identity, body, verifier, profile=profile, now_ms=now_ms)
     session.check(identity.public_key, identity.suite, identity.signer)
     if not identity.not_before_ms - SKEW_MS <= body.not_before_ms < body.not_after_ms <= identity.not_after_ms:
         raise _untrusted(body.name, "a session that is not within its identity's time")
@@ -79,15 +79,15 @@ def believe_inbox(data: bytes, identity_der: bytes, verifier: Verifier, *, now_m
     """Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof")."""
     inbox = InboxCertificate.parse(data)
     body = inbox.body
-    identity = _identity(identity_der, body.domain, body.name, body.identity, verifier, now_ms=now_ms)
+    identity = _identity(identity_der, body, verifier, profile=Profile.AGENT, now_ms=now_ms)
     inbox.check(identity.public_key, identity.suite, identity.signer)
     return BelievedInbox(inbox, identity)
 
 
-def _identity(der: bytes, domain: str, name: str, digest: bytes, verifier: Verifier, *, now_ms: int) -> Certificate:
-    identity = verifier.certificate(der, profile=Profile.AGENT, now_ms=now_ms)
-    if (domain, name, digest) != (verifier.domain, identity.name, identity.signer):
-        raise _untrusted(name, "its identity certificate is of another agent, or of another domain")
+def _identity(der: bytes, body: SessionBody | InboxBody, verifier: Verifier, *, profile: Profile, now_ms: int) -> Certificate:
+    identity = verifier.certificate(der, profile=profile, now_ms=now_ms)
+    if (body.domain, body.name, body.identity) != (verifier.domain, identity.name, identity.signer):
+        raise _untrusted(body.name, "its identity certificate is of another agent, or of another domain")
     return identity
 
 

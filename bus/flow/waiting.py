@@ -1,0 +1,99 @@
+"""Records of one lane that wait for the next turn, in columns as they will travel.
+
+Adding one is the first thing that happens to a message, half a million times a second: it appends to lists, and nothing else.
+What only few records have (headers, an id of the caller's, somebody who waits to hear of them) stands beside the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+MAX_RECORDS: Final = 1_024
+MAX_BYTES: Final = 1 << 20
+"""Of a lane: when it has so much, it is full, and who publishes waits."""
+_NOTHING: Final[Mapping[int, Any]] = {}
+
+
+class Taken(NamedTuple):
+    """The records that go into one envelope, or into one envelope each."""
+
+    kinds: bytes
+    payloads: list[bytes]
+    headers: Mapping[int, Mapping[str, str]]
+    notes: Mapping[int, Any]
+    """What the caller noted beside some of them."""
+    size_bytes: int
+
+
+class Waiting:
+    """`size_bytes` is of all payloads. Not to be shared between threads."""
+
+    __slots__ = ("headers", "kinds", "notes", "payloads", "size_bytes")
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.kinds = bytearray()
+        self.headers: dict[int, Mapping[str, str]] = {}
+        self.notes: dict[int, Any] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.payloads) >= MAX_RECORDS or self.size_bytes >= MAX_BYTES
+
+    def add(self, payload: bytes, kind: int, *, headers: Mapping[str, str] | None = None, note: Any = None) -> None:
+        """One more, however full it is: the caller has asked."""
+        if headers:
+            self.headers[len(self.payloads)] = headers
+        if note is not None:
+            self.notes[len(self.payloads)] = note
+        self.payloads.append(payload)
+        self.kinds.append(kind)
+        self.size_bytes += len(payload)
+
+    def take(self, most_records: int, most_bytes: int) -> Taken:
+        """The oldest, at most so many, and of so many bytes unless the first alone has more."""
+        count = self._fitting(most_records, most_bytes)
+        if count == len(self.payloads):
+            taken = Taken(bytes(self.kinds), self.payloads, self.headers, self.notes, self.size_bytes)
+            self.__init__()  # type: ignore[misc]  # what was taken keeps the lists, so that none has to be copied
+            return taken
+        payloads = self.payloads[:count]
+        size = sum(map(len, payloads))
+        kinds = bytes(self.kinds[:count])
+        headers, self.headers = _split(self.headers, count)
+        notes, self.notes = _split(self.notes, count)
+        del self.payloads[:count], self.kinds[:count]
+        self.size_bytes -= size
+        return Taken(kinds, payloads, headers, notes, size)
+
+    def put_back(self, taken: Taken) -> None:
+        """Before all others again: it was not sent."""
+        count = len(taken.payloads)
+        self.headers = {**taken.headers, **{index + count: one for index, one in self.headers.items()}}
+        self.notes = {**taken.notes, **{index + count: one for index, one in self.notes.items()}}
+        self.payloads[:0] = taken.payloads
+        self.kinds[:0] = taken.kinds
+        self.size_bytes += taken.size_bytes
+
+    def _fitting(self, most_records: int, most_bytes: int) -> int:
+        count = len(self.payloads)
+        if count <= most_records and self.size_bytes <= most_bytes:
+            return count
+        size = 0
+        for place, payload in enumerate(self.payloads[:most_records]):
+            size += len(payload)
+            if size > most_bytes and place:
+                return place
+        return min(count, most_records)
+
+
+def _split(table: dict[int, Any], count: int) -> tuple[Mapping[int, Any], dict[int, Any]]:
+    if not table:
+        return _NOTHING, table
+    first = {index: one for index, one in table.items() if index < count}
+    return first, {index - count: one for index, one in table.items() if index >= count}
