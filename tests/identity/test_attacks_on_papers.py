@@ -102,6 +102,17 @@ def test_a_certificate_of_another_profile_is_no_identity(world: World, profile: 
     assert refused(world, world.papers(poser, host())) == "untrusted"
 
 
+def test_papers_of_a_broker_and_of_an_agent_of_one_name_do_not_pass_for_each_other(world: World):
+    agent = world.papers(world.identity("MONITOR"), host())
+    broker = world.papers(world.identity("MONITOR", profile=Profile.BROKER), host())
+    found = believe(broker, world.verifier, now_ms=world.now, profile=Profile.BROKER)
+    assert (found.name, found.identity.profile) == ("MONITOR", Profile.BROKER)
+    assert refused(world, broker) == "untrusted"
+    with pytest.raises(VerificationError) as caught:
+        believe(agent, world.verifier, now_ms=world.now, profile=Profile.BROKER)
+    assert caught.value.reason == "untrusted"
+
+
 def test_an_identity_of_another_authority_is_none(world: World):
     from small_authority import SmallAuthority
 
