@@ -139,9 +139,8 @@ def read_mix(text: str | bytes, *, file: str, policy: Policy) -> Mix:
 
 def _agents(who: Iterable[str], policy: Policy, place: Place, problems: list[Problem]) -> tuple[str, ...]:
     names = list(who)
-    for name in names:
-        if name[:1].islower() and name not in policy.roles:
-            problems.append(place.problem(f"there is no role {name!r}{hint(name, policy.roles)}"))
+    unknown = [name for name in names if name[:1].islower() and name not in policy.roles]
+    problems += [place.problem(f"there is no role {name!r}{hint(name, policy.roles)}") for name in unknown]
     return policy.named(names)
 
 

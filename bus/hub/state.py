@@ -1,7 +1,7 @@
 """The state folder and the runtime folder: where they are, whose they are, and who has them locked.
 
 state/      swtpm/ vault/ ..      what must survive; 0700; `--state`, TPMBUS_STATE, else the user's XDG state folder
-runtime/    tpm.sock swtpm.sock   sockets; short, because a Unix socket's path has 108 bytes; linked from the state folder
+runtime/    tpm.sock admin.sock ..   sockets; short, because a Unix socket's path has 108 bytes; linked from the state folder
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class State:
     @property
     def tpm_socket(self) -> Path:
         return self.runtime / "tpm.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.runtime / "admin.sock"
 
     @property
     def swtpm_socket(self) -> Path:
