@@ -17,6 +17,7 @@ from cryptography import x509
 from bus.errors import VaultError, VerificationError
 from bus.identity import durable
 from bus.protocol.cosign import PUBLIC_BYTES
+from bus.protocol.names import is_agent_name
 from bus.trust import bundle as bundles
 from bus.trust import certificates, revocations
 from bus.trust import statement as statements
@@ -71,7 +72,7 @@ def read_public(folder: Path) -> PublicTrust:
         root=root,
         domain=domain,
         ml_dsa_root=ml_dsa_root,
-        revocations=revocations.read(_der(folder / "crl.pem", "X509 CRL"), root=root),
+        revocations=revocations.read(read_crl(folder), root=root),
         statement=_statement(folder, root, domain, ml_dsa_root),
         bundle=None if bundle is None else bundles.read(bundle, root=root, domain=domain, ml_dsa_root=ml_dsa_root),
         agents=_agents(folder / "certificates", root, domain),
@@ -86,6 +87,19 @@ def read_statement(folder: Path) -> Statement | None:
 
 def read_root(folder: Path) -> Root:
     return Root.of(_der(folder / "root.pem", "CERTIFICATE"))
+
+
+def read_crl(folder: Path) -> bytes:
+    """The revocation list as it lies there, DER."""
+    return _der(folder / "crl.pem", "X509 CRL")
+
+
+def read_agent(folder: Path, name: str, *, root: Root, domain: str) -> Certificate | None:
+    """The identity in force of one agent; None if it has none. Raises VaultError("damaged"), VerificationError("untrusted")."""
+    path = folder / "certificates" / f"{name}.pem"
+    if not is_agent_name(name) or not path.exists():
+        return None
+    return certificates.read(_der(path, "CERTIFICATE"), root=root, domain=domain, profile=Profile.AGENT)
 
 
 def domain_of(root: Root) -> str:

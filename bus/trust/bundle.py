@@ -46,7 +46,8 @@ class Bundle:
     domain: str
     version: int
     made_ms: int
-    files: Mapping[str, bytes] = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False, compare=False)
+    """As `raw` has them."""
     digest: bytes
     """SHA-256 of the body."""
     raw: bytes = field(repr=False)
