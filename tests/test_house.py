@@ -60,8 +60,10 @@ def test_the_installed_wheel_is_tested_and_not_the_checkout():
 
 def test_agents_and_policies_ship_whole():
     for name in ("agents", "policies"):
-        ours = {path.relative_to(ROOT / name): path.read_bytes() for path in (ROOT / name).rglob("*.yaml")}
-        theirs = {path.relative_to(shipped.folder(name)): path.read_bytes() for path in shipped.folder(name).rglob("*.yaml")}
+        ours, theirs = (
+            {path.relative_to(folder): path.read_bytes() for kind in ("*.yaml", "*.py") for path in folder.rglob(kind)}
+            for folder in (ROOT / name, shipped.folder(name))
+        )
         assert ours, f"no files in {name}/"
         assert theirs == ours
 
