@@ -1,6 +1,6 @@
 """What the agents of a host listen to: the agent picks who gets an envelope, by the verified topic; the broker never does.
 
-Immutable; a changed subscription makes another one. Which subscriptions a topic reaches is worked out once for each topic.
+Which subscriptions a topic reaches is worked out once for each topic, and anew when one comes or goes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.flow.ledger import Ledger
+from bus.flow.trie import Trie
 from bus.identity.envelopes.reserved import requester_of
 from bus.protocol.header import Header
-from bus.protocol.topics import matches
 
 MAX_KEPT: Final = 8_192
 
@@ -37,25 +37,54 @@ class Request:
     expires_ms: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Listening:
-    subscriptions: tuple[Subscription, ...]
-    requests: Mapping[tuple[str, bytes], Request] = field(default_factory=dict)
-    """What agents asked and have no answer to, by agent and id of the request."""
-    sessions: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The ids, in hex, of all sessions that each agent has had since its oldest open request."""
-    _reached: dict[tuple[str, bool], tuple[Subscription, ...]] = field(init=False, repr=False, default_factory=dict)
+    """Subscriptions come and go by `add` and `remove`; nothing waits while one envelope is judged, so it is judged by one state.
+
+    `requests`: what agents asked and have no answer to, by agent and id of the request. `sessions`: the ids, in hex, of all
+    sessions that each agent has had since its oldest open request. Both are read when a reply comes, and kept by their owner.
+    """
+
+    __slots__ = ("_found", "_live", "_reached", "requests", "sessions")
+
+    def __init__(
+        self,
+        subscriptions: Iterable[Subscription] = (),
+        requests: Mapping[tuple[str, bytes], Request] | None = None,
+        sessions: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        self.requests = {} if requests is None else requests
+        self.sessions = {} if sessions is None else sessions
+        self._found: dict[bool, Trie[Subscription]] = {False: Trie(), True: Trie()}
+        self._live: dict[Subscription, None] = {}
+        self._reached: dict[tuple[str, bool], tuple[Subscription, ...]] = {}
+        for one in subscriptions:
+            self.add(one)
 
     @classmethod
     def to(cls, subscriptions: Iterable[Subscription]) -> Listening:
-        return cls(tuple(subscriptions))
+        return cls(subscriptions)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return tuple(self._live)
+
+    def add(self, one: Subscription) -> None:
+        self._live[one] = None
+        self._found[one.dead].add(one.pattern, one)
+        self._reached.clear()
+
+    def remove(self, one: Subscription) -> None:
+        """Raises KeyError if it is not there."""
+        del self._live[one]
+        self._found[one.dead].remove(one.pattern, one)
+        self._reached.clear()
 
     def reached(self, topic: str, *, dead: bool = False) -> tuple[Subscription, ...]:
         """The subscriptions that this topic matches."""
         key = (topic, dead)
         found = self._reached.get(key)
         if found is None:
-            found = tuple(one for one in self.subscriptions if one.dead == dead and matches(one.pattern, topic))
+            found = tuple(self._found[dead].match(topic))
             if len(self._reached) >= MAX_KEPT:
                 self._reached.clear()
             self._reached[key] = found
