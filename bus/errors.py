@@ -127,6 +127,10 @@ class OverloadedError(BusError):
         super().__init__(f"{queue} is full: {pending} waiting, at most {limit}; wait for some of them before adding more")
 
 
+class SlowReaderError(OverloadedError):
+    """A subscription was ended because its messages were not taken quickly enough."""
+
+
 class MessageTooLargeError(BusError):
     """More bytes than one message or request may have."""
 
@@ -149,6 +153,66 @@ class SessionEndedError(BusError):
     def __init__(self, agent: str, reason: str) -> None:
         self.agent, self.reason = agent, reason
         super().__init__(f"{agent} has no valid session ({reason}): nothing can be signed for it until it is renewed")
+
+
+class TrustStaleError(VerificationError):
+    """There has been no news of revocations for too long: nothing is sealed or delivered until there is. `until`: ms since 1970."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+        super().__init__("trust_stale", detail="the newest trust statement has ended; is the authority running?")
+
+
+class RequestError(BusError):
+    """A request got no answer; raised as one of its children."""
+
+
+class NoRespondersError(RequestError):
+    """Nobody who may answer listens on that topic."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        super().__init__(f"nobody listens on {topic}: start who answers there, or check the topic with `tpmbus subscriptions`")
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """Somebody listens, and nobody answered in time."""
+
+    def __init__(self, topic: str, seconds: float) -> None:
+        self.topic, self.seconds = topic, seconds
+        super().__init__(f"no answer on {topic} within {seconds:g} s")
+
+
+class RequestFailedError(RequestError):
+    """Who answered says that it failed."""
+
+    def __init__(self, agent: str, reason: str) -> None:
+        self.agent, self.reason = agent, reason
+        super().__init__(f"{agent} could not answer: {reason}")
+
+
+class RevokedError(BusError):
+    """This agent's identity was revoked: it is off the bus, and stays so until it is enrolled again."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        super().__init__(f"{agent} was revoked: `tpmbus trust enroll {agent}` lets it in again")
+
+
+class SessionReplacedError(BusError):
+    """The same agent was opened elsewhere; there is one live session of each."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        super().__init__(f"{agent} was opened elsewhere, and this session does not come back")
+
+
+class Drop(BusError):  # noqa: N818  what a hook does, and no error of anybody
+    """Raised by a hook: this message goes no further."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason or "dropped by a hook")
 
 
 class ClosedError(BusError):
