@@ -107,11 +107,12 @@ def _read(documents: TrustDocuments, root: Root, domain: str, ml_dsa_root: bytes
     view = TrustView(root, domain, statement, revocations.read(documents.crl, root=root))
     bundle = bundles.read(documents.bundle, root=root, domain=domain, ml_dsa_root=ml_dsa_root)
     advance_policy(advance(NOTHING_SEEN, statement), bundle)
-    return _Verified(Snapshot(_policy(bundle), view), statement, bundle)
+    return _Verified(Snapshot(policy_of(bundle), view), statement, bundle)
 
 
 @lru_cache(maxsize=_COMPILED)
-def _policy(bundle: Bundle) -> Policy:
+def policy_of(bundle: Bundle) -> Policy:
+    """What its files say, compiled once in a process. Raises PolicyError, VerificationError("untrusted")."""
     return bundle.policy()
 
 

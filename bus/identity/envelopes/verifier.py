@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from bus.identity.envelopes.remembered import Remembered
 from bus.protocol import cosign, signatures
 from bus.protocol.suites import Suite
-from bus.trust import certificates
+from bus.trust import certificates, testing_domain
 from bus.trust import statement as statements
 from bus.trust.certificates import Certificate, Profile, Root
 from bus.trust.statement import Statement
@@ -35,7 +35,9 @@ STATEMENTS: Final = 16
 class Verifier:
     """Of one host. `forget` whenever trust changes."""
 
-    def __init__(self, root: Root, domain: str, *, ml_dsa_root: bytes | None = None) -> None:
+    def __init__(self, root: Root, domain: str, *, ml_dsa_root: bytes | None = None, unsafe_for_tests: bool = False) -> None:
+        """Raises VerificationError("untrusted") for the domain and the root key of tests, whose private half everybody has."""
+        testing_domain.check(root, domain, for_tests=unsafe_for_tests)
         self.root, self.domain, self.ml_dsa_root = root, domain, ml_dsa_root
         self.signatures: Remembered[bytes, bytes] = Remembered(entries=SIGNATURES, lifetime_ms=SIGNATURE_MS)
         self.chains: Remembered[tuple[bytes, Profile], Certificate] = Remembered(entries=CHAINS, lifetime_ms=CHAIN_MS)
