@@ -57,7 +57,7 @@ class UnixStream:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
-        self.peer = _credentials(connected)
+        self.peer = credentials(connected)
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """What has come, at least a byte; b"" when the other end has said that it sends no more. Raises ConnectionLostError."""
@@ -118,6 +118,11 @@ class UnixStream:
 
 async def connect(path: Path, *, timeout_seconds: float = CONNECT_SECONDS) -> UnixStream:
     """Reach the process that listens there. Raises ConnectError."""
+    return UnixStream(await connect_socket(path, timeout_seconds=timeout_seconds))
+
+
+async def connect_socket(path: Path, *, timeout_seconds: float = CONNECT_SECONDS) -> socket.socket:
+    """The same, as the bare socket, which does not block."""
     _check_length(path)
     client = socket.socket(socket.AF_UNIX)
     try:
@@ -126,9 +131,10 @@ async def connect(path: Path, *, timeout_seconds: float = CONNECT_SECONDS) -> Un
             while True:
                 try:
                     client.connect(os.fspath(path))
-                    return UnixStream(client)
                 except BlockingIOError:  # more wait in line than the kernel keeps; nothing tells when that changes
                     await anyio.sleep(_FULL_LINE_PAUSE_SECONDS)
+                else:
+                    return client
     except BaseException as error:
         client.close()
         if isinstance(error, TimeoutError):
@@ -138,36 +144,43 @@ async def connect(path: Path, *, timeout_seconds: float = CONNECT_SECONDS) -> Un
         raise
 
 
+async def accept_socket(listener: socket.socket) -> socket.socket:
+    """The next caller of a listening socket of any kind. Raises ConnectionLostError when it is closed."""
+    while True:
+        try:
+            accepted, _ = listener.accept()
+        except BlockingIOError:
+            try:
+                await anyio.wait_readable(listener)
+            except (OSError, anyio.ClosedResourceError) as error:
+                raise _lost(error) from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                await anyio.sleep(_NO_DESCRIPTORS_PAUSE_SECONDS)  # the caller waits in line until somebody leaves
+            elif error.errno != errno.ECONNABORTED:
+                raise _lost(error) from error
+        else:
+            accepted.setblocking(False)
+            return accepted
+
+
 class UnixListener:
     """A socket that others may connect to. Made by `listening`."""
 
     def __init__(self, path: Path, listener: socket.socket, lock: int) -> None:
-        self.path, self._socket, self._lock = path, listener, lock
+        self.path, self.socket, self._lock = path, listener, lock
         self._inode = path.lstat().st_ino
 
     async def accept(self) -> UnixStream:
         """The next caller. Raises ConnectionLostError when the listener is closed."""
-        while True:
-            try:
-                accepted, _ = self._socket.accept()
-                return UnixStream(accepted)
-            except BlockingIOError:
-                try:
-                    await anyio.wait_readable(self._socket)
-                except (OSError, anyio.ClosedResourceError) as error:
-                    raise _lost(error) from error
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    await anyio.sleep(_NO_DESCRIPTORS_PAUSE_SECONDS)  # the caller waits in line until somebody leaves
-                elif error.errno != errno.ECONNABORTED:
-                    raise _lost(error) from error
+        return UnixStream(await accept_socket(self.socket))
 
     async def aclose(self) -> None:
         """Nobody can come any more. The file goes first, so that nobody finds a socket that does not answer."""
-        if self._socket.fileno() >= 0:
+        if self.socket.fileno() >= 0:
             await anyio.to_thread.run_sync(self._unlink)
-            anyio.notify_closing(self._socket)
-            self._socket.close()
+            anyio.notify_closing(self.socket)
+            self.socket.close()
             os.close(self._lock)
 
     def _unlink(self) -> None:
@@ -281,7 +294,8 @@ def _check_length(path: Path) -> None:
         )
 
 
-def _credentials(connected: socket.socket) -> PeerCredentials:
+def credentials(connected: socket.socket) -> PeerCredentials:
+    """Whose process is at the other end of a connection."""
     return PeerCredentials(*_CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
 
 

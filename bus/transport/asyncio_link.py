@@ -1,0 +1,221 @@
+"""A link over a transport of asyncio or uvloop: a Unix socket, or TLS. Callbacks all the way: streams and tasks cost a third more.
+
+What is sent gathers until the next turn of the loop and then goes to the transport at once. Small frames are joined into one piece;
+large ones are handed over as they are, which saves uvloop a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
+from bus.protocol.frames import MAX_FRAME_BYTES
+from bus.transport.framing import LENGTH, Incoming
+from bus.transport.link import (
+    FLUSH_SECONDS,
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    MAX_BUFFERED_BYTES,
+    OnFrames,
+    OnLost,
+    OnWritable,
+    Peer,
+)
+from bus.transport.owner import LOST, Owner, nothing
+
+_JOINED_BYTES: Final = 64 << 10
+"""Up to here a copy is cheaper than a list of pieces for the kernel."""
+_TLS_PIECE_BYTES: Final = 64 << 10
+"""TLS passes its first piece on without counting it: so much may wait that `buffered` does not know of."""
+_pack = LENGTH.pack
+
+
+class AsyncioLink(asyncio.BufferedProtocol):
+    """One end. Who makes the connection sets `peer`; `gone` is told when it has ended, whether it was started or not."""
+
+    peer: Peer
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.writable = True
+        self.gone: Callable[[], None] = nothing
+        self._loop, self._soon = loop, loop.call_soon
+        self._transport: Any = None
+        self._is_tls = False
+        self._incoming = Incoming()
+        self._owner: Owner | None = None
+        self._early: list[bytes] = []  # frames that came before `start`
+        self._outbox: list[bytes] = []
+        self._unsent = 0
+        self._room = HIGH_WATER_BYTES  # so much more may be sent before there is something to decide
+        self._is_paused = self._is_choked = self._is_lost = False
+        self._ending: BusError | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # ---- for the owner -------------------------------------------------------------------------------------------------------
+
+    @property
+    def buffered(self) -> int:
+        if self._is_lost:
+            return 0
+        waiting: int = self._transport.get_write_buffer_size()
+        return self._unsent + waiting
+
+    def start(self, on_frames: OnFrames, on_lost: OnLost, on_writable: OnWritable) -> None:
+        if self._owner is not None:
+            raise RuntimeError("this link was started already")
+        self._owner = Owner(on_frames, on_lost, on_writable)
+        self._soon(self._go_on)
+
+    def send(self, frame: bytes) -> None:
+        if self._ending is not None:
+            return
+        size = len(frame)
+        if size > MAX_FRAME_BYTES:
+            self._end(LocalProtocolError(f"a frame of {size} bytes; the most is {MAX_FRAME_BYTES}"))
+            return
+        outbox = self._outbox
+        if not outbox:
+            self._soon(self._flush)
+        outbox.append(_pack(size))
+        outbox.append(frame)
+        self._unsent += size + 4
+        if self._unsent > self._room:
+            self._is_full()
+
+    def pause(self) -> None:
+        self._is_paused = True
+        if self._ending is None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._soon(self._go_on)
+
+    def close(self, *, flush: bool = True) -> None:
+        self._end(ClosedError("this link was closed"), flush=flush)
+
+    # ---- what comes ----------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._incoming.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._ending is not None:
+            return
+        incoming = self._incoming
+        frames = incoming.took(nbytes)
+        if frames:
+            if self._owner is None or self._early:
+                self._early += frames
+                self._transport.pause_reading()
+            elif fault := self._owner.frames(frames):
+                self._end(fault)
+        if incoming.fault is not None:
+            self._end(incoming.fault)
+
+    def _go_on(self) -> None:
+        """Deliver what came too early, and read on."""
+        if self._owner is None or self._is_paused:
+            return
+        frames, self._early = self._early, []
+        if frames and (fault := self._owner.frames(frames)):
+            self._end(fault)
+        if self._is_lost:
+            self._tell()
+        elif self._ending is None and not self._is_paused:
+            self._transport.resume_reading()
+
+    # ---- what goes -----------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        if self._outbox and not self._transport.is_closing():
+            self._write_out()
+            self._look_for_room()
+
+    def _write_out(self) -> None:
+        pieces, self._outbox = self._outbox, []
+        size, self._unsent = self._unsent, 0
+        if self._is_tls:
+            joined = memoryview(b"".join(pieces))
+            for at in range(0, size, _TLS_PIECE_BYTES):
+                self._transport.write(joined[at : at + _TLS_PIECE_BYTES])
+        elif size <= _JOINED_BYTES:
+            self._transport.write(b"".join(pieces))
+        else:
+            self._transport.writelines(pieces)
+
+    def pause_writing(self) -> None:
+        self._is_choked, self.writable = True, False
+
+    def resume_writing(self) -> None:
+        self._is_choked = False
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        self._room = HIGH_WATER_BYTES - self._transport.get_write_buffer_size()
+        if self.writable or self._is_choked or self._ending is not None or self._unsent > self._room:
+            return
+        self.writable = True
+        if self._owner is not None and (fault := self._owner.writable()):
+            self._end(fault)
+
+    def _is_full(self) -> None:
+        waiting = self._transport.get_write_buffer_size()
+        if self._unsent + waiting > MAX_BUFFERED_BYTES:
+            self._end(ConnectionLostError("the other end does not read, and too much waits for it"), flush=False)
+        elif self._unsent + waiting > HIGH_WATER_BYTES:
+            self.writable, self._room = False, MAX_BUFFERED_BYTES - waiting
+        else:
+            self._room = HIGH_WATER_BYTES - waiting
+
+    # ---- the end -------------------------------------------------------------------------------------------------------------
+
+    def _end(self, reason: BusError, *, flush: bool = True) -> None:
+        if self._ending is None:
+            self._ending, self.writable, self._early = reason, False, []
+            if flush and self._outbox and not self._transport.is_closing():
+                self._write_out()
+            self._outbox, self._unsent = [], 0
+            if flush:
+                self._deadline = self._loop.call_later(FLUSH_SECONDS, self._transport.abort)
+                self._transport.close()
+        if not flush and not self._is_lost:
+            self._transport.abort()
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself: who has stopped talking does not listen either
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._ending is None:
+            self._ending = ConnectionLostError("the other end closed the link" if exc is None else f"the link broke: {exc}")
+            self._ending.__cause__ = exc
+        self._is_lost, self.writable = True, False
+        self._outbox, self._unsent = [], 0
+        gone, self.gone = self.gone, nothing
+        gone()
+        self._is_paused = False
+        self._go_on()
+
+    def _tell(self) -> None:
+        if self._owner is not None and self._ending is not None:
+            owner, self._owner = self._owner, LOST
+            owner.lost(self._ending)
+
+
+async def plain(connected: socket.socket, peer: Peer) -> AsyncioLink:
+    """A link over a connected socket, which it takes over."""
+    loop = asyncio.get_running_loop()
+    link = AsyncioLink(loop)
+    link.peer = peer
+    await loop.connect_accepted_socket(lambda: link, connected)
+    return link

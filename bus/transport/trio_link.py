@@ -1,0 +1,188 @@
+"""A link on trio: one task reads and one writes, over a byte stream of anyio.
+
+A link is closed by a call, from anywhere, and so has no block to live in; its two tasks live in a nursery of their own, inside
+one of trio's system tasks. They end with the link, and all links end with the run.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import trio
+from anyio.abc import ByteStream, SocketStream
+
+from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
+from bus.protocol.frames import MAX_FRAME_BYTES
+from bus.transport.framing import LENGTH, READ_BYTES, Incoming
+from bus.transport.link import (
+    FLUSH_SECONDS,
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    MAX_BUFFERED_BYTES,
+    OnFrames,
+    OnLost,
+    OnWritable,
+    Peer,
+)
+from bus.transport.owner import LOST, Owner, nothing
+
+_PIECE_BYTES: Final = 64 << 10
+_pack = LENGTH.pack
+
+
+class TrioLink:
+    """One end. `gone` is told when it has ended, whether it was started or not."""
+
+    def __init__(self, stream: ByteStream, peer: Peer) -> None:
+        self.peer, self.writable = peer, True
+        self.gone: Callable[[], None] = nothing
+        self.buffered = 0
+        self._stream = stream
+        self._incoming = Incoming()
+        self._owner: Owner | None = None
+        self._outbox: list[bytes] = []
+        self._may_read, self._may_write = anyio.Event(), anyio.Event()
+        self._is_paused = self._is_lost = False
+        self._ending: BusError | None = None
+        self._tasks = anyio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._run, name=f"link {peer.address}")
+
+    # ---- for the owner -------------------------------------------------------------------------------------------------------
+
+    def start(self, on_frames: OnFrames, on_lost: OnLost, on_writable: OnWritable) -> None:
+        if self._owner is not None:
+            raise RuntimeError("this link was started already")
+        self._owner = Owner(on_frames, on_lost, on_writable)
+        self._may_read.set()
+        if self._is_lost:
+            trio.lowlevel.current_trio_token().run_sync_soon(self._tell)
+
+    def send(self, frame: bytes) -> None:
+        if self._ending is not None:
+            return
+        size = len(frame)
+        if size > MAX_FRAME_BYTES:
+            self._end(LocalProtocolError(f"a frame of {size} bytes; the most is {MAX_FRAME_BYTES}"))
+            return
+        self._outbox.append(_pack(size))
+        self._outbox.append(frame)
+        self._may_write.set()
+        self.buffered += size + LENGTH.size
+        if self.buffered > HIGH_WATER_BYTES:
+            self.writable = False
+            if self.buffered > MAX_BUFFERED_BYTES:
+                self._end(ConnectionLostError("the other end does not read, and too much waits for it"), flush=False)
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._may_read.set()
+
+    def close(self, *, flush: bool = True) -> None:
+        self._end(ClosedError("this link was closed"), flush=flush)
+
+    # ---- the tasks -----------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            with self._tasks:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read)
+                    tasks.start_soon(self._write)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(self._stream)
+            self._lose()
+
+    async def _read(self) -> None:
+        while self._ending is None:
+            if self._owner is None or self._is_paused:
+                self._may_read = anyio.Event()
+                await self._may_read.wait()
+                continue
+            try:
+                data = await self._stream.receive(READ_BYTES)
+            except anyio.EndOfStream:
+                self._end(ConnectionLostError("the other end closed the link"), flush=False)
+            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                self._break(error)
+            else:
+                self._came(memoryview(data))
+
+    def _came(self, data: memoryview) -> None:
+        incoming = self._incoming
+        frames: list[bytes] = []
+        while data and incoming.fault is None:
+            room = incoming.room()
+            piece = data[: len(room)]
+            room[: len(piece)] = piece
+            frames += incoming.took(len(piece))
+            data = data[len(piece) :]
+        if self._ending is None and frames and self._owner is not None and (fault := self._owner.frames(frames)):
+            self._end(fault)
+        if incoming.fault is not None:
+            self._end(incoming.fault)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._may_write.wait()
+                self._may_write = anyio.Event()
+                pieces, self._outbox = self._outbox, []
+                data = memoryview(b"".join(pieces))
+                for at in range(0, len(data), _PIECE_BYTES):
+                    piece = data[at : at + _PIECE_BYTES]
+                    await self._stream.send(piece)  # type: ignore[arg-type]  # typed as bytes; every stream of anyio takes a view
+                    self._wrote(len(piece))
+                if self._ending is not None:
+                    await self._stream.aclose()
+                    break
+        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            self._break(error)
+        self._tasks.cancel()
+
+    def _wrote(self, size: int) -> None:
+        self.buffered -= size
+        if not self.writable and self._ending is None and self.buffered <= LOW_WATER_BYTES:
+            self.writable = True
+            if self._owner is not None and (fault := self._owner.writable()):
+                self._end(fault)
+
+    # ---- the end -------------------------------------------------------------------------------------------------------------
+
+    def _break(self, error: Exception) -> None:
+        reason = ConnectionLostError(f"the link broke: {error}")
+        reason.__cause__ = error
+        self._end(reason, flush=False)
+
+    def _end(self, reason: BusError, *, flush: bool = True) -> None:
+        if self._ending is None:
+            self._ending, self.writable = reason, False
+            self._tasks.deadline = trio.current_time() + FLUSH_SECONDS
+            self._may_write.set()
+        if not flush:
+            self._tasks.cancel()
+
+    def _lose(self) -> None:
+        if self._ending is None:
+            self._ending = ClosedError("the event loop ended")
+        self._is_lost, self.writable = True, False
+        self._outbox, self.buffered = [], 0
+        gone, self.gone = self.gone, nothing
+        gone()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._owner is not None and self._ending is not None:
+            owner, self._owner = self._owner, LOST
+            owner.lost(self._ending)
+
+
+async def plain(connected: socket.socket, peer: Peer) -> TrioLink:
+    """A link over a connected socket, which it takes over."""
+    return TrioLink(await SocketStream.from_socket(connected), peer)
