@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import anyio
 
@@ -18,6 +19,9 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait until `monotonic` is so much further, whatever the other hand does."""
 
+    def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
+        """What takes longer within is cancelled, and TimeoutError raised."""
+
 
 class SystemClock:
     def now_ms(self) -> int:
@@ -28,3 +32,6 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
+
+    def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
+        return anyio.fail_after(seconds)

@@ -67,7 +67,8 @@ class SignerStatistics:
 
 
 class Signer:
-    """`on_audit(agent, record)` gets each audit record, for the agent's `_audit` topic; it must neither wait nor raise."""
+    """`on_audit(agent, record)` gets each audit record, for the agent's `_audit` topic; it must neither wait nor raise. Whoever has
+    the link may put itself in its place later."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Signer:
     ) -> None:
         """`cosigners`: agents' ML-DSA keys; the mapping may change. Raises PolicyError for a malformed environment."""
         self._engine, self._sessions, self._clock, self._random = engine, sessions, clock, random
-        self._environ, self._on_audit = environ, on_audit
+        self._environ, self.on_audit = environ, on_audit
         self._cosigners = {} if cosigners is None else cosigners
         self._waiting: deque[Sample] = deque()
         self._with_the_tpm = 0
@@ -199,7 +200,7 @@ class Signer:
             if agent in outcome.made:
                 self._vouched += len(samples)
                 for record in outcome.made[agent]:
-                    self._on_audit(agent, record)
+                    self.on_audit(agent, record)
             elif agent in outcome.refused:
                 self._dropped += len(samples)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -19,6 +21,7 @@ class ManualClock:
     ms: int = 1_800_000_000_000
     seconds: float = 0.0
     _sleepers: list[tuple[float, anyio.Event]] = field(default_factory=list, repr=False, compare=False)
+    _limits: list[tuple[float, anyio.CancelScope]] = field(default_factory=list, repr=False, compare=False)
 
     def now_ms(self) -> int:
         return self.ms
@@ -37,6 +40,20 @@ class ManualClock:
         finally:
             self._sleepers.remove(sleeper)
 
+    @contextmanager
+    def fail_after(self, seconds: float) -> Iterator[None]:
+        with anyio.CancelScope() as scope:
+            limit = (self.seconds + seconds, scope)
+            self._limits.append(limit)
+            if seconds <= 0:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._limits.remove(limit)
+        if scope.cancelled_caught:
+            raise TimeoutError
+
     def advance(self, seconds: float) -> None:
         if seconds < 0:
             raise ValueError("time only runs forward here; set `ms` to move the wall clock alone")
@@ -45,3 +62,6 @@ class ManualClock:
         for due, wake in self._sleepers:
             if due <= self.seconds:
                 wake.set()
+        for due, scope in self._limits:
+            if due <= self.seconds:
+                scope.cancel()
