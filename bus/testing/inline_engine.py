@@ -81,7 +81,7 @@ class InlineEngine:
         self._software = SoftwareTpm(os.urandom(32))
         self._jobs: list[_Job] = []
         self._busy = self._closed = False
-        self._operation = anyio.CancelScope()
+        self._operation: anyio.CancelScope | None = None
         self._tally = Tally()
 
     def fail_next(self, *errors: TpmError) -> None:
@@ -154,7 +154,8 @@ class InlineEngine:
     async def aclose(self) -> None:
         """Stop: waiting callers get ClosedError."""
         self._closed = True
-        self._operation.cancel()
+        if self._operation is not None:
+            self._operation.cancel()
         for job in self._jobs:
             job.woken.set()
 
@@ -194,10 +195,10 @@ class InlineEngine:
         self._busy = True
         begun = self._clock.monotonic()
         try:
-            with self._operation:
+            with anyio.CancelScope() as self._operation:
                 await self._clock.sleep(self.seconds)
         finally:
-            self._busy, self._operation = False, anyio.CancelScope()
+            self._busy, self._operation = False, None
         self._tally.busy += self._clock.monotonic() - begun
         if not self._closed:
             self._do(_batch([one for one in self._jobs if one.alike == job.alike]))

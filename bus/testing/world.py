@@ -45,6 +45,7 @@ from bus.trust.certificates import Certificate, Pinned, Profile
 from bus.trust.revocations import Reason, Revocation, RevocationList
 from bus.trust.statement import Standing, Statement
 from bus.trust.testing_domain import DOMAIN
+from bus.trust.view import TrustView
 
 BROKER: Final = "BROKER"
 BROKER_SUITE: Final = IDENTITY_SUITES["ecc256/sha3-256"]
@@ -115,11 +116,13 @@ class World:
 
     def snapshot(self) -> Snapshot:
         """What the documents say now."""
-        return trust_documents.read(self.documents, root=self.authority.root, domain=DOMAIN)
+        trust = self._trust
+        view = TrustView(self.authority.root, DOMAIN, trust.statement, trust.crl)
+        return Snapshot(trust_documents.policy_of(trust.bundle), view)
 
     @property
     def policy(self) -> Policy:
-        return self.snapshot().policy
+        return trust_documents.policy_of(self._trust.bundle)
 
     def restate(self) -> Snapshot:
         """The next trust statement: due every few minutes, and after each change."""

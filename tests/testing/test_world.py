@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import anyio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,13 +17,14 @@ from bus.identity.envelopes.receive import Received
 from bus.identity.envelopes.seal import Outgoing
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.sealing import Use
+from bus.policy.files import SHIPPED
 from bus.protocol.records import Records
-from bus.testing import ManualClock, ready_made
+from bus.testing import ManualClock, authority, ready_made
 from bus.testing.authority import MadeUpAuthority
 from bus.testing.policy_texts import texts_given, texts_of
 from bus.testing.world import BROKER, World
-from bus.trust import certificates, root, testing_domain
-from bus.trust.certificates import Pinned, Profile
+from bus.trust import root, testing_domain
+from bus.trust.certificates import Profile
 from bus.trust.profiles import DAY_MS
 from bus.trust.root_signature import HASH, PSS
 from bus.trust.testing_domain import DOMAIN
@@ -80,3 +82,178 @@ async def test_what_one_host_seals_another_opens(topic):
     (outcome,) = painter.keyring.arrive(envelope)
     assert isinstance(outcome.result, Received)
     assert outcome.result.records.payloads == [b"hello"]
+
+
+async def test_a_broker_has_papers_that_hosts_believe():
+    here = world()
+    made = here.broker_materials()
+    await made.sessions.open(made.holder)
+    certificate = made.sessions.current(BROKER).holder.identity
+    assert (certificate.profile, certificate.name) == (Profile.BROKER, BROKER)
+    assert BROKER in (await host(here, "LEAD")).brokers
+
+
+async def test_keys_live_where_policy_wants_them():
+    made = world().materials("LEAD", "PAINTER")
+    assert (made.holders["LEAD"].identity.origin, made.holders["PAINTER"].identity.origin) == ("software-tpm", "hardware")
+    with pytest.raises(NotPermittedError):
+        world().materials("NOBODY")
+
+
+async def test_hosts_follow_what_the_authority_says_next():
+    here = world()
+    painter = await host(here, "PAINTER")
+    here.revoke("LEAD")
+    snapshot = await trust_documents.accept(here.documents, painter.memory, painter.verifier)
+    assert snapshot.trust.generation("LEAD") == 1
+    changed = here.change(texts_given(POLICY.replace("LEAD: lead", "LEAD: worker")))
+    assert changed.policy.role_of("LEAD").name == "worker"
+    assert changed.trust.generation("LEAD") == 1
+    snapshot = await trust_documents.accept(here.documents, painter.memory, painter.verifier)
+    assert snapshot.policy.role_of("LEAD").name == "worker"
+
+
+async def test_a_policy_that_is_wrong_changes_nothing():
+    here = world()
+    before = here.documents
+    with pytest.raises(PolicyError):
+        here.change({"policy.yaml": b"version: 2\n"})
+    assert here.documents == before
+
+
+async def test_who_is_revoked_and_let_in_again_has_another_certificate():
+    here = world()
+    first = here.holder("LEAD").identity
+    here.revoke("LEAD")
+    again = here.holder("LEAD").identity
+    assert first.serial != again.serial
+    verdict = here.snapshot().trust.revocations.verdict
+    verdict(again.serial, here.clock.now_ms())
+    with pytest.raises(VerificationError):
+        verdict(first.serial, here.clock.now_ms())
+
+
+async def test_a_statement_is_as_good_as_policy_says_and_then_another_is_due():
+    clock = ManualClock()
+    here = World(texts_given(POLICY + "trust: {max_age: 10m}\n"), clock)
+    clock.advance(601)
+    with pytest.raises(VerificationError) as caught:
+        here.snapshot().judged_at(clock.now_ms())
+    assert caught.value.reason == "trust_stale"
+    here.restate().judged_at(clock.now_ms())
+
+
+async def test_its_time_may_be_any_time():
+    for year in (0, 20, 60):
+        clock = ManualClock(1_600_000_000_000 + year * 365 * DAY_MS)
+        made = await host(World(texts_given(POLICY), clock), "LEAD")
+        assert made.sessions.state("LEAD") == "valid"
+
+
+# ---- policies --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["domain: a.example", "domain:   'a.example'  # mine", 'domain: "a.example"', "audit_readers: []"])
+async def test_any_policy_becomes_one_of_the_domain_of_tests(said):
+    policy = World(texts_given(f"{said}\nversion: 1\nagents: {{}}\n"), ManualClock()).policy
+    assert policy.domain == DOMAIN
+
+
+async def test_a_domain_is_found_in_whichever_file_says_it_and_in_a_line_with_more():
+    line = '{version: 1, "é": 1, domain: ab.example, trust: {max_age: 2h}}\n'
+    texts = texts_given({"a.yaml": "version: 1\n", "b.yaml": line})
+    assert texts == {"a.yaml": b"version: 1\n", "b.yaml": line.replace("ab.example", DOMAIN).encode()}
+
+
+@pytest.mark.parametrize("name", [None, "default", "tutorial", "minimal"])
+async def test_the_shipped_policies_are_there_by_name(name):
+    assert World(await texts_of(name), ManualClock()).policy.domain == DOMAIN
+
+
+async def test_a_policy_is_read_from_a_folder_and_agents_join_it(tmp_path):
+    (tmp_path / "rosters").mkdir()
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "rosters" / "all.yaml").write_text("version: 1\nagents: {LEAD: lead}\n")
+    (tmp_path / "policy" / "p.yaml").write_text(
+        POLICY.replace("{LEAD: lead, PAINTER: worker, CARPENTER: worker}", "../rosters/all.yaml")
+    )
+    policy = World(await texts_of(tmp_path / "policy", {"BILLING": "worker", "LEAD": "lead"}), ManualClock()).policy
+    assert dict(policy.agents) == {"LEAD": "lead", "BILLING": "worker"}
+    with pytest.raises(PolicyError):
+        await texts_of(POLICY, {"BILLING": "no such role"})
+
+
+async def test_a_mistake_is_shown_where_its_author_made_it():
+    with pytest.raises(PolicyError) as caught:
+        World(texts_given({"mine.yaml": "version: 1\ndomain: a.example\nagents: {LEAD: nothing}\n"}), ManualClock())
+    assert (caught.value.file, caught.value.line) == ("mine.yaml", 3)
+
+
+# ---- the keys that everybody has -------------------------------------------------------------------------------------------------
+
+
+def foreign_root(domain: str, key: rsa.RSAPrivateKey) -> root.Root:
+    now = ManualClock().ms
+    draft = root.builder(domain=domain, spki=ready_made.spki(key), serial=9, not_before_ms=now - DAY_MS, not_after_ms=now + DAY_MS)
+    return root.Root.of(draft.sign(key, HASH, rsa_padding=PSS).public_bytes(Encoding.DER))
+
+
+def refuses(root: root.Root, domain: str, **changes) -> str:
+    with pytest.raises(VerificationError) as caught:
+        Verifier(root, domain, **changes)
+    return caught.value.reason
+
+
+async def test_the_domain_of_tests_is_refused_by_every_real_verifier_and_so_is_its_root_under_any_name():
+    everybodys = MadeUpAuthority(ManualClock().ms).root
+    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
+    assert refuses(everybodys, DOMAIN) == "untrusted"
+    assert refuses(everybodys, "bank.example") == "untrusted"
+    assert refuses(foreign_root(DOMAIN, mine), DOMAIN) == "untrusted"
+    another_name = foreign_root("bank.example", ready_made._rsa(0))
+    assert another_name.digest != everybodys.digest
+    assert refuses(another_name, "bank.example") == "untrusted"
+    Verifier(foreign_root("bank.example", mine), "bank.example")
+
+
+async def test_a_test_believes_nothing_real():
+    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
+    assert refuses(foreign_root("bank.example", mine), "bank.example", unsafe_for_tests=True) == "untrusted"
+    assert refuses(foreign_root(DOMAIN, mine), DOMAIN, unsafe_for_tests=True) == "untrusted"
+    assert refuses(MadeUpAuthority(ManualClock().ms).root, "bank.example", unsafe_for_tests=True) == "untrusted"
+
+
+async def test_papers_of_a_test_are_worth_nothing_to_a_real_host():
+    here = world()
+    lead = await host(here, "LEAD")
+    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
+    real = Verifier(foreign_root("bank.example", mine), "bank.example")
+    with pytest.raises(VerificationError) as caught:
+        real.certificate(lead.holders["LEAD"].identity.der, profile=Profile.AGENT, now_ms=here.clock.now_ms())
+    assert caught.value.reason == "untrusted"
+
+
+def test_the_root_key_that_is_refused_is_the_one_that_signs():
+    assert MadeUpAuthority(ManualClock().ms).root.ski == testing_domain.ROOT_KEY
+
+
+def test_what_tests_need_is_signed_already_and_by_the_root(monkeypatch):
+    signed, verified, missing = ready_made._signed, set(), set()
+
+    def found(tbs: bytes) -> bytes:
+        tag = ready_made.tag(tbs)
+        if tag not in signed:  # a policy was changed: it works as well, some milliseconds later
+            missing.add(tag)
+            return ready_made._rsa(0).sign(tbs, PSS, HASH)
+        ready_made._rsa(0).public_key().verify(signed[tag], tbs, PSS, HASH)
+        verified.add(tag)
+        return signed[tag]
+
+    monkeypatch.setattr(ready_made, "root_signs", found)
+    for cache in (authority._root, authority._certificate):
+        cache.cache_clear()
+    for name in SHIPPED:
+        made = World(anyio.run(texts_of, name), ManualClock())
+        made.materials(*(made.policy.agents or ("ALICE", "BOB", "CAROL")))
+        made.broker_materials()
+    assert len(verified) > 10 * len(missing), "run scripts/ready_made_signatures.py"
