@@ -26,6 +26,7 @@ EXIT_CODES = {
     4: "not permitted, or in use by somebody else",
     5: "the TPM",
     6: "the way to another process",
+    7: "nobody answered, or nothing came in time",
     EXIT_INTERRUPTED: "stopped with Ctrl-C",
 }
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_NO = 1
 """The command ran, and the answer is no."""
+EXIT_SILENCE = 7
+"""Nobody answered, or nothing came in time."""
 _WIDTH_OF_PIPES = 200
 """Columns, where no terminal says how many it has: a program that reads a table wants its rows whole."""
 
@@ -26,8 +28,11 @@ _EXIT_CODES: tuple[tuple[type[errors.BusError], int], ...] = (
     (errors.PolicyError, 3),
     (errors.NotPermittedError, 4),
     (errors.StateInUseError, 4),
+    (errors.SessionReplacedError, 4),
+    (errors.RevokedError, 4),
     (errors.TpmError, 5),
     (errors.TransportError, 6),
+    (errors.RequestError, EXIT_SILENCE),
 )
 
 

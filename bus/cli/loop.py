@@ -1,0 +1,56 @@
+"""How commands run: on asyncio, with uvloop where it is installed, and with an end that a signal asks for.
+
+SIGTERM and Ctrl-C end what a command waits for, not the command: what was sent is still written, and what is open is closed in
+order. A second signal does not wait for that.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+class Stopped:
+    """Which signal ended the block, if one did."""
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Ctrl-C has its own, as everywhere; ending because SIGTERM asked for it is what was wanted."""
+        return 130 if self.by is signal.SIGINT else 0
+
+
+def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    return anyio.run(function, *arguments, backend_options={"use_uvloop": find_spec("uvloop") is not None})
+
+
+@asynccontextmanager
+async def until_stopped() -> AsyncIterator[Stopped]:
+    """Run the block until it is done or a signal comes. What it raises passes as it is."""
+    stopped, failure = Stopped(), None
+
+    async def listen(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                stopped.by = number
+                scope.cancel()
+                return
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen, group.cancel_scope)
+        try:
+            yield stopped
+        except Exception as error:  # noqa: BLE001  raised below, alone: a task group would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
