@@ -25,6 +25,7 @@ from bus.transport.link import (
     Peer,
 )
 from bus.transport.owner import LOST, Owner, nothing
+from bus.transport.tls import HANDSHAKE_SECONDS, Tls, tls_peer
 
 _JOINED_BYTES: Final = 64 << 10
 """Up to here a copy is cheaper than a list of pieces for the kernel."""
@@ -34,16 +35,16 @@ _pack = LENGTH.pack
 
 
 class AsyncioLink(asyncio.BufferedProtocol):
-    """One end. Who makes the connection sets `peer`; `gone` is told when it has ended, whether it was started or not."""
+    """One end. Who makes the connection sets `peer`."""
 
     peer: Peer
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.writable = True
-        self.gone: Callable[[], None] = nothing
+        self._on_gone: Callable[[], None] = nothing
         self._loop, self._soon = loop, loop.call_soon
         self._transport: Any = None
-        self._is_tls = False
+        self.ssl_object: Any = None
         self._incoming = Incoming()
         self._owner: Owner | None = None
         self._early: list[bytes] = []  # frames that came before `start`
@@ -97,11 +98,16 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def close(self, *, flush: bool = True) -> None:
         self._end(ClosedError("this link was closed"), flush=flush)
 
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._on_gone = callback
+        if self._is_lost:
+            self._tell()
+
     # ---- what comes ----------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self.ssl_object = transport.get_extra_info("ssl_object")
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -143,7 +149,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def _write_out(self) -> None:
         pieces, self._outbox = self._outbox, []
         size, self._unsent = self._unsent, 0
-        if self._is_tls:
+        if self.ssl_object is not None:
             joined = memoryview(b"".join(pieces))
             for at in range(0, size, _TLS_PIECE_BYTES):
                 self._transport.write(joined[at : at + _TLS_PIECE_BYTES])
@@ -201,12 +207,13 @@ class AsyncioLink(asyncio.BufferedProtocol):
             self._ending.__cause__ = exc
         self._is_lost, self.writable = True, False
         self._outbox, self._unsent = [], 0
-        gone, self.gone = self.gone, nothing
-        gone()
         self._is_paused = False
         self._go_on()
+        self._tell()
 
     def _tell(self) -> None:
+        on_gone, self._on_gone = self._on_gone, nothing
+        on_gone()
         if self._owner is not None and self._ending is not None:
             owner, self._owner = self._owner, LOST
             owner.lost(self._ending)
@@ -218,4 +225,29 @@ async def plain(connected: socket.socket, peer: Peer) -> AsyncioLink:
     link = AsyncioLink(loop)
     link.peer = peer
     await loop.connect_accepted_socket(lambda: link, connected)
+    return link
+
+
+async def over_tls(connected: socket.socket, tls: Tls, address: str, hostname: str) -> AsyncioLink:
+    """The same after a handshake: as the server, or as who called `hostname`."""
+    loop = asyncio.get_running_loop()
+    link = AsyncioLink(loop)
+    if hostname:
+        await loop.create_connection(
+            lambda: link,
+            sock=connected,
+            ssl=tls.context,
+            server_hostname=hostname,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=FLUSH_SECONDS,
+        )
+    else:
+        await loop.connect_accepted_socket(
+            lambda: link,
+            connected,
+            ssl=tls.context,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=FLUSH_SECONDS,
+        )
+    link.peer = tls_peer(address, tls, link.ssl_object)
     return link

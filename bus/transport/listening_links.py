@@ -1,59 +1,123 @@
-"""Listen at an address, and hand each link that comes to whoever serves it."""
+"""Listen at an address, and hand each link that comes to whoever serves it.
+
+Strangers can connect, and say nothing. So a process takes as many descriptors as it may have, keeps some for itself, and closes at
+once what comes beyond that or beyond `most`: who waits in line would wait for nothing. A stranger has HANDSHAKE_SECONDS to do what
+TLS wants, costs none of the memory of TLS before it has said something, and not many are that far at the same time.
+"""
 
 from __future__ import annotations
 
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 
-from bus.errors import ConnectError, ConnectionLostError
-from bus.transport import in_memory, unix
-from bus.transport.address import Address, MemoryAddress, UnixAddress, parse
-from bus.transport.connected import TrackedLink, unix_link
+from bus.transport import in_memory, tcp, unix
+from bus.transport.address import MemoryAddress, TlsAddress, UnixAddress, parse
+from bus.transport.connected import TrackedLink, tls_link, unix_link
 from bus.transport.link import Link
+from bus.transport.tls import HANDSHAKE_SECONDS, Tls
 
 MOST_LINKS: Final = 4_096
 RESERVED_DESCRIPTORS: Final = 64
 """For what the process itself has to open while strangers hold all others: a journal, a bundle, the way to the TPM."""
+MOST_HANDSHAKES: Final = 256
 _log = logging.getLogger(__name__)
 
 
 class Door:
-    """Where links come in. `links` are open now; `turned_away` were closed at once, for want of room."""
+    """Where links come in. `tls` may be set while it is open: certificates last a day."""
 
-    def __init__(self, address: Address, on_link: Callable[[Link], None], *, most: int, reserve: int) -> None:
-        self.address = str(address)
-        self.links = self.turned_away = 0
+    def __init__(self, url: str, on_link: Callable[[Link], None], tls: Tls | None, *, most: int, reserve: int) -> None:
+        self.url, self.tls = url, tls
+        self.links = 0
+        """Open now, those that still shake hands included."""
+        self.turned_away = 0
+        """Closed at once, for want of room."""
+        self.failed = 0
+        """Gone before they were a link."""
         self._on_link, self._most = on_link, most
         self._highest_descriptor = _raise_descriptor_limit() - reserve
-
-    def has_room_for(self, accepted: socket.socket) -> bool:
-        """A new descriptor is the lowest that is free, so its number tells how many are in use."""
-        if self.links < self._most and accepted.fileno() < self._highest_descriptor:
-            return True
-        self.turned_away += 1
-        return False
+        self._shaking_hands = anyio.CapacityLimiter(MOST_HANDSHAKES)
 
     def take(self, link: TrackedLink) -> bool:
-        if self.links >= self._most:
+        """One from this process, if there is room."""
+        if admitted := self._admit():
+            self._serve(link)
+        return admitted
+
+    async def answer(self, listener: socket.socket) -> None:
+        """All who come to a Unix socket, until this is cancelled."""
+        while True:
+            if accepted := await self._next(listener):
+                await self._welcome(accepted, partial(unix_link, address=self.url))
+
+    async def answer_tls(self, listener: socket.socket) -> None:
+        """All who come to a socket of TCP, until this is cancelled."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                if accepted := await self._next(listener):
+                    tasks.start_soon(self._welcome, accepted, self._shake_hands)
+
+    async def _next(self, listener: socket.socket) -> socket.socket | None:
+        accepted = await unix.accept_socket(listener)
+        if self._admit(accepted):
+            return accepted
+        accepted.close()
+        await anyio.lowlevel.checkpoint()  # a crowd must not keep the loop for itself
+        return None
+
+    def _admit(self, accepted: socket.socket | None = None) -> bool:
+        """A new descriptor is the lowest that is free, so its number tells how many are in use."""
+        if self.links >= self._most or (accepted is not None and accepted.fileno() >= self._highest_descriptor):
             self.turned_away += 1
             return False
         self.links += 1
-        link.gone = self._gone
+        return True
+
+    async def _welcome(self, accepted: socket.socket, make: Callable[[socket.socket], Awaitable[TrackedLink]]) -> None:
+        """One that was admitted becomes a link."""
+        try:
+            link = await make(accepted)
+        except OSError:
+            self.failed += 1
+            self.links -= 1
+        except BaseException:
+            self.links -= 1
+            raise
+        else:
+            self._serve(link)
+
+    async def _shake_hands(self, accepted: socket.socket) -> TrackedLink:
+        if self.tls is None:
+            raise ValueError("whoever listens with TLS shows a certificate")
+        try:
+            with anyio.fail_after(HANDSHAKE_SECONDS):
+                await anyio.wait_readable(accepted)
+                await self._shaking_hands.acquire_on_behalf_of(accepted)
+        except BaseException:
+            accepted.close()
+            raise
+        try:
+            return await tls_link(accepted, self.tls)
+        finally:
+            self._shaking_hands.release_on_behalf_of(accepted)
+
+    def _serve(self, link: TrackedLink) -> None:
+        link.when_gone(self._is_gone)
         try:
             self._on_link(link)
         except Exception:  # noqa: BLE001  a mistake with one link must not shut out all others
-            _log.exception("a link that came to %s could not be served, and was closed", self.address)
+            _log.exception("a link that came to %s could not be served, and was closed", self.url)
             link.close(flush=False)
-        return True
 
-    def _gone(self) -> None:
+    def _is_gone(self) -> None:
         self.links -= 1
 
 
@@ -62,55 +126,48 @@ async def listening(
     url: str,
     on_link: Callable[[Link], None],
     *,
+    tls: Tls | None = None,
     most: int = MOST_LINKS,
     reserve: int = RESERVED_DESCRIPTORS,
     group: str | int | None = None,
 ) -> AsyncIterator[Door]:
     """Links come to `on_link` until the block ends; those that have come stay.
 
-    At a Unix socket the owner may come, and `group` if there is one. Raises ConnectError if the place is not fit for it,
-    StateInUseError if somebody listens there.
+    At a Unix socket its owner may come, and `group` if there is one. Raises ConnectError if the place is not fit for it, and
+    StateInUseError if a live process listens there.
     """
     address = parse(url)
-    door = Door(address, on_link, most=most, reserve=reserve)
+    door = Door(str(address), on_link, tls, most=most, reserve=reserve)
     match address:
         case MemoryAddress():
             with in_memory.registered(address, door.take):
                 yield door
         case UnixAddress():
-            async with unix.listening(address.path, group=group) as listener, _accepting(listener.socket, door):
+            async with unix.listening(address.path, group=group) as listener, _running(partial(door.answer, listener.socket)):
                 yield door
-        case _:
-            raise ConnectError(f"{address} is not built yet")
+        case TlsAddress():
+            if tls is None or tls.is_client:
+                raise ValueError(f"{address} needs a certificate to show: give tls=, made for a server")
+            with await tcp.listen(address) as open_to_all:
+                door.url = str(TlsAddress(address.host, open_to_all.getsockname()[1]))
+                async with _running(partial(door.answer_tls, open_to_all)):
+                    yield door
 
 
 @asynccontextmanager
-async def _accepting(listener: socket.socket, door: Door) -> AsyncIterator[None]:
+async def _running(task: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Beside the block, whose exceptions go on as they are and not in a group."""
     failed: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_accept, listener, door)
+        tasks.start_soon(task)
         try:
             yield
-        except Exception as error:  # noqa: BLE001  raised again below, and not as a group of one
+        except Exception as error:  # noqa: BLE001  raised again below
             failed = error
         finally:
             tasks.cancel_scope.cancel()
     if failed is not None:
         raise failed
-
-
-async def _accept(listener: socket.socket, door: Door) -> None:
-    while True:
-        accepted = await unix.accept_socket(listener)
-        if not door.has_room_for(accepted):
-            accepted.close()
-            await anyio.lowlevel.checkpoint()
-            continue
-        try:
-            link = await unix_link(accepted, door.address)
-        except (OSError, ConnectionLostError):
-            continue  # gone before it was there
-        door.take(link)
 
 
 def _raise_descriptor_limit() -> int:

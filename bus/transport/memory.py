@@ -26,13 +26,13 @@ def memory_pair(address: str = "memory:") -> tuple[MemoryLink, MemoryLink]:
 
 
 class MemoryLink:
-    """One end. `gone` is told when it has ended, whether it was started or not."""
+    """One end."""
 
     other: MemoryLink
 
     def __init__(self, peer: Peer, soon: Soon) -> None:
         self.peer, self.writable = peer, True
-        self.gone: Callable[[], None] = nothing
+        self._on_gone: Callable[[], None] = nothing
         self.inbox: list[bytes] = []
         self.inbox_bytes = 0
         self._soon = soon
@@ -70,6 +70,11 @@ class MemoryLink:
 
     def close(self, *, flush: bool = True) -> None:
         self._end(ClosedError("this link was closed"), flush=flush)
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._on_gone = callback
+        if self._is_over:
+            self.wake()
 
     # ---- turns ---------------------------------------------------------------------------------------------------------------
 
@@ -128,8 +133,8 @@ class MemoryLink:
 
     def _lose(self, reason: BusError) -> None:
         self.inbox, self.inbox_bytes = [], 0
-        gone, self.gone = self.gone, nothing
-        gone()
+        on_gone, self._on_gone = self._on_gone, nothing
+        on_gone()
         if self._owner is not None:
             owner, self._owner = self._owner, LOST
             owner.lost(reason)

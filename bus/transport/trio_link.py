@@ -12,7 +12,8 @@ from typing import Final
 
 import anyio
 import trio
-from anyio.abc import ByteStream, SocketStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
 from bus.protocol.frames import MAX_FRAME_BYTES
@@ -28,17 +29,20 @@ from bus.transport.link import (
     Peer,
 )
 from bus.transport.owner import LOST, Owner, nothing
+from bus.transport.tls import HANDSHAKE_SECONDS, Tls, tls_peer
 
 _PIECE_BYTES: Final = 64 << 10
+_BROKEN: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.BusyResourceError)
+"""What a stream raises; busy is one whose peer has renewed its TLS keys in the middle of our writing."""
 _pack = LENGTH.pack
 
 
 class TrioLink:
-    """One end. `gone` is told when it has ended, whether it was started or not."""
+    """One end."""
 
     def __init__(self, stream: ByteStream, peer: Peer) -> None:
         self.peer, self.writable = peer, True
-        self.gone: Callable[[], None] = nothing
+        self._on_gone: Callable[[], None] = nothing
         self.buffered = 0
         self._stream = stream
         self._incoming = Incoming()
@@ -86,6 +90,11 @@ class TrioLink:
     def close(self, *, flush: bool = True) -> None:
         self._end(ClosedError("this link was closed"), flush=flush)
 
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._on_gone = callback
+        if self._is_lost:
+            self._tell()
+
     # ---- the tasks -----------------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -100,8 +109,8 @@ class TrioLink:
             self._lose()
 
     async def _read(self) -> None:
-        while self._ending is None:
-            if self._owner is None or self._is_paused:
+        while True:
+            if self._ending is None and (self._owner is None or self._is_paused):
                 self._may_read = anyio.Event()
                 await self._may_read.wait()
                 continue
@@ -109,9 +118,11 @@ class TrioLink:
                 data = await self._stream.receive(READ_BYTES)
             except anyio.EndOfStream:
                 self._end(ConnectionLostError("the other end closed the link"), flush=False)
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                break
+            except _BROKEN as error:
                 self._break(error)
-            else:
+                break
+            if self._ending is None:
                 self._came(memoryview(data))
 
     def _came(self, data: memoryview) -> None:
@@ -130,7 +141,7 @@ class TrioLink:
 
     async def _write(self) -> None:
         try:
-            while True:
+            while self._outbox or self._ending is None:
                 await self._may_write.wait()
                 self._may_write = anyio.Event()
                 pieces, self._outbox = self._outbox, []
@@ -139,12 +150,10 @@ class TrioLink:
                     piece = data[at : at + _PIECE_BYTES]
                     await self._stream.send(piece)  # type: ignore[arg-type]  # typed as bytes; every stream of anyio takes a view
                     self._wrote(len(piece))
-                if self._ending is not None:
-                    await self._stream.aclose()
-                    break
-        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            # A socket that is closed with something unread in it takes along what it has not sent yet: hear the other end out.
+            self._stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)  # noqa: S610  Django is elsewhere
+        except _BROKEN as error:
             self._break(error)
-        self._tasks.cancel()
 
     def _wrote(self, size: int) -> None:
         self.buffered -= size
@@ -165,6 +174,7 @@ class TrioLink:
             self._ending, self.writable = reason, False
             self._tasks.deadline = trio.current_time() + FLUSH_SECONDS
             self._may_write.set()
+            self._may_read.set()
         if not flush:
             self._tasks.cancel()
 
@@ -173,11 +183,11 @@ class TrioLink:
             self._ending = ClosedError("the event loop ended")
         self._is_lost, self.writable = True, False
         self._outbox, self.buffered = [], 0
-        gone, self.gone = self.gone, nothing
-        gone()
         self._tell()
 
     def _tell(self) -> None:
+        on_gone, self._on_gone = self._on_gone, nothing
+        on_gone()
         if self._owner is not None and self._ending is not None:
             owner, self._owner = self._owner, LOST
             owner.lost(self._ending)
@@ -186,3 +196,17 @@ class TrioLink:
 async def plain(connected: socket.socket, peer: Peer) -> TrioLink:
     """A link over a connected socket, which it takes over."""
     return TrioLink(await SocketStream.from_socket(connected), peer)
+
+
+async def over_tls(connected: socket.socket, tls: Tls, address: str, hostname: str) -> TrioLink:
+    """The same after a handshake: as the server, or as who called `hostname`."""
+    carrier = await SocketStream.from_socket(connected)
+    with anyio.fail_after(HANDSHAKE_SECONDS):
+        try:
+            stream = await TLSStream.wrap(
+                carrier, server_side=not hostname, hostname=hostname or None, ssl_context=tls.context, standard_compatible=False
+            )
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            raise ConnectionAbortedError("the other end closed the connection while shaking hands") from error
+    connection = stream.extra(TLSAttribute.ssl_object)  # noqa: S610  as above
+    return TrioLink(stream, tls_peer(address, tls, connection))

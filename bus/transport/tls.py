@@ -1,0 +1,67 @@
+"""TLS 1.3 with certificates on both sides. The caller says whom to trust; what may not be left out is checked here.
+
+Both leaf certificates enter the handshake of the bus, so that nobody in between can pass one connection off as another. Python's
+`ssl` tells the other side's certificate and never one's own, so that one is handed over beside the context.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bus.transport.link import Peer
+
+HANDSHAKE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What one end shows, and whom it believes."""
+
+    context: ssl.SSLContext = field(repr=False)
+    leaf: bytes = field(repr=False)
+    """DER of the certificate that `context` shows."""
+
+    def __post_init__(self) -> None:
+        if self.context.minimum_version < ssl.TLSVersion.TLSv1_3:
+            raise ValueError("TLS 1.3 is the least: set context.minimum_version")
+        if self.context.verify_mode is not ssl.CERT_REQUIRED:
+            raise ValueError("both sides show a certificate: set context.verify_mode to ssl.CERT_REQUIRED")
+        if self.is_client and not self.context.check_hostname:
+            raise ValueError("a client knows whom it calls: set context.check_hostname")
+
+    @property
+    def is_client(self) -> bool:
+        return self.context.protocol is ssl.PROTOCOL_TLS_CLIENT
+
+
+def load_tls(certificate: Path, key: Path, *, roots: bytes, crl: Path | None = None, is_client: bool) -> Tls:
+    """From PEM files, for a side that believes what the `roots` (DER) have issued and `crl` has not taken back.
+
+    It reads files and blocks: in an event loop, call it in a thread. Raises OSError, of which ssl.SSLError is one.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if is_client else ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=roots)
+    if crl is not None:
+        context.load_verify_locations(cafile=crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    context.load_cert_chain(certificate, key)
+    if not is_client:
+        context.num_tickets = 0  # a link is one connection: there is nothing to resume
+    return Tls(context, ssl.PEM_cert_to_DER_cert(_first(certificate.read_text("ascii"))))
+
+
+def tls_peer(address: str, tls: Tls, connection: ssl.SSLObject) -> Peer:
+    """Who is at the other end, now that hands were shaken."""
+    theirs = connection.getpeercert(binary_form=True)
+    leaves = (theirs, tls.leaf) if tls.is_client else (tls.leaf, theirs)
+    return Peer("tls", address, server_leaf=leaves[0], client_leaf=leaves[1])
+
+
+def _first(pem: str) -> str:
+    begin, end = pem.index(ssl.PEM_HEADER), pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+    return pem[begin:end]
