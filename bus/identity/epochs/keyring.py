@@ -176,6 +176,11 @@ class Keyring:
         place = grant_form.reader_of(header), header.ref
         return place if place[0] in self._sessions and place not in self._keys.table else None
 
+    @property
+    def waiting(self) -> int:
+        """Envelopes that wait for a key or for papers."""
+        return self._admitting.parking.parked
+
     def asks(self) -> list[tuple[str, Wanted]]:
         """What to ask for now, each with the agent of this host with whose papers it is asked."""
         due = self._admitting.asks.due(now_ms=self._tick_ms())

@@ -1,0 +1,141 @@
+"""What a host hears: envelopes are opened once, and handed to the subscriptions that are named for them and that they match.
+
+The broker names subscriptions, so that one member of a group gets a message and a durable one is counted; who may get it at all is
+decided here, by the verified topic. What is refused reaches nobody, and is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from bus.agent.message import Answer, Batch
+from bus.agent.requests import Requests
+from bus.agent.subscription import Subscription
+from bus.errors import BusError
+from bus.identity.envelopes.granting import Granted
+from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.listening import Subscription as Hears
+from bus.identity.envelopes.receive import Received
+from bus.identity.epochs.admitting import Outcome
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.epochs.parking import LetGo
+from bus.protocol.envelope import is_grant
+from bus.protocol.frames import numbers
+
+MAX_COLUMNS: Final = 4_096
+"""Of those who are named together, found once."""
+
+
+class Ticket(NamedTuple):
+    """What a delivery says beside its envelope."""
+
+    subs: bytes
+    deliveries: int
+    position: int
+    envelope: bytes
+
+
+class Inbox:
+    """`refused` hears of what was refused: the envelope and why."""
+
+    def __init__(
+        self, keyring: Keyring, requests: Requests, *, answer: Answer, refused: Callable[[bytes, str, BusError | None], None]
+    ) -> None:
+        self._keyring, self._requests, self._answer, self._refused = keyring, requests, answer, refused
+        self._open: dict[int, tuple[Subscription, Hears]] = {}
+        self._of: dict[Hears, Subscription] = {}
+        self._named: dict[bytes, frozenset[Subscription]] = {}
+        self.taken = 0
+        """Deliveries that the broker was not told of yet."""
+        self.counts: Counter[str] = Counter()
+        keyring.listening = Listening((), *requests.view())
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Any:
+        return iter([subscription for subscription, _ in self._open.values()])
+
+    # ---- who listens ---------------------------------------------------------------------------------------------------------
+
+    def add(self, one: Subscription, hears: Hears) -> None:
+        self._open[one.number] = one, hears
+        self._of[hears] = one
+        self._keyring.listening.add(hears)
+        self._named.clear()
+
+    def remove(self, number: int) -> Subscription | None:
+        found = self._open.pop(number, None)
+        if found is None:
+            return None
+        one, hears = found
+        del self._of[hears]
+        self._keyring.listening.remove(hears)
+        self._named.clear()
+        return one
+
+    def find(self, number: int) -> Subscription | None:
+        found = self._open.get(number)
+        return None if found is None else found[0]
+
+    # ---- what comes ----------------------------------------------------------------------------------------------------------
+
+    def deliver(self, subs: bytes, deliveries: int, position: int, envelope: bytes) -> None:
+        self.taken += 1
+        ticket = Ticket(subs, deliveries, position, envelope)
+        self.take(self._keyring.arrive(envelope, ticket, is_grant=not subs and is_grant(envelope)))
+
+    def take(self, outcomes: list[Outcome]) -> None:
+        """What came of this delivery, and of those that it released."""
+        for ticket, result in outcomes:
+            if type(result) is Received:
+                self._received(ticket, result)
+            elif isinstance(result, BusError):
+                self.counts["refused"] += 1
+                self._refused(ticket.envelope, str(getattr(result, "reason", type(result).__name__)), result)
+            elif isinstance(result, LetGo):
+                self.counts["let_go"] += 1
+                self._refused(ticket.envelope, result.reason, None)
+            elif isinstance(result, Granted):
+                self.counts["grants"] += 1
+
+    def _received(self, ticket: Ticket, received: Received) -> None:
+        if received.answers is not None:
+            agent, _ = received.answers
+            self._requests.answered(agent, received.header.ref, Batch(received, agent))
+            return
+        header = received.header
+        named = self._named.get(ticket.subs)
+        if named is None:
+            named = self._find_named(ticket.subs)
+        for hears, indexes, redelivered in received.hearings:
+            one = self._of.get(hears)
+            if one is None or one not in named:
+                continue
+            missed = 0
+            if hears.ledger is None and not one.group:
+                missed = one.gap(header.epoch, header.topic, header.before, header.records)
+            batch = Batch(
+                received,
+                one.agent,
+                indexes=indexes,
+                redelivered=redelivered,
+                deliveries=ticket.deliveries,
+                position=ticket.position or None,
+                missed=missed,
+                answer=self._answer,
+            )
+            self.counts["delivered"] += len(batch)
+            one.put(batch)
+        for _, error in received.refused:
+            self.counts["refused"] += 1
+            self._refused(ticket.envelope, error.reason, error)
+
+    def _find_named(self, subs: bytes) -> frozenset[Subscription]:
+        if len(self._named) >= MAX_COLUMNS:
+            self._named.clear()
+        found = frozenset(self._open[number][0] for number in numbers(subs) if number in self._open)
+        self._named[subs] = found
+        return found

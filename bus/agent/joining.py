@@ -1,0 +1,137 @@
+"""How subscriptions come and go: judged by my own policy first, then told to the broker, and again after every lost link.
+
+A subscription is live when the broker says so: everybody who publishes knows of it then, so nothing that is published afterwards
+is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from bus.agent.inbox import Inbox
+from bus.agent.subscription import Subscription
+from bus.errors import BusError, ClosedError, NotPermittedError, SlowReaderError, twin
+from bus.flow.ledger import Ledger
+from bus.identity.envelopes.listening import Subscription as Hears
+from bus.identity.envelopes.reserved import AUDIT
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.protocol.frames import Frame, encode
+
+DEAD: Final = "_dead."
+NO_LIMIT: Final = 0xFFFFFFFF
+
+
+@dataclass(slots=True, eq=False)
+class _Joined:
+    subscription: Subscription
+    hears: Hears
+    start: str
+    live: anyio.Event = field(default_factory=anyio.Event)
+    error: BusError | None = None
+
+
+class Joining:
+    """`send` gives a frame to the link, if there is one."""
+
+    def __init__(self, inbox: Inbox, send: Callable[[bytes], None]) -> None:
+        self._inbox, self._send = inbox, send
+        self._joined: dict[int, _Joined] = {}
+        self._last = 0
+
+    def next_number(self) -> int:
+        self._last += 1
+        return self._last
+
+    async def join(
+        self, one: Subscription, snapshot: Snapshot, *, began_ms: int, start: str, ledger: Ledger | None = None, dead: bool = False
+    ) -> None:
+        """Return when it is live. Raises NotPermittedError, and what ends its agent meanwhile."""
+        rule = why_not(snapshot, one, dead=dead)
+        if rule is not None:
+            raise NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule)
+        joined = _Joined(one, Hears(one.agent, one.pattern, began_ms, ledger, dead), start)
+        self._joined[one.number] = joined
+        self._inbox.add(one, joined.hears)
+        self._send(_subscribe(joined))
+        try:
+            await joined.live.wait()
+        except BaseException:
+            self.leave(one)
+            raise
+        if joined.error is not None:
+            self.leave(one)
+            raise twin(joined.error)
+
+    def leave(self, one: Subscription) -> None:
+        """Nothing comes any more. Once is enough."""
+        if self._joined.pop(one.number, None) is not None:
+            self._inbox.remove(one.number)
+            self._send(encode(Frame.UNSUBSCRIBE, one.number))
+
+    def close(self, agent: str, error: BusError | None) -> None:
+        """All of an agent's end."""
+        for joined in [joined for joined in self._joined.values() if joined.subscription.agent == agent]:
+            self._end(joined, error)
+
+    def _end(self, joined: _Joined, error: BusError | None) -> None:
+        joined.error = error or ClosedError(f"{joined.subscription.agent} is closed")
+        joined.live.set()
+        joined.subscription.end(error)
+        self.leave(joined.subscription)
+
+    # ---- what the broker says ------------------------------------------------------------------------------------------------
+
+    def joined(self, number: int) -> None:
+        found = self._joined.get(number)
+        if found is not None:
+            found.live.set()
+
+    def refused(self, number: int, code: str, snapshot: Snapshot) -> None:
+        """It is not taken, or was ended later."""
+        found = self._joined.get(number)
+        if found is None:
+            return
+        one = found.subscription
+        if code == "busy" and found.live.is_set():
+            self._end(found, SlowReaderError(one.pattern, pending=one.pending, limit=one.limit))
+            return
+        rule = why_not(snapshot, one, dead=found.hears.dead) or f"the broker: {code}"
+        self._end(found, NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule))
+
+    def join_again(self) -> None:
+        """On a new link."""
+        for joined in self._joined.values():
+            self._send(_subscribe(joined))
+
+    def judge(self, snapshot: Snapshot) -> None:
+        """Another policy is in force: those that it does not allow end, with the rule that does not."""
+        for joined in list(self._joined.values()):
+            one = joined.subscription
+            rule = why_not(snapshot, one, dead=joined.hears.dead)
+            if rule is not None:
+                self._end(joined, NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule))
+
+
+def why_not(snapshot: Snapshot, one: Subscription, *, dead: bool) -> str | None:
+    """The rule that does not let this agent subscribe; None if it may."""
+    policy = snapshot.policy
+    if dead:
+        return None if snapshot.may_hear(one.agent, one.pattern, dead=True) else "it does not stand in the rule's dead_readers"
+    if one.pattern.startswith(AUDIT):
+        return None if one.agent in policy.named(policy.audit_readers) else "it does not stand in audit_readers"
+    decision = policy.decide(one.agent, "subscribe", one.pattern)
+    if not decision.allowed:
+        return f"{decision.rule} ({decision.place})"
+    if one.group and not policy.role_of(one.agent).may_join(one.group, one.pattern):
+        return f"role {decision.role} may not join the group {one.group}"
+    return None
+
+
+def _subscribe(joined: _Joined) -> bytes:
+    one, hears = joined.subscription, joined.hears
+    pattern = DEAD + hears.pattern if hears.dead else hears.pattern
+    return encode(Frame.SUBSCRIBE, one.number, one.agent, pattern, one.group, one.durable, joined.start, one.limit, one.overflow)

@@ -1,0 +1,178 @@
+"""What an agent is handed: one record of an envelope that passed all that is asked of one.
+
+A batch is what one envelope brought to one subscription; its messages are made when they are taken, and share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from bus.identity.envelopes.receive import Received
+from bus.protocol.header import Header
+from bus.protocol.records import BYTES
+
+if TYPE_CHECKING:
+    from bus.agent.settling import Settling
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+Answer = Callable[["Message", Any, Mapping[str, str] | None], Any]
+
+
+class Batch:
+    """The records of one envelope for one subscription."""
+
+    __slots__ = (
+        "agent", "answer", "by_identity", "deliveries", "header", "headers", "indexes", "kinds", "missed", "payloads", "position",
+        "redelivered", "settling",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        received: Received,
+        agent: str,
+        *,
+        indexes: Sequence[int] | None = None,
+        redelivered: bool = False,
+        deliveries: int = 1,
+        position: int | None = None,
+        missed: int = 0,
+        answer: Answer | None = None,
+        settling: Settling | None = None,
+    ) -> None:
+        records = received.records
+        if records is None:
+            raise ValueError("an envelope whose records were not handed over makes no batch")
+        self.header: Header = received.header
+        self.agent = agent
+        self.kinds, self.payloads, self.headers = records.kinds, records.payloads, records.headers
+        self.indexes: Sequence[int] = range(len(records.payloads)) if indexes is None else indexes
+        self.by_identity = received.by_identity
+        self.redelivered, self.deliveries, self.position, self.missed = redelivered, deliveries, position, missed
+        self.answer, self.settling = answer, settling
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+
+class Message:
+    """One record. Made by subscriptions; nothing in it can be changed."""
+
+    __slots__ = ("_batch", "_index")
+
+    def __init__(self, batch: Batch, index: int) -> None:
+        self._batch, self._index = batch, index
+
+    @property
+    def header(self) -> Header:
+        """The envelope's header, as it was verified."""
+        return self._batch.header
+
+    @property
+    def sender(self) -> str:
+        """The agent that signed it."""
+        return self._batch.header.sender
+
+    @property
+    def topic(self) -> str:
+        return self._batch.header.topic
+
+    @property
+    def data(self) -> bytes:
+        """The body as it travelled."""
+        return self._batch.payloads[self._index]
+
+    @property
+    def body(self) -> Any:
+        """Bytes as they were published, or the value that they stand for, decoded each time. Raises ValueError for none."""
+        data = self._batch.payloads[self._index]
+        return data if self._batch.kinds[self._index] == BYTES else decode(data)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        found = self._batch.headers.get(self._index)
+        return _NO_HEADERS if found is None else MappingProxyType(dict(found))
+
+    @property
+    def id(self) -> str:
+        """The envelope's id in hex, and "-index" where it has several records."""
+        header = self._batch.header
+        return header.id.hex() if header.records == 1 else f"{header.id.hex()}-{self._index}"
+
+    @property
+    def sent_at(self) -> datetime:
+        return datetime.fromtimestamp(self._batch.header.sent_ms / 1000, UTC)
+
+    @property
+    def signed_by(self) -> str:
+        """By whom: "identity" is the TPM key itself, "session" the key that it certified."""
+        return "identity" if self._batch.by_identity else "session"
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed to somebody, this time included, as the broker counts."""
+        return self._batch.deliveries
+
+    @property
+    def redelivered(self) -> bool:
+        return self._batch.redelivered or self._batch.deliveries > 1
+
+    @property
+    def missed(self) -> int:
+        """Records of this sender on this topic that were lost just before this one."""
+        batch = self._batch
+        return batch.missed if batch.missed and self._index == batch.indexes[0] else 0
+
+    @property
+    def position(self) -> int | None:
+        """Where it is stored; None on live topics."""
+        return self._batch.position
+
+    @property
+    def is_request(self) -> bool:
+        """Whether somebody waits for a reply."""
+        return self._batch.header.is_request
+
+    async def reply(self, body: Any, *, headers: Mapping[str, str] | None = None) -> None:
+        """Answer a request. Raises LocalProtocolError if it is none; what `publish` raises."""
+        from bus.errors import LocalProtocolError  # noqa: PLC0415  only where it is misused
+
+        answer = self._batch.answer
+        if not self.is_request or answer is None:
+            raise LocalProtocolError(f"message {self.id} is no request: nobody waits for a reply")
+        await answer(self, body, headers)
+
+    async def ack(self, *, confirmed: bool = False) -> None:
+        """It is done. Returns when that is on its way, or `confirmed`, when it is on disk. Nothing on live topics."""
+        if self._batch.settling is not None:
+            await self._batch.settling.ack(self._batch, self._index, confirmed=confirmed)
+
+    async def nak(self, delay: float | None = None) -> None:
+        """Have it delivered again, after so many seconds, or as the broker thinks right. Nothing on live topics."""
+        if self._batch.settling is not None:
+            await self._batch.settling.nak(self._batch, self._index, delay)
+
+    async def term(self, reason: str = "") -> None:
+        """Never deliver it again: it becomes a dead letter. Nothing on live topics."""
+        if self._batch.settling is not None:
+            await self._batch.settling.term(self._batch, self._index, reason)
+
+    async def touch(self) -> None:
+        """It takes longer: whoever waits for the ack waits anew. Nothing on live topics."""
+        if self._batch.settling is not None:
+            await self._batch.settling.touch(self._batch)
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self.sender} on {self.topic}>"
+
+
+def decode(data: bytes) -> Any:
+    """The value of a body. Raises ValueError for what is none."""
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, max_buffer_size=len(data))
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise ValueError("a body that is no msgpack value") from error

@@ -1,0 +1,157 @@
+"""The topics that a host publishes on, as the broker answers for them: an alias each, who listens, and whether to go on.
+
+    wanted     OPEN is sent; what is published waits in its lane
+    answered   with whoever listens now; later changes are told in INTEREST, and stay true until the next one
+    stopped    somebody who must not lose anything is full: its lanes wait, other topics do not
+
+After a reconnect everything is opened again under the aliases that it had, so that frames which are sent again mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from bus.flow.trie import Trie
+from bus.protocol.frames import BY_ITS_TOPIC, DURABLE, FIRST_ALIAS, GONE, LISTENS, Frame, encode
+from bus.protocol.topics import matches
+
+if TYPE_CHECKING:
+    from bus.agent.lane import Lane
+
+MAX_OPEN: Final = 4_096
+"""Idle topics beyond this are closed, the longest unused first."""
+
+
+class Readers(NamedTuple):
+    listening: tuple[str, ...]
+    """By their sessions."""
+    durable: tuple[str, ...]
+    """By their inbox keys."""
+
+    def __bool__(self) -> bool:
+        return bool(self.listening or self.durable)
+
+
+NOBODY: Final = Readers((), ())
+
+
+class OpenTopic:
+    __slots__ = ("alias", "answered", "flowing", "lanes", "readers", "record_units", "text")
+
+    def __init__(self, text: str, alias: int) -> None:
+        self.text, self.alias = text, alias
+        self.answered = False
+        self.flowing = True
+        self.record_units = False
+        """Whether each record travels alone, because a queue group or policy wants it so."""
+        self.readers = NOBODY
+        self.lanes: dict[Lane, None] = {}
+
+    @property
+    def may_send(self) -> bool:
+        return self.answered and self.flowing
+
+
+class OpenTopics:
+    """`send` gives a frame to the link; `wake` is told of each topic whose lanes may have become able to go on."""
+
+    def __init__(self, send: Callable[[bytes], None], wake: Callable[[OpenTopic], None]) -> None:
+        self._send, self._wake = send, wake
+        self._by_text: dict[str, OpenTopic] = {}
+        self._by_alias: dict[int, OpenTopic] = {}
+        self._interest: Trie[tuple[str, int]] = Trie()
+        self._told: set[tuple[str, str, int]] = set()
+        self._next = FIRST_ALIAS
+
+    def __len__(self) -> int:
+        return len(self._by_text)
+
+    def __iter__(self) -> Iterator[OpenTopic]:
+        return iter(self._by_text.values())
+
+    def get(self, text: str) -> OpenTopic:
+        """The topic, opened if it was not."""
+        topic = self._by_text.get(text)
+        if topic is None:
+            if len(self._by_text) >= MAX_OPEN:
+                self._close_idle()
+            topic = OpenTopic(text, self._next)
+            self._next += 1
+            self._by_text[text] = self._by_alias[topic.alias] = topic
+            self._send(encode(Frame.OPEN, topic.alias, text))
+        return topic
+
+    def _close_idle(self) -> None:
+        for topic in [topic for topic in self if not any(len(lane.waiting) or lane.signing for lane in topic.lanes)][
+            : MAX_OPEN // 8
+        ]:
+            del self._by_text[topic.text], self._by_alias[topic.alias]
+            for lane in topic.lanes:
+                lane.topic = None
+            self._send(encode(Frame.OPEN, topic.alias, ""))
+
+    # ---- told by the broker --------------------------------------------------------------------------------------------------
+
+    def opened(self, alias: int, credit: int, unit: int) -> None:
+        topic = self._by_alias.get(alias)
+        if topic is None:
+            return  # it was closed meanwhile
+        if not topic.answered:
+            topic.readers = self._readers(topic.text)
+        topic.answered, topic.flowing, topic.record_units = True, bool(credit), bool(unit)
+        if credit:
+            self._wake(topic)
+
+    def interest(self, changes: Sequence[tuple[str, str, int]]) -> None:
+        """Who listens now, and who does no more."""
+        for agent, pattern, how in changes:
+            if how == GONE:
+                for kind in (LISTENS, DURABLE):
+                    self._forget(agent, pattern, kind)
+            elif (agent, pattern, how) not in self._told:
+                self._told.add((agent, pattern, how))
+                self._interest.add(pattern, (agent, how))
+        patterns = {pattern for _, pattern, _ in changes}
+        for topic in self:
+            if topic.answered and any(matches(pattern, topic.text) for pattern in patterns):
+                topic.readers = self._readers(topic.text)
+                for lane in topic.lanes:
+                    lane.sealing = None  # its grants have to be looked at again
+                self._wake(topic)
+
+    def papers_changed(self, agent: str) -> None:
+        """A reader has another session: whoever it hears grants to it anew."""
+        for topic in self:
+            if agent in topic.readers.listening or agent in topic.readers.durable:
+                for lane in topic.lanes:
+                    lane.sealing = None
+
+    def lost(self) -> None:
+        """The link is gone. Nothing of what was told is true any more."""
+        self._interest, self._told = Trie(), set()
+        for topic in self:
+            topic.answered, topic.flowing, topic.readers = False, True, NOBODY
+            for lane in topic.lanes:
+                lane.sealing = None
+
+    def open_again(self) -> None:
+        for topic in self:
+            self._send(encode(Frame.OPEN, topic.alias, topic.text))
+
+    def _forget(self, agent: str, pattern: str, kind: int) -> None:
+        if (agent, pattern, kind) in self._told:
+            self._told.remove((agent, pattern, kind))
+            self._interest.remove(pattern, (agent, kind))
+
+    def _readers(self, text: str) -> Readers:
+        found = self._interest.match(text)
+        return Readers(*(tuple(dict.fromkeys(name for name, how in found if how == kind)) for kind in (LISTENS, DURABLE)))
+
+
+def private_topic(text: str, reader: str) -> OpenTopic:
+    """Where a reply goes: nobody has to open it, and its one reader is known."""
+    topic = OpenTopic(text, BY_ITS_TOPIC)
+    topic.answered = True
+    topic.readers = Readers((reader,), ())
+    return topic

@@ -1,0 +1,373 @@
+"""What a host sends: records wait in lanes, and turns take along as much as the far end lets them.
+
+    put       a lane has something: it is listed, and the writer woken; nothing else happens in `publish`
+    turn      grants first, then what identity keys have signed, then the lanes by their order; one write, one signature
+    credited  the far end has taken it in; until then it is kept, and after a lost link sent again byte for byte
+    refused   whoever waits for it hears so, else it is reported
+
+One turn in one step of the loop, so that others have theirs in between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+
+from bus.agent.lane import MOST_RECORDS, Lane, Note
+from bus.agent.opened_topics import OpenTopics
+from bus.agent.sealing_turns import Part, SealingTurns, Sent
+from bus.clock import Clock
+from bus.errors import BusError, NotPermittedError, SessionEndedError, VerificationError, twin
+from bus.flow.rounds import Rounds
+from bus.flow.turn_window import TurnWindow
+from bus.identity.envelopes.reserved import why_not_publish
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.host.sessions import Sessions
+from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, MAX_ROWS, Frame, column, encode
+from bus.protocol.header import REPLY
+from bus.transport.link import Link
+from bus.transport.soon import soon
+
+TURN_BYTES: Final = 256 << 10
+MOST_TURN_BYTES: Final = 1 << 20
+SINGLES: Final = 128
+"""Envelopes of one record that a lane seals in a turn: a millisecond's work."""
+
+Refused = Callable[[Lane, bytes, str], None]
+"""Hears of an envelope (its lane and id) that was refused, and why, if nobody waits for it."""
+Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+"""Starts something in the host's task group."""
+
+
+@dataclass(slots=True)
+class Turn:
+    frame: bytes
+    sent: list[Sent]
+
+
+class Outbox:
+    def __init__(
+        self,
+        keyring: Keyring,
+        sessions: Sessions,
+        sealing: SealingTurns,
+        clock: Clock,
+        *,
+        start: Start,
+        refused: Refused,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`failed` hears of an error of our own, which nothing can go on after."""
+        self._keyring, self._sessions, self._sealing, self._clock = keyring, sessions, sealing, clock
+        self._start, self._refused, self._failed = start, refused, failed
+        self._link: Link | None = None
+        self._woken = False
+        self._rounds: Rounds[Lane] = Rounds()
+        self._control: deque[tuple[int, bytes]] = deque()
+        self._control_bytes = 0
+        self._signed: deque[list[Sent]] = deque()
+        self._signing = 0
+        self._stalled: dict[Lane, None] = {}
+        self._turns: dict[int, Turn] = {}
+        self._last = 0
+        self._idle: anyio.Event | None = None
+        self.window = TurnWindow()
+        self.topics = OpenTopics(self._send, self._wake_lanes)
+        self.counts: Counter[str] = Counter()
+
+    # ---- what agents do ------------------------------------------------------------------------------------------------------
+
+    def put(self, lane: Lane) -> None:
+        """This lane has something new."""
+        if lane.ready or lane.signing:
+            return
+        if lane.topic is None:
+            self._attach(lane)
+        self._rounds.add(lane)
+        self.wake()
+
+    def wake(self) -> None:
+        if not self._woken and self._link is not None:
+            self._woken = True
+            soon(self._turn)
+
+    def control(self, alias: int, envelope: bytes) -> None:
+        """A grant, to go before everything else."""
+        self._add_control(alias, envelope)
+        self.wake()
+
+    def close_lane(self, lane: Lane) -> None:
+        """Its agent is closed. What waits in it is dropped, and whoever waits for that is told by the caller."""
+        self._rounds.discard(lane)
+        self._stalled.pop(lane, None)
+        if lane.topic is not None:
+            lane.topic.lanes.pop(lane, None)
+
+    async def drained(self) -> None:
+        """Return when nothing waits and everything is credited."""
+        while not self.is_idle:
+            if self._idle is None:
+                self._idle = anyio.Event()
+            await self._idle.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._turns or self._control or self._signed or self._signing or self._waiting_lanes())
+
+    def _waiting_lanes(self) -> bool:
+        return bool(self._rounds or self._stalled) or any(lane.waiting for topic in self.topics for lane in topic.lanes)
+
+    # ---- what the broker says ------------------------------------------------------------------------------------------------
+
+    def connected(self, link: Link) -> None:
+        """Open everything, and send again what was not credited."""
+        self._link = link
+        self.topics.open_again()
+        for turn in self._turns.values():
+            link.send(turn.frame)
+            self.window.sent(self._clock.monotonic())
+        self.wake()
+
+    def lost(self) -> None:
+        self._link = None
+        self._woken = False
+        self.window.lost()
+        self.topics.lost()
+
+    def credited(self, first: int, count: int) -> None:
+        gone = 0
+        for number in range(first, first + count):
+            gone += self._turns.pop(number, None) is not None
+        self.window.credited(gone, self._clock.monotonic())
+        if self._rounds or self._control or self._signed:
+            self.wake()
+        elif self._idle is not None and self.is_idle:
+            self._idle.set()
+            self._idle = None
+
+    def stored(self, turn: int, rows: list[tuple[bytes, int]]) -> None:
+        found = self._turns.get(turn)
+        positions = dict(rows)
+        for sent in found.sent if found is not None else ():
+            position = positions.get(sent.id)
+            for note in sent.notes if position is not None else ():
+                if note.receipt is not None:
+                    note.receipt.was_stored(position)
+
+    def refused(self, id_: bytes, code: str) -> None:
+        """The broker does not take an envelope."""
+        for turn in self._turns.values():
+            for sent in turn.sent:
+                if sent.id == id_:
+                    self._give_up(sent, NotPermittedError(sent.lane.agent, f"publish {sent.lane.key.topic}", f"the broker: {code}"))
+                    return
+
+    def follow(self) -> None:
+        """Policy, trust or sessions changed: what could not go on may go on now, and everything is looked at again."""
+        stalled, self._stalled = self._stalled, {}
+        for lane in stalled:
+            lane.trouble = None
+            if lane.waiting and not lane.signing:
+                self._rounds.add(lane)
+        self.wake()
+
+    # ---- turns ---------------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """One. Called by the loop, so nothing may be raised."""
+        self._woken = False
+        link = self._link
+        if link is None or not self.window.is_open or not link.writable:
+            return
+        try:
+            sent = self._gather(link)
+        except BaseException as error:  # noqa: BLE001  an error of our own: the host ends with it
+            self._failed(error)
+            return
+        self._tell_sent(sent)
+        if self._rounds or self._control or self._signed:
+            self.wake()
+        elif self._idle is not None and self.is_idle:
+            self._idle.set()
+            self._idle = None
+
+    def _gather(self, link: Link) -> list[Sent]:
+        parts = self._parts()
+        envelopes = self._sealing.by_session(parts, self._keyring.now_ms()) if parts else []
+        while self._control_bytes > TURN_BYTES:  # grants go before whatever they open, and may fill turns of their own
+            self._send_turn(link, [])
+        size = sum(len(one.envelope) for one in envelopes)
+        while self._signed and size < TURN_BYTES:
+            signed = self._signed.popleft()
+            envelopes += signed
+            size += sum(len(one.envelope) for one in signed)
+        if envelopes or self._control:
+            self._send_turn(link, envelopes)
+        return envelopes
+
+    def _send_turn(self, link: Link, sent: list[Sent]) -> None:
+        aliases: list[int] = []
+        envelopes: list[bytes] = []
+        size = 0
+        while self._control and size < TURN_BYTES and len(aliases) < MAX_ROWS // 2:
+            alias, envelope = self._control.popleft()
+            aliases.append(alias)
+            envelopes.append(envelope)
+            size += len(envelope)
+        self._control_bytes -= size
+        aliases += (one.lane.topic.alias if one.lane.topic is not None else BY_ITS_TOPIC for one in sent)
+        envelopes += (one.envelope for one in sent)
+        self._last = (self._last + 1) & 0xFFFFFFFF
+        frame = encode(Frame.PUBLISH, self._last, column(aliases), envelopes)
+        link.send(frame)
+        self._turns[self._last] = Turn(frame, sent)
+        self.window.sent(self._clock.monotonic())
+
+    def _parts(self) -> list[Part]:
+        """What the lanes send: one envelope each, or a few of one record."""
+        parts: list[Part] = []
+        again: list[tuple[Lane, int]] = []
+        size, rows, now_ms = 0, 0, self._keyring.now_ms()
+        while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := self._rounds.next()) is not None:
+            lane, allowed = found
+            if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
+                self._rounds.add(lane)
+                break
+            if not self._prepare(lane, now_ms):
+                continue
+            taken = lane.waiting.take(SINGLES if lane.is_single else MOST_RECORDS, allowed)
+            lane.has_room()
+            if lane.by_identity:
+                self._sign(Part(lane, taken), now_ms)
+                continue
+            parts.append(Part(lane, taken))
+            size += taken.size_bytes
+            rows += len(taken.payloads) if lane.is_single else 1
+            again.append((lane, taken.size_bytes))
+        for lane, sent_bytes in again:
+            self._rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
+        return parts
+
+    def _prepare(self, lane: Lane, now_ms: int) -> bool:
+        """Whether it can go on now; if not, whatever makes it able to lists it again."""
+        topic = lane.topic
+        if topic is None or not topic.may_send or lane.signing:
+            return False
+        sealing = lane.sealing
+        if sealing is not None and sealing.still_good(now_ms):
+            return True
+        if not topic.readers and not lane.rule.is_durable:
+            self._unheard(lane)
+            return False
+        return self._refresh(lane)
+
+    def _refresh(self, lane: Lane) -> bool:
+        """Ask for its epoch again, and have its readers granted it."""
+        topic = lane.topic
+        try:
+            self._check_may(lane)
+            sealing = self._keyring.epoch(lane.use)
+            if topic is not None:
+                made = self._keyring.grants(sealing, listening=topic.readers.listening, durable=topic.readers.durable)
+                alias = KEPT_GRANT if lane.rule.is_durable else BY_ITS_TOPIC
+                for grant in made.grants:
+                    self._add_control(alias, grant)
+        except (SessionEndedError, VerificationError) as error:
+            lane.trouble = error
+            self._stalled[lane] = None  # until there is a session again, or news of trust
+            return False
+        except NotPermittedError as error:
+            self.fail_all(lane, error)
+            return False
+        lane.sealing = sealing
+        return True
+
+    def _check_may(self, lane: Lane) -> None:
+        """Policy may have changed since it was accepted."""
+        if lane.key.flags != REPLY:
+            rule = why_not_publish(self._keyring.snapshot.policy, lane.agent, lane.key.topic)
+            if rule is not None:
+                raise NotPermittedError(lane.agent, f"publish {lane.key.topic}", rule)
+
+    # ---- by identity ---------------------------------------------------------------------------------------------------------
+
+    def _sign(self, part: Part, now_ms: int) -> None:
+        part.lane.signing = True
+        self._signing += 1
+
+        async def sign() -> None:
+            lane = part.lane
+            try:
+                self._signed.append(await self._sealing.by_identity(part, now_ms))
+            except BusError as error:
+                self._fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
+            finally:
+                lane.signing = False
+                self._signing -= 1
+                if lane.waiting:
+                    self._rounds.add(lane)
+                self.wake()
+
+        self._start(sign)
+
+    # ---- telling -------------------------------------------------------------------------------------------------------------
+
+    def _tell_sent(self, sent: list[Sent]) -> None:
+        for one in sent:
+            self.counts["envelopes"] += 1
+            self.counts["published"] += one.records
+            for note in one.notes:
+                if note.receipt is not None:
+                    note.receipt.was_sent(one.id.hex())
+
+    def _unheard(self, lane: Lane) -> None:
+        """Nobody listens: it would be sealed to nobody."""
+        while lane.waiting:
+            taken = lane.waiting.take(MOST_RECORDS, MOST_TURN_BYTES)
+            self.counts["unheard"] += len(taken.payloads)
+            for note in taken.notes.values():
+                if note.receipt is not None:
+                    note.receipt.was_sent("")
+        lane.has_room()
+
+    def fail_all(self, lane: Lane, error: BusError) -> None:
+        """Nothing of what waits in this lane is sent."""
+        while lane.waiting:
+            taken = lane.waiting.take(MOST_RECORDS, MOST_TURN_BYTES)
+            self._fail(lane, taken.notes.values(), len(taken.payloads), error)
+        lane.has_room()
+
+    def _fail(self, lane: Lane, notes: Any, records: int, error: BusError) -> None:
+        self.counts["refused"] += records
+        waited_for = [note.receipt for note in notes if isinstance(note, Note) and note.receipt is not None]
+        for receipt in waited_for:
+            receipt.failed(twin(error))
+        if len(waited_for) < records:
+            self._refused(lane, b"", str(getattr(error, "reason", getattr(error, "code", type(error).__name__))))
+
+    def _give_up(self, sent: Sent, error: BusError) -> None:
+        self._fail(sent.lane, sent.notes, sent.records, error)
+
+    # ---- small things --------------------------------------------------------------------------------------------------------
+
+    def _add_control(self, alias: int, envelope: bytes) -> None:
+        self._control.append((alias, envelope))
+        self._control_bytes += len(envelope)
+
+    def _attach(self, lane: Lane) -> None:
+        lane.topic = self.topics.get(lane.key.topic)
+        lane.topic.lanes[lane] = None
+
+    def _wake_lanes(self, topic: Any) -> None:
+        for lane in topic.lanes:
+            if lane.waiting and not lane.signing:
+                self._rounds.add(lane)
+        self.wake()
+
+    def _send(self, frame: bytes) -> None:
+        if self._link is not None:
+            self._link.send(frame)

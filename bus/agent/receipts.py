@@ -1,0 +1,63 @@
+"""What became of a record after `publish` took it: sent, stored, or refused with a reason."""
+
+from __future__ import annotations
+
+import anyio
+
+from bus.errors import BusError, twin
+
+
+class Receipt:
+    """Of one record. `await receipt.sent()`, `await receipt.stored()`."""
+
+    __slots__ = ("_done", "_error", "_event", "_position", "durable", "id")
+
+    def __init__(self, *, durable: bool) -> None:
+        self.durable = durable
+        self.id = ""
+        """The message's id, as its readers see it, once it is sent."""
+        self._done = 0
+        self._position: int | None = None
+        self._error: BusError | None = None
+        self._event = anyio.Event()
+
+    async def sent(self) -> None:
+        """Return when it is signed and written to the link. Raises what kept it from that."""
+        await self._until(1)
+
+    async def stored(self) -> int:
+        """Return its position when it is on disk. Raises what kept it from that.
+
+        TypeError on a live topic, where nothing is stored.
+        """
+        if not self.durable:
+            raise TypeError("nothing on a live topic is stored: wait until it is sent, or publish on a durable topic")
+        await self._until(2)
+        return self._position or 0
+
+    async def _until(self, step: int) -> None:
+        while self._done < step and self._error is None:
+            await self._event.wait()
+        if self._error is not None:
+            raise twin(self._error)
+
+    # ---- what the outbox says ------------------------------------------------------------------------------------------------
+
+    def was_sent(self, id_: str) -> None:
+        self.id = id_
+        self._move(1)
+
+    def was_stored(self, position: int) -> None:
+        self._position = position
+        self._move(2)
+
+    def failed(self, error: BusError) -> None:
+        if self._error is None:
+            self._error = error
+            self._event.set()
+
+    def _move(self, step: int) -> None:
+        if step > self._done:
+            self._done = step
+            event, self._event = self._event, anyio.Event()
+            event.set()

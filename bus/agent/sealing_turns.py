@@ -1,0 +1,123 @@
+"""Records that were taken from lanes become envelopes: numbered, signed together, sealed each under its lane's epoch.
+
+By session it happens here and now, one signature for the whole turn. By identity the drafts are made here, and the engine signs
+them with whatever else waits for that key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from bus.agent.lane import Lane, Note
+from bus.errors import SessionEndedError
+from bus.flow.waiting import Taken
+from bus.identity.envelopes import seal
+from bus.identity.envelopes.seal import RANDOM_BYTES, Draft, Outgoing
+from bus.identity.host.sessions import Sessions
+from bus.identity.signer import Signer
+from bus.protocol.header import ID_BYTES
+from bus.protocol.proof import Proof
+from bus.protocol.records import Records
+from bus.protocol.suites import HOST_SUITE, Suite
+
+_PLAIN: Final = Note()
+MAX_COUNTED: Final = 4_096
+"""Epochs whose records are counted: more than one process has."""
+_Fact = tuple[bytes, Lane, Sequence[Note], int]
+"""Id, lane, notes and number of records of one envelope."""
+
+
+class Part(NamedTuple):
+    """What one lane sends in a turn."""
+
+    lane: Lane
+    taken: Taken
+
+
+class Sent(NamedTuple):
+    """An envelope on its way, and what to tell whom when it arrived."""
+
+    envelope: bytes
+    id: bytes
+    lane: Lane
+    notes: Sequence[Note]
+    """Of its records, those that have one."""
+    records: int
+
+
+class SealingTurns:
+    def __init__(self, sessions: Sessions, signer: Signer, *, random: Callable[[int], bytes]) -> None:
+        self._sessions, self._signer, self._random = sessions, signer, random
+        self._before: dict[bytes, dict[str, int]] = {}
+
+    def by_session(self, parts: Sequence[Part], now_ms: int) -> list[Sent]:
+        """One signature over all of them. Raises LocalProtocolError; then every number that was taken is burned."""
+        drafts: list[Draft] = []
+        try:
+            facts = [fact for part in parts for fact in self._draft(part, HOST_SUITE, drafts, now_ms)]
+            return _sealed(drafts, self._signer.sign_by_session(drafts), facts)
+        except BaseException:
+            seal.give_up(drafts)
+            raise
+
+    async def by_identity(self, part: Part, now_ms: int) -> list[Sent]:
+        """When the TPM has signed. Raises TpmError, LocalProtocolError; then every number that was taken is burned."""
+        agent = part.lane.agent
+        drafts: list[Draft] = []
+        try:
+            facts = self._draft(part, self._signer.suite_of(agent, by_identity=True), drafts, now_ms)
+            cosign = part.lane.rule.cosign is not None
+            return _sealed(drafts, await self._signer.sign_by_identity(agent, drafts, cosign=cosign), facts)
+        except BaseException:
+            seal.give_up(drafts)
+            raise
+
+    def _draft(self, part: Part, suite: Suite, drafts: list[Draft], now_ms: int) -> list[_Fact]:
+        """Drafts of all that a lane sends, added to `drafts` one by one, so that none is forgotten if another one fails."""
+        lane = part.lane
+        sealing = lane.sealing
+        if sealing is None:
+            raise SessionEndedError(lane.agent, "expired")
+        facts = []
+        for outgoing, notes in self._outgoing(part, sealing.epoch.id, now_ms):
+            random = self._random(RANDOM_BYTES)
+            drafts.append(seal.draft(sealing.epoch, outgoing, suite=suite, random=random))
+            facts.append((outgoing.id or random[:ID_BYTES], lane, notes, len(outgoing.records.payloads)))
+        return facts
+
+    def _outgoing(self, part: Part, epoch: bytes, now_ms: int) -> Iterator[tuple[Outgoing, Sequence[Note]]]:
+        """One envelope for all records, or one for each."""
+        lane, taken = part
+        session = self._sessions.held.get(lane.agent)
+        if session is None:
+            raise SessionEndedError(lane.agent, "expired")
+        sent_ms = session.sent_ms(now_ms)
+        expires_ms = sent_ms + lane.key.ttl_ms
+        topic, flags, count = lane.key.topic, lane.key.flags, len(taken.payloads)
+        before = self._count(epoch, topic, count)
+        if not lane.is_single:
+            records = Records(taken.kinds, taken.payloads, taken.headers)
+            yield Outgoing(topic, records, session.id, sent_ms, expires_ms, before, flags), [*taken.notes.values()]
+            return
+        for place, payload in enumerate(taken.payloads):
+            headers = taken.headers.get(place)
+            records = Records(taken.kinds[place : place + 1], (payload,), {0: headers} if headers else {})
+            note = taken.notes.get(place, _PLAIN)
+            outgoing = Outgoing(topic, records, session.id, sent_ms, expires_ms, before + place, flags, note.ref, note.id)
+            yield outgoing, () if note is _PLAIN else (note,)
+
+    def _count(self, epoch: bytes, topic: str, records: int) -> int:
+        """How many were sent on this topic in this epoch before: gaps in it are how readers see what they missed."""
+        topics = self._before.get(epoch)
+        if topics is None:
+            if len(self._before) >= MAX_COUNTED:
+                del self._before[next(iter(self._before))]  # the oldest; a reader takes a count that begins anew for no gap
+            topics = self._before[epoch] = {}
+        count = topics.get(topic, 0)
+        topics[topic] = count + records
+        return count
+
+
+def _sealed(drafts: Sequence[Draft], proofs: Sequence[Proof], facts: Sequence[_Fact]) -> list[Sent]:
+    return [Sent(seal.seal(draft, proof), *fact) for draft, proof, fact in zip(drafts, proofs, facts, strict=True)]

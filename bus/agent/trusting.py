@@ -1,0 +1,79 @@
+"""News of trust, as the broker pushes it: documents in parts, put together, verified, remembered, and then judged by.
+
+The broker may withhold them or send nonsense: what does not verify changes nothing and is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from bus.errors import BusError
+from bus.identity import trust_documents
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.trust_documents import TrustDocuments
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol.codec import malformed
+from bus.protocol.frames import STATEMENT
+
+_log = logging.getLogger("bus.agent")
+Start = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+class Trusting:
+    """`follow` is told of each new snapshot."""
+
+    def __init__(
+        self,
+        documents: TrustDocuments,
+        memory: TrustMemory,
+        verifier: Verifier,
+        *,
+        start: Start,
+        follow: Callable[[Snapshot], None],
+    ) -> None:
+        self.documents = documents
+        self._memory, self._verifier, self._start, self._follow = memory, verifier, start, follow
+        self._coming = documents
+        self._parts: dict[int, bytearray] = {}
+        self._busy = self._again = False
+        self.counts: Counter[str] = Counter()
+
+    def part(self, what: int, total: int, offset: int, part: bytes) -> None:
+        """Raises RemoteProtocolError("malformed") for parts that leave a gap."""
+        held = self._parts.setdefault(what, bytearray())
+        if offset == 0:
+            held.clear()
+        if offset != len(held):
+            raise malformed("parts of a document with a gap")
+        held += part
+        if len(held) < total:
+            return
+        del self._parts[what]
+        self._coming = self._coming.replaced(what, bytes(held))
+        if what == STATEMENT and self._coming != self.documents:
+            self._again = True
+            if not self._busy:
+                self._busy = True
+                self._start(self._take)
+
+    async def _take(self) -> None:
+        """One after the other; what came meanwhile is looked at next."""
+        try:
+            while self._again:
+                self._again = False
+                coming = self._coming
+                try:
+                    snapshot = await trust_documents.accept(coming, self._memory, self._verifier)
+                except BusError as error:
+                    self.counts[str(getattr(error, "reason", type(error).__name__))] += 1
+                    self._coming = self.documents
+                    _log.warning("news of trust is not believed: %s", error)
+                    continue
+                self.documents = coming
+                self.counts["accepted"] += 1
+                self._follow(snapshot)
+        finally:
+            self._busy = False
