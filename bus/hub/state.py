@@ -1,7 +1,7 @@
 """The state folder and the runtime folder: where they are, whose they are, and who has them locked.
 
 state/      swtpm/ vault/ ..      what must survive; 0700; `--state`, TPMBUS_STATE, else the user's XDG state folder
-runtime/    tpm.sock admin.sock ..   sockets; short, because a Unix socket's path has 108 bytes; linked from the state folder
+runtime/    bus.sock admin.sock ..   sockets; short, because a Unix socket's path has 108 bytes; linked from the state folder
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ class State:
         return self.folder / "inbox"
 
     @property
+    def broker(self) -> Path:
+        """The broker's own key; nothing else that is secret is for its process."""
+        return self.folder / "broker"
+
+    @property
     def tpm_socket(self) -> Path:
         return self.runtime / "tpm.sock"
 
@@ -56,12 +61,20 @@ class State:
         return self.runtime / "admin.sock"
 
     @property
+    def bus_socket(self) -> Path:
+        return self.runtime / "bus.sock"
+
+    @property
     def swtpm_socket(self) -> Path:
         return self.runtime / "swtpm.sock"
 
     @property
     def tpm_lock(self) -> Path:
         return self.folder / "tpm.lock"
+
+    @property
+    def hub_lock(self) -> Path:
+        return self.folder / "hub.lock"
 
 
 def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None = None) -> State:
