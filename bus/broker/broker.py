@@ -1,0 +1,281 @@
+"""A broker: it knows who is there, asks policy, passes envelopes on, keeps pace and counts. It cannot read what it carries.
+
+It binds: each question is answered in a part of its own. Nothing here waits: frames come by callback and are worked off at once,
+and what time brings comes from `run`. One event loop; call everything from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from typing import Final
+
+import anyio
+
+from bus.broker.admission import Admission
+from bus.broker.asking import Asking
+from bus.broker.counts import Counts
+from bus.broker.durable import Durable
+from bus.broker.greeting import Greeting
+from bus.broker.groups import Groups
+from bus.broker.holding import Holding
+from bus.broker.host_link import HostLink, Subscription
+from bus.broker.interest import Interest
+from bus.broker.joining import Joining
+from bus.broker.lanes import Lanes
+from bus.broker.moment import Moment
+from bus.broker.offences import Offences
+from bus.broker.outbox import Outbox
+from bus.broker.pacing import Pacing
+from bus.broker.publishing import Publishing
+from bus.broker.pushing import Pushing
+from bus.broker.requests import Requests
+from bus.broker.router import Router
+from bus.broker.seats import Seats
+from bus.broker.serving import Serving
+from bus.broker.subscribing import Subscribing
+from bus.broker.watching import TICK_SECONDS, Watching
+from bus.clock import Clock
+from bus.errors import BusError, LocalProtocolError, NotPermittedError, RemoteProtocolError, VerificationError
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.session import Session
+from bus.identity.trust_documents import TrustDocuments
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol.frames import Frame, parse
+from bus.protocol.handshake import MAX_SECONDS, Limits, told
+from bus.transport.link import Link
+
+LIMITS: Final = Limits(topics=65_536, subscriptions=16_000)
+"""What one link may have. A delivery names all subscriptions of a link that get it, in one frame."""
+MAX_HALF_OPEN: Final = 1_024
+"""Links in a handshake. One more, and the oldest has to go: an honest one takes milliseconds."""
+FORGET_SECONDS: Final = 5.0
+
+
+class Broker:
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        trust: TrustDocuments,
+        verifier: Verifier,
+        memory: TrustMemory,
+        clock: Clock,
+        backbone: object | None = None,
+        uids: Collection[int] = (),
+        limits: Limits = LIMITS,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """`uids`: local users beside this process's own who may open any agent over a Unix socket."""
+        self._snapshot, self._memory, self._clock, self._limits, self._random = snapshot, memory, clock, limits, random
+        self._own: Session | None = None
+        self._hosts: dict[HostLink, None] = {}
+        self._greetings: dict[HostLink, Greeting] = {}
+        self._numbers = 0
+        self._forgot_at = 0.0
+        self.counts = Counts()
+        self._seats, self._lanes, self._router = Seats(), Lanes(), Router(snapshot)
+        self._offences, self._requests, self._pacing = Offences(), Requests(), Pacing()
+        self._asking = Asking(self._seats)
+        self._admission, self._pushing = Admission(snapshot), Pushing(trust)
+        self._interest = Interest(self._seats, self._lanes)
+        self._holding = Holding(self.counts, self._pacing, self._end)
+        self._groups = Groups(self.counts, self._pacing, self._holding)
+        self._watching = Watching(self.counts, self._interest, self._offences)
+        self._subscribing = Subscribing(
+            snapshot, limits, counts=self.counts, groups=self._groups, holding=self._holding,
+            interest=self._interest, lanes=self._lanes, router=self._router,
+        )  # fmt: skip
+        self._joining = Joining(
+            snapshot, verifier=verifier, memory=memory, uids={os.geteuid(), *uids}, seats=self._seats, lanes=self._lanes,
+            interest=self._interest, subscribing=self._subscribing,
+        )  # fmt: skip
+        self._publishing = Publishing(
+            admission=self._admission, asking=self._asking, counts=self.counts, durable=Durable(), groups=self._groups,
+            holding=self._holding, offences=self._offences, pacing=self._pacing, requests=self._requests, router=self._router,
+            seats=self._seats,
+        )  # fmt: skip
+        self._serving = Serving(
+            snapshot, limits, asking=self._asking, groups=self._groups, holding=self._holding, interest=self._interest,
+            joining=self._joining, lanes=self._lanes, offences=self._offences, publishing=self._publishing, router=self._router,
+            subscribing=self._subscribing,
+        )  # fmt: skip
+
+    # ---- links ---------------------------------------------------------------------------------------------------------------
+
+    def take_session(self, session: Session) -> None:
+        """The broker's own identity, newly certified; links that are open do not mind."""
+        self._own = session
+
+    def attach(self, link: Link) -> None:
+        """A new connection. Raises LocalProtocolError before `take_session`."""
+        if self._own is None:
+            raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
+        self._numbers += 1
+        self.counts.links += 1
+        now = self._clock.monotonic()
+        host = HostLink(self._numbers, link, now=now)
+        host.outbox = Outbox(host, self.counts, self._pacing, self._end, self._holding.overtaken)
+        self._hosts[host] = None
+        self._greetings[host] = Greeting(host, self._own, self._limits, now=now)
+        if len(self._greetings) > MAX_HALF_OPEN:
+            self._fail(next(iter(self._greetings)), "busy", "too many links in a handshake")
+        link.start(lambda frames: self._frames(host, frames), lambda error: self._lost(host, error), lambda: self._writable(host))
+
+    def _frames(self, host: HostLink, frames: list[bytes]) -> None:
+        moment = self._moment()
+        host.heard_at = moment.now
+        try:
+            for data in frames:
+                if host.cut_for or host.is_gone:
+                    break
+                if host.is_open:
+                    self._serving.frame(host, parse(data), moment)
+                else:
+                    self._greet(host, data, moment)
+        except RemoteProtocolError as error:
+            self.counts.cut[error.reason] += 1
+            self._offences.note(host.link.peer, "link cut", str(error), now=moment.now)
+            host.cut_for = error.reason
+            raise
+        finally:
+            self._pacing.flush()
+
+    def _greet(self, host: HostLink, data: bytes, moment: Moment) -> None:
+        greeting = self._greetings[host]
+        try:
+            greeting.received(parse(data), now_ms=moment.now_ms, random=self._random)
+            if greeting.is_done:
+                self._joining.join(host, greeting.papers, moment)
+        except (RemoteProtocolError, VerificationError) as error:
+            self._fail(host, told(error.reason), str(error))
+            return
+        except NotPermittedError as error:
+            self._fail(host, "not_permitted", str(error))
+            return
+        if greeting.is_done:
+            del self._greetings[host]
+            host.is_open = True
+            self.counts.handshakes["open"] += 1
+            self._pushing.push(host)
+
+    def _fail(self, host: HostLink, code: str, detail: str) -> None:
+        """The handshake of this link is over."""
+        self._greetings.pop(host, None)
+        self.counts.handshakes[code] += 1
+        self._offences.note(host.link.peer, f"handshake refused as {code}", detail, now=self._clock.monotonic())
+        host.send(Frame.REFUSE, code, b"")
+        host.cut(code)
+
+    def _writable(self, host: HostLink) -> None:
+        host.outbox.go_on(self.now_ms())
+        self._pacing.flush()
+
+    def _lost(self, host: HostLink, error: BusError) -> None:
+        host.is_gone = True
+        moment = self._moment()
+        self._hosts.pop(host, None)
+        self._greetings.pop(host, None)
+        self._pacing.lost(host)
+        for one in [*host.subscriptions.values()]:
+            self._subscribing.drop(one, moment)
+        for agent in [*host.agents]:
+            self._seats.leave(host, agent)
+        for lane in [*host.lanes.values()]:
+            self._lanes.close(lane)
+        self._interest.lost(host)
+        self._holding.lost(host)
+        host.outbox.lost()
+        self._asking.lost(host)
+        self._pacing.flush()
+
+    def _end(self, subscription: Subscription, code: str) -> None:
+        self._subscribing.end(subscription, code, self._moment())
+
+    # ---- trust and policy ------------------------------------------------------------------------------------------------------
+
+    def follow(self, snapshot: Snapshot, trust: TrustDocuments) -> None:
+        """Another policy or trust is in force: who counts no more is cut at once, and everybody hears of it."""
+        self._snapshot = snapshot
+        for part in (self._admission, self._router, self._subscribing, self._joining, self._serving):
+            part.follow(snapshot)
+        self._pushing.follow(trust)
+        moment = self._moment()
+        open_hosts = [host for host in self._hosts if host.is_open]
+        for host in open_hosts:
+            self._joining.judge(host, moment)
+        for host in open_hosts:
+            self._subscribing.judge(host, moment)
+            self._serving.judge_lanes(host)
+            self._pushing.push(host)
+        self._pacing.flush()
+
+    # ---- time ------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._pacing.run, self._clock)
+            while True:
+                await self._clock.sleep(TICK_SECONDS)
+                self._tick()
+
+    def _tick(self) -> None:
+        moment = self._moment()
+        for host, greeting in [*self._greetings.items()]:
+            if moment.now - greeting.began_at >= MAX_SECONDS:
+                self._fail(host, "busy", "no handshake within 5 s")
+        self._watching.tick([host for host in self._hosts if host.is_open], now=moment.now)
+        for one in self._holding.stalled(moment.now):
+            self._subscribing.end(one, "busy", moment)
+        self._holding.expire(now=moment.now, now_ms=moment.now_ms)
+        self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
+        for host in self._hosts:
+            host.outbox.expire(moment.now_ms)
+        self._asking.tick(moment.now)
+        self._offences.tick(moment.now)
+        if moment.now - self._forgot_at >= FORGET_SECONDS:
+            self._forgot_at = moment.now
+            self._joining.forget(moment.now_ms)
+            self._requests.forget(moment.now_ms)
+        self._pacing.flush()
+
+    def now_ms(self) -> int:
+        """The date to judge by: never before an instant that is known to have passed."""
+        return self._snapshot.trust.now_ms(self._memory.now_ms(self._clock.now_ms()))
+
+    def _moment(self) -> Moment:
+        return Moment(self._clock.monotonic(), self.now_ms())
+
+    # ---- the end ---------------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Everybody is asked to finish."""
+        for host in self._hosts:
+            host.send(Frame.DRAIN, "shutdown")
+
+    async def aclose(self) -> None:
+        """Every link is closed, after what was sent is written."""
+        for host in [*self._hosts]:
+            host.cut("shutdown")
+        await anyio.lowlevel.checkpoint()
+
+    @property
+    def waiting(self) -> int:
+        """Copies that wait for credit, for a member of their group, or for room on their link."""
+        return len(self._holding) + len(self._groups) + sum(len(host.outbox) for host in self._hosts)
+
+    def statistics(self) -> dict[str, object]:
+        return {
+            **self.counts.statistics(),
+            "held": self.counts.held,
+            "links_open": sum(host.is_open for host in self._hosts),
+            "links_half_open": len(self._greetings),
+            "agents": len(self._seats),
+            "topics": len(self._lanes),
+            "subscriptions": len(self._router),
+            "requests": len(self._requests),
+            "epochs": len(self._asking),
+            **self._joining.statistics(),
+        }

@@ -1,0 +1,138 @@
+"""What a broker holds of one link: who proved itself there, what it opened and subscribed, and what it was told.
+
+A link to a host (the agents of one process). It decides nothing; the parts that do keep their state about this link here, so that
+all of it goes when the link does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from bus.identity.envelopes.believe import Believed
+from bus.identity.trust_documents import TrustDocuments
+from bus.protocol.frames import Frame, encode
+from bus.transport.link import Link
+
+if TYPE_CHECKING:
+    from bus.broker.interest import Barrier
+    from bus.broker.lanes import Lane
+    from bus.broker.outbox import Outbox
+    from bus.broker.pacing import Turn
+
+MAX_TOLD: Final = 8_192
+"""Sessions whose papers a link was told of; beyond, the oldest are told again when they are needed again."""
+BLOCK: Final = "block"
+DISCONNECT: Final = "disconnect"
+OVERFLOWS: Final = frozenset((BLOCK, DISCONNECT, "drop_oldest", "drop_newest"))
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One of an agent on a link. `credit` (records) counts for those that block; the others drop at their own end."""
+
+    host: HostLink = field(repr=False)
+    number: int
+    agent: str
+    pattern: str
+    group: str
+    overflow: str
+    limit: int
+    credit: int
+    is_live: bool = True
+    starved_at: float | None = None
+    """Since when something is held back because it has no credit."""
+    held_bytes: int = 0
+    picked: int = 0
+    """When its group chose it last, as a number that grows."""
+
+    @property
+    def blocks(self) -> bool:
+        return self.overflow == BLOCK
+
+
+class HostLink:
+    __slots__ = (
+        "agents",
+        "awaited",
+        "cut_for",
+        "heard_at",
+        "held_epochs",
+        "host_keys",
+        "is_gone",
+        "is_open",
+        "junk",
+        "lanes",
+        "link",
+        "number",
+        "outbox",
+        "pinged_at",
+        "seen",
+        "serial",
+        "sessions",
+        "subscriptions",
+        "t",
+        "told",
+        "told_papers",
+        "told_trust",
+        "turns",
+    )
+
+    def __init__(self, number: int, link: Link, *, now: float) -> None:
+        self.number, self.link = number, link
+        self.is_open = self.is_gone = False
+        self.cut_for = ""
+        """Why the broker ended it."""
+        self.t = b""
+        """Of the handshake: what host keys of later papers sign."""
+        self.host_keys: dict[bytes, None] = {}
+        """Proven on this link, in that order."""
+        self.sessions: dict[bytes, Believed] = {}
+        """By id: what agents on this link may send under."""
+        self.agents: dict[str, Believed] = {}
+        """Who is live here, each with its newest session."""
+        self.lanes: dict[int, Lane] = {}
+        self.subscriptions: dict[int, Subscription] = {}
+        self.turns: dict[int, Turn] = {}
+        """That are not credited yet."""
+        self.outbox: Outbox
+        self.told: dict[tuple[str, str], int] = {}
+        """Interest, with the serial under which it was told."""
+        self.told_papers: dict[bytes, None] = {}
+        self.told_trust: TrustDocuments | None = None
+        self.held_epochs: dict[bytes, int] = {}
+        """Of what is held back for want of credit: the lowest number of each epoch."""
+        self.awaited: deque[tuple[int, Barrier]] = deque()
+        """Subscriptions that are live once this link has seen that number."""
+        self.serial = self.seen = 0
+        self.heard_at = self.pinged_at = now
+        self.junk = 0
+
+    def send(self, frame: Frame, *fields: Any) -> None:
+        self.link.send(encode(frame, *fields))
+
+    def refuse(self, code: str, ref: bytes) -> None:
+        """Unless the peer does not read what it is told: it is counted in any case."""
+        if self.link.writable:
+            self.link.send(encode(Frame.REFUSE, code, ref))
+
+    def tell_papers(self, sessions: Sequence[Believed]) -> None:
+        """Those that were not told yet."""
+        new = [one for one in sessions if one.id not in self.told_papers]
+        if new:
+            self.told_papers.update((one.id, None) for one in new)
+            while len(self.told_papers) > MAX_TOLD:
+                del self.told_papers[next(iter(self.told_papers))]
+            for one in new:
+                self.link.send(encode(Frame.PAPERS, [one.papers.encode()], b""))
+
+    def cut(self, why: str) -> None:
+        """End it; what was sent is still written."""
+        if not self.is_gone and not self.cut_for:
+            self.cut_for = why
+            self.link.close()
+
+    def __repr__(self) -> str:
+        return f"<HostLink {self.number} {self.link.peer.kind} of {', '.join(sorted(self.agents)) or 'nobody yet'}>"

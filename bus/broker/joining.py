@@ -1,0 +1,159 @@
+"""Agents come and go on links: with the handshake, with PAPERS later, by renewal, by takeover, and when they count no more.
+
+    papers      count where their host key was proven on this very link: by PROVE, or by a signature that comes with them
+    renewal     a newer session of an agent that is here: those who seal to it get its papers
+    takeover    one live session an agent: the older link hears DRAIN "session_replaced NAME", and its subscriptions end
+    inboxes     the newest inbox certificate of each agent is kept for those who seal to offline readers
+
+The last agent that is put off a link for want of trust takes the link with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from bus.broker.greeting import check_counts, check_may_join
+from bus.broker.host_link import HostLink
+from bus.broker.interest import Interest
+from bus.broker.lanes import Lanes
+from bus.broker.moment import Moment
+from bus.broker.seats import Seats
+from bus.broker.subscribing import Subscribing
+from bus.errors import NotPermittedError, VerificationError
+from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.held import Held
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.epochs.known import Known
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol import signatures
+from bus.protocol.codec import unpack
+from bus.protocol.frames import Frame
+from bus.protocol.handshake import agent_tbs
+from bus.protocol.papers import Papers, SessionCertificate
+
+MAX_HOST_KEYS: Final = 64
+"""Of one link; a host changes its key every few minutes, and the oldest count no more."""
+_SESSION_FIELDS: Final = 4
+
+
+class Joining:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        verifier: Verifier,
+        memory: TrustMemory,
+        uids: Collection[int],
+        seats: Seats,
+        lanes: Lanes,
+        interest: Interest,
+        subscribing: Subscribing,
+    ) -> None:
+        self._snapshot, self._uids = snapshot, uids
+        self._held = Held(verifier)
+        self._known = Known(self._held, memory, snapshot.trust)
+        self._seats, self._lanes, self._interest, self._subscribing = seats, lanes, interest, subscribing
+        self.follow(snapshot)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        if snapshot.trust is not self._snapshot.trust:
+            self._held.verifier.forget()
+        self._snapshot = snapshot
+        self._held.hears(len(snapshot.policy.agents))
+        live = [rule.ttl_ms for rule in snapshot.policy.topics if not rule.is_durable]
+        self._known.follow(snapshot.trust, longest_live_ms=max(live, default=0))
+
+    # ---- coming --------------------------------------------------------------------------------------------------------------
+
+    def join(self, host: HostLink, papers: Sequence[bytes], moment: Moment) -> None:
+        """All of a handshake, or none. Raises RemoteProtocolError("malformed"), VerificationError, NotPermittedError."""
+        found = [self._believed(host, data, moment) for data in papers]
+        for one in found:
+            self._seat(host, one, moment)
+        self._heed(host)
+
+    def papers(self, host: HostLink, items: Sequence[bytes], signature: bytes, moment: Moment) -> None:
+        """A PAPERS of an open link. Raises what `join` does."""
+        for data in items:
+            if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
+                continue  # an inbox certificate: nobody asks for one where nothing is kept
+            if signature:
+                self._prove(host, data, signature)
+            self._seat(host, self._believed(host, data, moment), moment)
+        self._heed(host)
+
+    def _prove(self, host: HostLink, data: bytes, signature: bytes) -> None:
+        """Another host key of this host signs the same handshake."""
+        key = SessionCertificate.parse(Papers.parse(data).session).body.host_key
+        if key not in host.host_keys:
+            signatures.verify_host(key, agent_tbs(host.t), signature)
+            host.host_keys[key] = None
+            if len(host.host_keys) > MAX_HOST_KEYS:
+                del host.host_keys[next(iter(host.host_keys))]
+
+    def _believed(self, host: HostLink, data: bytes, moment: Moment) -> Believed:
+        found = self._known.believe(data, now_ms=moment.now_ms)
+        check_may_join(found, host, self._snapshot, now_ms=moment.now_ms, uids=self._uids)
+        return found
+
+    def _seat(self, host: HostLink, one: Believed, moment: Moment) -> None:
+        is_renewal = one.name in host.agents and one.id not in host.sessions
+        older = self._seats.take(host, one)
+        host.told_papers[one.id] = None
+        if older is not None:
+            self.leave(older, one.name, "session_replaced", moment)
+        if is_renewal:
+            self._interest.renewed(one.name)
+
+    def _heed(self, host: HostLink) -> None:
+        """With other agents, other lanes may hear."""
+        for lane in host.lanes.values():
+            if not lane.hears:
+                self._lanes.judge(lane, self._snapshot)
+                self._interest.opened(lane)
+
+    def find(self, session: bytes) -> Believed | None:
+        """Somebody asks whose session this is."""
+        return self._held.sessions.get(session)
+
+    # ---- going ---------------------------------------------------------------------------------------------------------------
+
+    def leave(self, host: HostLink, agent: str, why: str, moment: Moment) -> None:
+        """The agent is off this link, which is told why."""
+        for one in [one for one in host.subscriptions.values() if one.agent == agent]:
+            self._subscribing.drop(one, moment)
+        self._seats.leave(host, agent)
+        host.send(Frame.DRAIN, f"{why} {agent}")
+
+    def judge(self, host: HostLink, moment: Moment) -> None:
+        """By another policy and trust: who counts no more goes."""
+        for id_, one in [*host.sessions.items()]:
+            why = self._why_not(one, moment)
+            if why is None:
+                continue
+            if host.agents.get(one.name) is one:
+                self.leave(host, one.name, why, moment)
+            else:
+                host.sessions.pop(id_, None)
+        if not host.agents:
+            host.cut("revoked")
+
+    def _why_not(self, one: Believed, moment: Moment) -> str | None:
+        standing_ms = min(moment.now_ms, one.not_after_ms)  # that it has ended is no reason: it may be renewed yet
+        try:
+            self._snapshot.policy.role_of(one.name)
+            check_counts(one, self._snapshot, now_ms=standing_ms)
+        except NotPermittedError:
+            return "not_permitted"
+        except VerificationError as error:
+            return "not_permitted" if error.reason in ("not_permitted", "wrong_signer") else "revoked"
+        return None
+
+    def forget(self, now_ms: int) -> None:
+        self._seats.forget(now_ms)
+        self._known.forget(now_ms)
+
+    def statistics(self) -> dict[str, object]:
+        return {"sessions": len(self._known), "papers_refused": dict(self._known.refused), **self._held.verifier.statistics()}

@@ -1,0 +1,69 @@
+"""Who was asked what: only who got a request may answer it. Bounded for each requester; its own oldest requests go first.
+
+A request is remembered for an hour, however short it lives itself: who works on it may take longer than it was allowed to travel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from bus.broker.crossing import Reader
+from bus.protocol.header import Header
+
+MAX_OF_ONE: Final = 4_096
+MAX_IN_ALL: Final = 65_536
+KEPT_MS: Final = 3_600_000
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request, and the links that got it."""
+
+    topic: str
+    until_ms: int
+    readers: list[Reader] = field(default_factory=list, repr=False)
+
+    def may_answer(self, agent: str) -> bool:
+        return any(one.agent == agent for reader in self.readers for one in reader.subscriptions)
+
+
+class Requests:
+    def __init__(self) -> None:
+        self._of: dict[str, dict[bytes, Asked]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def open(self, header: Header, *, now_ms: int) -> Asked:
+        """A request is on its way. The same again (after a reconnect) is the same request."""
+        mine = self._of.setdefault(header.sender, {})
+        known = mine.get(header.id)
+        if known is not None and known.topic == header.topic:
+            return known
+        if len(mine) >= MAX_OF_ONE or self._count >= MAX_IN_ALL:
+            self._drop_oldest(header.sender if mine else next(iter(self._of)))
+        asked = mine[header.id] = Asked(header.topic, now_ms + KEPT_MS)
+        self._of.setdefault(header.sender, mine)
+        self._count += known is None
+        return asked
+
+    def find(self, requester: str, id_: bytes) -> Asked | None:
+        return self._of.get(requester, {}).get(id_)
+
+    def forget(self, now_ms: int) -> None:
+        for requester in [*self._of]:
+            mine = self._of[requester]
+            while mine and next(iter(mine.values())).until_ms < now_ms:
+                self._drop_oldest(requester)
+            if not mine:
+                self._of.pop(requester, None)
+
+    def _drop_oldest(self, requester: str) -> None:
+        mine = self._of[requester]
+        if mine:
+            del mine[next(iter(mine))]
+            self._count -= 1
+        if not mine:
+            del self._of[requester]

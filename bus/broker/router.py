@@ -1,0 +1,108 @@
+"""Where an envelope goes: for each topic the links that get it, worked out once and kept until a subscription, policy or trust
+changes. Then one number is another, and each route is worked out anew when it is next needed.
+
+    plain     readers on links that have no member of a queue group for this topic
+    shared    plain readers on links that have one: a link gets an envelope once, with all its subscriptions, so these wait with it
+    groups    the members of each queue group, of which one gets it
+
+Policy is asked here, for each reader and topic: a subscription may stand although some of its topics are not for the agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from bus.broker.crossing import Reader
+from bus.broker.host_link import HostLink, Subscription
+from bus.flow.trie import Trie
+from bus.identity.envelopes.snapshot import Snapshot
+
+MAX_ROUTES: Final = 16_384
+"""A full table starts anew."""
+MAX_PICKED: Final = 1_024
+ENVELOPE: Final = 0
+RECORD: Final = 1
+
+Members = tuple[Subscription, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    version: int
+    plain: tuple[Reader, ...]
+    shared: dict[HostLink, tuple[Subscription, ...]] = field(default_factory=dict)
+    groups: tuple[Members, ...] = ()
+    _picked: dict[Members, tuple[Reader, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_heard(self) -> bool:
+        return bool(self.plain or self.groups)
+
+    def with_picks(self, picks: Members) -> tuple[Reader, ...]:
+        """The links with group members, and what each of them gets when these were picked."""
+        found = self._picked.get(picks)
+        if found is None:
+            hosts: dict[HostLink, list[Subscription]] = {host: [*plain] for host, plain in self.shared.items()}
+            for one in picks:
+                hosts.setdefault(one.host, []).append(one)
+            found = tuple(Reader.of(host, ones) for host, ones in hosts.items())
+            if len(self._picked) >= MAX_PICKED:
+                self._picked.clear()
+            self._picked[picks] = found
+        return found
+
+
+class Router:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._trie: Trie[Subscription] = Trie()
+        self._routes: dict[str, Route] = {}
+        self._version = 0
+
+    def __len__(self) -> int:
+        """Subscriptions."""
+        return len(self._trie)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._version += 1
+
+    def add(self, subscription: Subscription) -> None:
+        self._trie.add(subscription.pattern, subscription)
+        self._version += 1
+
+    def remove(self, subscription: Subscription) -> None:
+        self._trie.remove(subscription.pattern, subscription)
+        self._version += 1
+
+    def route(self, topic: str) -> Route:
+        found = self._routes.get(topic)
+        if found is None or found.version != self._version:
+            found = self._work_out(topic)
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            self._routes[topic] = found
+        return found
+
+    def unit(self, topic: str) -> int:
+        """How many records may be in an envelope: groups share them out one by one."""
+        return RECORD if self._snapshot.rule(topic).unit == "record" or self.route(topic).groups else ENVELOPE
+
+    def _work_out(self, topic: str) -> Route:
+        plain: dict[HostLink, list[Subscription]] = {}
+        groups: dict[str, list[Subscription]] = {}
+        for one in self._trie.match(topic):
+            if not self._snapshot.may_hear(one.agent, topic):
+                continue
+            if one.group:
+                groups.setdefault(one.group, []).append(one)
+            else:
+                plain.setdefault(one.host, []).append(one)
+        with_members = {one.host for members in groups.values() for one in members}
+        return Route(
+            self._version,
+            plain=tuple(Reader.of(host, ones) for host, ones in plain.items() if host not in with_members),
+            shared={host: tuple(ones) for host, ones in plain.items() if host in with_members},
+            groups=tuple(tuple(members) for members in groups.values()),
+        )

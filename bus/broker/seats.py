@@ -1,0 +1,52 @@
+"""Who is live where: one link for each agent. Whoever proves itself later takes over, and the older link hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bus.broker.host_link import HostLink
+from bus.identity.envelopes.believe import Believed
+
+
+class Seats:
+    def __init__(self) -> None:
+        self._of: dict[str, HostLink] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __iter__(self) -> Iterator[tuple[str, HostLink]]:
+        return iter([*self._of.items()])
+
+    def host_of(self, agent: str) -> HostLink | None:
+        return self._of.get(agent)
+
+    def newest(self, agent: str) -> Believed | None:
+        """The newest session of an agent that is live."""
+        host = self._of.get(agent)
+        return None if host is None else host.agents[agent]
+
+    def take(self, host: HostLink, believed: Believed) -> HostLink | None:
+        """This session is on this link now. Gives the link that the agent was on before, if that is another one."""
+        older = self._of.get(believed.name)
+        self._of[believed.name] = host
+        host.sessions[believed.id] = believed
+        known = host.agents.get(believed.name)
+        if known is None or known.not_before_ms <= believed.not_before_ms:
+            host.agents[believed.name] = believed
+        return None if older is host else older
+
+    def leave(self, host: HostLink, agent: str) -> None:
+        """The agent is off this link; if another one has it, it stays there."""
+        if self._of.get(agent) is host:
+            del self._of[agent]
+        if host.agents.pop(agent, None) is not None:
+            for id_ in [id_ for id_, one in host.sessions.items() if one.name == agent]:
+                del host.sessions[id_]
+
+    def forget(self, now_ms: int) -> None:
+        """Sessions that were renewed long ago."""
+        for host in {*self._of.values()}:
+            ended = [id_ for id_, one in host.sessions.items() if one.not_after_ms < now_ms and host.agents[one.name] is not one]
+            for id_ in ended:
+                del host.sessions[id_]

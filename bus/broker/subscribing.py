@@ -1,0 +1,127 @@
+"""Subscriptions of a link: judged by policy when they begin and whenever policy changes, counted, and ended in one place."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from bus.broker.counts import Counts
+from bus.broker.groups import Groups
+from bus.broker.holding import Holding
+from bus.broker.host_link import BLOCK, OVERFLOWS, HostLink, Subscription
+from bus.broker.interest import Interest
+from bus.broker.lanes import Lanes
+from bus.broker.moment import Moment
+from bus.broker.router import Router
+from bus.errors import NotPermittedError
+from bus.identity.envelopes.reserved import AUDIT, may_read_dead
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.policy import Policy
+from bus.protocol.codec import malformed
+from bus.protocol.frames import ALL_DELIVERIES, Frame, sub_ref
+from bus.protocol.handshake import Limits
+from bus.protocol.names import is_agent_name
+
+DEAD: Final = "_dead."
+MAX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+"""Names of groups and of durable subscriptions."""
+
+
+class Subscribing:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        limits: Limits,
+        *,
+        counts: Counts,
+        groups: Groups,
+        holding: Holding,
+        interest: Interest,
+        lanes: Lanes,
+        router: Router,
+    ) -> None:
+        self._snapshot, self._limits = snapshot, limits
+        self._counts, self._groups, self._holding = counts, groups, holding
+        self._interest, self._lanes, self._router = interest, lanes, router
+
+    # ---- beginning -----------------------------------------------------------------------------------------------------------
+
+    def begin(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
+        """A SUBSCRIBE. Raises RemoteProtocolError("malformed")."""
+        _, number, agent, pattern, group, durable, _start, limit, overflow = fields
+        if number == ALL_DELIVERIES or number in host.subscriptions or not limit or overflow not in OVERFLOWS:
+            raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
+        code = self._refusal(host, agent, pattern, group, durable)
+        if code is not None:
+            host.refuse(code, sub_ref(number))
+            return
+        one = Subscription(host, number, agent, pattern, group, overflow, limit, limit if overflow == BLOCK else 0)
+        host.subscriptions[number] = one
+        self._router.add(one)
+        self._interest.add(one, now=moment.now)
+        if group:
+            self.refresh_units(pattern)
+
+    def _refusal(self, host: HostLink, agent: str, pattern: str, group: str, durable: str) -> str | None:
+        if any(name and MAX_NAME.fullmatch(name) is None for name in (group, durable)):
+            raise malformed("a group or a durable subscription has a name of a-z 0-9 _ -")
+        if agent not in host.agents or not may_subscribe(self._snapshot.policy, agent, pattern, group):
+            return "not_permitted"
+        if durable or pattern.startswith(DEAD) or len(host.subscriptions) >= self._limits.subscriptions:
+            return "busy"
+        return None
+
+    # ---- ending --------------------------------------------------------------------------------------------------------------
+
+    def end(self, one: Subscription, code: str, moment: Moment) -> None:
+        """The broker ends it, and says why."""
+        if one.is_live:
+            self._counts.ended[code] += 1
+            one.host.send(Frame.REFUSE, code, sub_ref(one.number))
+            self.drop(one, moment)
+
+    def drop(self, one: Subscription, moment: Moment) -> None:
+        """It has ended. What was held back for it alone is dropped, and what waited for it goes on."""
+        if not one.is_live:
+            return
+        one.is_live = False
+        del one.host.subscriptions[one.number]
+        self._router.remove(one)
+        self._interest.remove(one)
+        self._holding.release(one, now=moment.now, now_ms=moment.now_ms)
+        if one.group:
+            self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
+            self.refresh_units(one.pattern)
+
+    # ---- following -----------------------------------------------------------------------------------------------------------
+
+    def follow(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def judge(self, host: HostLink, moment: Moment) -> None:
+        """End what policy does not allow any more."""
+        for one in [*host.subscriptions.values()]:
+            if not may_subscribe(self._snapshot.policy, one.agent, one.pattern, one.group):
+                self.end(one, "not_permitted", moment)
+
+    def refresh_units(self, pattern: str) -> None:
+        """Tell the lanes that this pattern reaches, if the unit of their topic is another now."""
+        for lane in self._lanes.reached(pattern):
+            unit = self._router.unit(lane.topic)
+            if unit != lane.unit:
+                lane.unit = unit
+                lane.say()
+
+
+def may_subscribe(policy: Policy, agent: str, pattern: str, group: str) -> bool:
+    if pattern.startswith(DEAD):
+        return not group and may_read_dead(policy, agent, pattern.removeprefix(DEAD))
+    if pattern.startswith(AUDIT):
+        whom = pattern.removeprefix(AUDIT)
+        return not group and (whom == "*" or is_agent_name(whom)) and agent in policy.named(policy.audit_readers)
+    if not policy.decide(agent, "subscribe", pattern).allowed:
+        return False
+    try:
+        return not group or policy.role_of(agent).may_join(group, pattern)
+    except NotPermittedError:
+        return False

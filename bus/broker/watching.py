@@ -1,0 +1,45 @@
+"""What time brings to a link: a handshake that takes too long, a peer that is silent, a reader that stalls, interest not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from bus.broker.counts import Counts
+from bus.broker.host_link import HostLink
+from bus.broker.interest import Interest
+from bus.broker.offences import Offences
+from bus.protocol.frames import Frame
+
+TICK_SECONDS: Final = 0.1
+PING_SECONDS: Final = 10.0
+LOST_SECONDS: Final = 20.0
+JUNK_SECONDS: Final = 60.0
+
+
+class Watching:
+    def __init__(self, counts: Counts, interest: Interest, offences: Offences) -> None:
+        self._counts, self._interest, self._offences = counts, interest, offences
+        self._junk_at = 0.0
+
+    def tick(self, hosts: Iterable[HostLink], *, now: float) -> None:
+        """Of open links."""
+        forgives = now - self._junk_at >= JUNK_SECONDS
+        if forgives:
+            self._junk_at = now
+        for host in hosts:
+            silent = now - host.heard_at
+            if silent >= LOST_SECONDS:
+                self._cut(host, "silent", now)
+            elif silent >= PING_SECONDS and now - host.pinged_at >= PING_SECONDS:
+                host.pinged_at = now
+                host.send(Frame.PING, int(now * 1000))
+            if self._interest.is_overdue(host, now):
+                self._cut(host, "interest_not_seen", now)
+            if forgives:
+                host.junk = 0
+
+    def _cut(self, host: HostLink, why: str, now: float) -> None:
+        self._counts.cut[why] += 1
+        self._offences.note(host.link.peer, "link cut", why, now=now)
+        host.cut(why)
