@@ -395,6 +395,9 @@ class Host:
 
     def _sessions_changed(self) -> None:
         self.requests.renewed(self.sessions.held)
+        for session in self.sessions.held.values():  # nobody shows us our own
+            if session.id not in self.keyring.held.sessions:
+                self._papers([session.papers], b"")
         if self.is_connected:
             self._announce()
         self.outbox.follow()

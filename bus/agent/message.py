@@ -173,6 +173,6 @@ class Message:
 def decode(data: bytes) -> Any:
     """The value of a body. Raises ValueError for what is none."""
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, max_buffer_size=len(data))
+        return msgpack.unpackb(data, raw=False, strict_map_key=False)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ValueError("a body that is no msgpack value") from error

@@ -1,4 +1,4 @@
-"""A body becomes bytes when it is accepted: what its owner changes later changes nothing, and what cannot travel is said at once."""
+"""A body becomes bytes when it is accepted: what is changed later changes nothing, and what cannot travel is said at once."""
 
 from __future__ import annotations
 
