@@ -32,7 +32,7 @@ ERRORS = [
 
 BUS = [*ERRORS]
 
-TESTING = ["FakeTpm", "InlineEngine", "LeftBehindError", "ManualClock", "SlowTpm", "cancel_everywhere", "check_tpm"]
+TESTING = ["FakeTpm", "InlineEngine", "LeftBehindError", "ManualClock", "SlowTpm", "cancel_everywhere", "check_link", "check_tpm"]
 
 
 def test_the_names_of_bus():

@@ -7,8 +7,10 @@ large ones are handed over as they are, which saves uvloop a copy.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
@@ -31,6 +33,7 @@ _JOINED_BYTES: Final = 64 << 10
 """Up to here a copy is cheaper than a list of pieces for the kernel."""
 _TLS_PIECE_BYTES: Final = 64 << 10
 """TLS passes its first piece on without counting it: so much may wait that `buffered` does not know of."""
+_LAST_READS: Final = 8
 _pack = LENGTH.pack
 
 
@@ -203,6 +206,8 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         if self._ending is None:
+            if exc is not None and self.ssl_object is None:
+                self._hear_out()
             self._ending = ConnectionLostError("the other end closed the link" if exc is None else f"the link broke: {exc}")
             self._ending.__cause__ = exc
         self._is_lost, self.writable = True, False
@@ -210,6 +215,15 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._is_paused = False
         self._go_on()
         self._tell()
+
+    def _hear_out(self) -> None:
+        """Writing failed, and so the transport reads no more; but why the other end closed may still lie in the socket."""
+        connected: int = self._transport.get_extra_info("socket").fileno()
+        with suppress(OSError):  # nothing more, or not even that
+            for _ in range(_LAST_READS):
+                if not (count := os.readv(connected, [self._incoming.room()])):
+                    break
+                self._early += self._incoming.took(count)
 
     def _tell(self) -> None:
         on_gone, self._on_gone = self._on_gone, nothing

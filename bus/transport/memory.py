@@ -117,13 +117,12 @@ class MemoryLink:
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
     def _end(self, reason: BusError, *, flush: bool) -> None:
-        if self._ending is not None:
-            return
-        self._ending, self.writable = reason, False
-        self.wake()
         if not flush:
             self.other.inbox, self.other.inbox_bytes = [], 0
-        self.other.hear_of_the_end()
+        if self._ending is None:
+            self._ending, self.writable = reason, False
+            self.wake()
+            self.other.hear_of_the_end()
 
     def hear_of_the_end(self) -> None:
         """The other end sends no more, and takes no more."""

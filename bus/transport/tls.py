@@ -45,6 +45,7 @@ def load_tls(certificate: Path, key: Path, *, roots: bytes, crl: Path | None = N
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if is_client else ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=roots)
     if crl is not None:
         context.load_verify_locations(cafile=crl)

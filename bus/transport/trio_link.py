@@ -51,6 +51,7 @@ class TrioLink:
         self._may_read, self._may_write = anyio.Event(), anyio.Event()
         self._is_paused = self._is_lost = False
         self._ending: BusError | None = None
+        self._broken: BusError | None = None
         self._tasks = anyio.CancelScope()
         trio.lowlevel.spawn_system_task(self._run, name=f"link {peer.address}")
 
@@ -110,20 +111,23 @@ class TrioLink:
 
     async def _read(self) -> None:
         while True:
-            if self._ending is None and (self._owner is None or self._is_paused):
-                self._may_read = anyio.Event()
-                await self._may_read.wait()
-                continue
+            await self._until_wanted()
             try:
                 data = await self._stream.receive(READ_BYTES)
             except anyio.EndOfStream:
                 self._end(ConnectionLostError("the other end closed the link"), flush=False)
                 break
             except _BROKEN as error:
-                self._break(error)
+                self._end(_broken(error), flush=False)
                 break
+            await self._until_wanted()
             if self._ending is None:
                 self._came(memoryview(data))
+
+    async def _until_wanted(self) -> None:
+        while self._ending is None and (self._owner is None or self._is_paused):
+            self._may_read = anyio.Event()
+            await self._may_read.wait()
 
     def _came(self, data: memoryview) -> None:
         incoming = self._incoming
@@ -153,7 +157,7 @@ class TrioLink:
             # A socket that is closed with something unread in it takes along what it has not sent yet: hear the other end out.
             self._stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)  # noqa: S610  Django is elsewhere
         except _BROKEN as error:
-            self._break(error)
+            self._cannot_write(error)
 
     def _wrote(self, size: int) -> None:
         self.buffered -= size
@@ -164,10 +168,13 @@ class TrioLink:
 
     # ---- the end -------------------------------------------------------------------------------------------------------------
 
-    def _break(self, error: Exception) -> None:
-        reason = ConnectionLostError(f"the link broke: {error}")
-        reason.__cause__ = error
-        self._end(reason, flush=False)
+    def _cannot_write(self, error: Exception) -> None:
+        """Why the other end closed may still be there to be read."""
+        self._broken, self.writable = _broken(error), False
+        if self._ending is None:
+            self._tasks.deadline = trio.current_time() + FLUSH_SECONDS
+        else:
+            self._tasks.cancel()
 
     def _end(self, reason: BusError, *, flush: bool = True) -> None:
         if self._ending is None:
@@ -180,7 +187,7 @@ class TrioLink:
 
     def _lose(self) -> None:
         if self._ending is None:
-            self._ending = ClosedError("the event loop ended")
+            self._ending = self._broken or ClosedError("the event loop ended")
         self._is_lost, self.writable = True, False
         self._outbox, self.buffered = [], 0
         self._tell()
@@ -191,6 +198,12 @@ class TrioLink:
         if self._owner is not None and self._ending is not None:
             owner, self._owner = self._owner, LOST
             owner.lost(self._ending)
+
+
+def _broken(error: Exception) -> BusError:
+    reason = ConnectionLostError(f"the link broke: {error}")
+    reason.__cause__ = error
+    return reason
 
 
 async def plain(connected: socket.socket, peer: Peer) -> TrioLink:
