@@ -7,6 +7,7 @@ permit, and kept until policy or trust change; for each envelope there are only 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,6 +73,10 @@ class Admission:
     def follow(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._permits.clear()
+
+    def senders(self) -> Iterator[tuple[str, str]]:
+        """Who sent what since policy or trust changed: an agent and a topic."""
+        return ((one.believed.name, one.topic) for one in self._permits.values() if one.epoch)
 
     def permit(self, believed: Believed, topic: str, *, reply: bool = False) -> Permit:
         """`topic` is the envelope's; of a reply, the request's."""

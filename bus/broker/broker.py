@@ -23,6 +23,7 @@ from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
 from bus.broker.joining import Joining
 from bus.broker.lanes import Lanes
+from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.offences import Offences
 from bus.broker.outbox import Outbox
@@ -79,6 +80,7 @@ class Broker:
         self._offences, self._requests, self._pacing = Offences(), Requests(), Pacing()
         self._asking = Asking(self._seats)
         self._admission, self._pushing = Admission(snapshot), Pushing(trust)
+        self.listing = Listing(self._hosts, self._seats, self._router, self._admission)
         self._interest = Interest(self._seats, self._lanes)
         self._holding = Holding(self.counts, self._pacing, self._end)
         self._groups = Groups(self.counts, self._pacing, self._holding)
@@ -93,8 +95,8 @@ class Broker:
         )  # fmt: skip
         self._publishing = Publishing(
             admission=self._admission, asking=self._asking, counts=self.counts, durable=Durable(), groups=self._groups,
-            holding=self._holding, offences=self._offences, pacing=self._pacing, requests=self._requests, router=self._router,
-            seats=self._seats,
+            holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
+            router=self._router, seats=self._seats,
         )  # fmt: skip
         self._serving = Serving(
             snapshot, limits, asking=self._asking, groups=self._groups, holding=self._holding, interest=self._interest,

@@ -19,6 +19,7 @@ from bus.broker.durable import Durable
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink
+from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.offences import Offences
 from bus.broker.pacing import Pacing, Turn
@@ -53,6 +54,7 @@ class Publishing:
         durable: Durable,
         groups: Groups,
         holding: Holding,
+        listing: Listing,
         offences: Offences,
         pacing: Pacing,
         requests: Requests,
@@ -61,6 +63,7 @@ class Publishing:
     ) -> None:
         self._admission, self._asking, self._counts, self._durable = admission, asking, counts, durable
         self._groups, self._holding, self._offences, self._pacing = groups, holding, offences, pacing
+        self._listing = listing
         self._requests, self._router, self._seats = requests, router, seats
 
     def turn(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
@@ -73,17 +76,20 @@ class Publishing:
         self._pacing.begun(turn)
 
     def _envelope(self, host: HostLink, alias: int, envelope: bytes, turn: Turn, moment: Moment) -> None:
-        id_ = b""
+        header: Header | None = None
+        refused = ""
         try:
             header = headers.parse(envelopes.split(envelope)[0])
-            id_ = header.id
             crossing = Crossing(header, envelope, _session(host, header), turn)
             if alias >= FIRST_ALIAS:
                 self._on_topic(host, alias, crossing, moment)
             else:
                 self._by_its_topic(alias, crossing, moment)
         except (VerificationError, RemoteProtocolError) as error:
-            self._refuse(host, error, id_, moment)
+            refused = error.reason
+            self._refuse(host, error, b"" if header is None else header.id, moment)
+        if self._listing.is_watched and header is not None:
+            self._listing.passed(header, len(envelope), refused, now_ms=moment.now_ms)
 
     # ---- topics --------------------------------------------------------------------------------------------------------------
 
