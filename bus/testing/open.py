@@ -1,0 +1,232 @@
+"""A whole bus for a unit test: broker, agents, TPM and authority in memory, by a clock that the test turns.
+
+    async with bus.testing.open(policy="policies/") as hub:
+        async with hub.agent("DIRECTOR") as director, hub.agent("MONITOR") as monitor: ...
+
+It is the bus: everything is signed, sealed, verified and judged by policy as anywhere else. Missing is only what makes a test slow
+or leaves something behind: no disk, no subprocess, no thread (but to read policy files, once), no key that has to be made. The
+keys are everybody's, so the domain is always `testing.invalid`, which nothing real believes.
+
+Time stands still unless the test turns it: `hub.clock.advance(seconds)`, then `await anyio.wait_all_tasks_blocked()` lets the bus
+do what is due. Trust is stated anew every five minutes of it, as a real authority does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from bus.agent.agent import Agent
+from bus.agent.host import Host
+from bus.broker.broker import Broker
+from bus.clock import Clock
+from bus.hub.household import Household, Leaving
+from bus.identity.authority.statements import INTERVAL_SECONDS
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.host import renewal
+from bus.policy import Policy
+from bus.testing.clock import ManualClock
+from bus.testing.inline_engine import InlineEngine
+from bus.testing.policy_texts import PolicyGiven, texts_of
+from bus.testing.world import World
+from bus.transport.dialing import dial
+from bus.transport.link import Link
+from bus.transport.listening_links import listening
+
+_numbers: Final = itertools.count(1)
+
+
+def open(  # noqa: A001  as `bus.open`
+    *,
+    policy: PolicyGiven = None,
+    agents: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    tpm_seconds: float = 0.0,
+) -> AbstractAsyncContextManager[MemoryHub]:
+    """`policy` as for `bus.open`, or its text itself, or texts by file name. Without a clock, a `ManualClock`.
+
+    `tpm_seconds` is how long the TPM takes for an operation, by that clock. Entering raises PolicyError.
+    """
+    time = clock or ManualClock()
+    return Household(partial(_inside, policy, agents or {}, time, tpm_seconds), clock=time)
+
+
+@asynccontextmanager
+async def _inside(
+    policy: PolicyGiven, agents: Mapping[str, str], clock: Clock, tpm_seconds: float, leaving: Leaving
+) -> AsyncIterator[MemoryHub]:
+    world = World(await texts_of(policy, agents), clock, seconds=tpm_seconds)
+    made = world.broker_materials()
+    broker = Broker(snapshot=made.snapshot, trust=made.trust, verifier=made.verifier, memory=made.memory, clock=clock)
+    made.sessions.on_change.append(lambda: _introduce(broker, made.sessions.held))
+    await made.sessions.open(made.holder)
+    url = f"memory:testing-{next(_numbers)}"
+    async with listening(url, broker.attach), anyio.create_task_group() as tasks:
+        hub = MemoryHub(url, world, broker, tasks)
+        for part in (broker.run, partial(renewal.run, made.sessions), hub.keep_stating):
+            tasks.start_soon(part)
+        try:
+            yield hub
+            await leaving.within(hub.drain)
+        finally:
+            with anyio.CancelScope(shield=True):
+                hub.close()
+                await broker.aclose()
+            tasks.cancel_scope.cancel()
+
+
+def _introduce(broker: Broker, held: Mapping[str, Any]) -> None:
+    for session in held.values():
+        broker.take_session(session)
+
+
+class MemoryHub:
+    """What `bus.testing.open` gives: the API of a hub, and what a test may do to its world."""
+
+    def __init__(self, url: str, world: World, broker: Broker, tasks: TaskGroup) -> None:
+        self.url, self.broker = url, broker
+        self._world, self._tasks = world, tasks
+        self._hosts: list[MemoryHost] = []
+        self._here = self.host()
+
+    @property
+    def clock(self) -> Any:
+        """The one that it was opened with."""
+        return self._world.clock
+
+    @property
+    def tpm(self) -> InlineEngine:
+        """Of all agents: `hub.tpm.seconds`, `hub.tpm.fail_next(error)`."""
+        return self._world.engine
+
+    @property
+    def policy(self) -> Policy:
+        return self._world.policy
+
+    def agent(self, name: str) -> AbstractAsyncContextManager[Agent]:
+        """An agent of this process. Entering raises what `bus.Hub.agent` raises."""
+        return self._here.agent(name)
+
+    def host(self) -> MemoryHost:
+        """As another process: with host keys, caches and a link of its own."""
+        made = MemoryHost(self.url, self._world, self._tasks)
+        self._hosts.append(made)
+        return made
+
+    # ---- what a test may do --------------------------------------------------------------------------------------------------
+
+    async def change_policy(self, policy: PolicyGiven, agents: Mapping[str, str] | None = None) -> None:
+        """Sign another policy; broker and hosts follow. Raises PolicyError, and changes nothing then."""
+        self._follow(self._world.change(await texts_of(policy, agents)))
+
+    def revoke(self, *names: str) -> None:
+        """Cut agents off, as `tpmbus trust revoke` does. Who opens such a name again is somebody else."""
+        self._follow(self._world.revoke(*names))
+
+    def state_trust(self) -> None:
+        """The next trust statement: it comes by itself every five minutes."""
+        self._follow(self._world.restate())
+
+    async def keep_stating(self) -> None:
+        while True:
+            await self.clock.sleep(INTERVAL_SECONDS)
+            self.state_trust()
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        self.broker.follow(snapshot, self._world.documents)
+
+    # ---- life ----------------------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the broker, and of each host."""
+        hosts = {str(number): host.statistics() for number, host in enumerate(self._hosts)}
+        return {"broker": self.broker.statistics(), "hosts": hosts}
+
+    async def drain(self) -> None:
+        """What was accepted is sent and taken in."""
+        for host in self._hosts:
+            await host.drain()
+
+    def close(self) -> None:
+        for host in self._hosts:
+            host.close()
+
+
+class MemoryHost:
+    """The agents of one process of a test."""
+
+    def __init__(self, url: str, world: World, tasks: TaskGroup) -> None:
+        self._url, self._world, self._tasks = url, world, tasks
+        self._links: list[Link] = []
+        self._made: Host | None = None
+
+    def agent(self, name: str) -> AbstractAsyncContextManager[Agent]:
+        return _Opening(self, name)
+
+    async def open(self, name: str) -> Agent:
+        return await self._host().open(self._world.holder(name))
+
+    def disconnect(self) -> None:
+        """The link is lost, as when a cable is pulled: the host dials again by itself, when the clock lets it."""
+        for link in self._links:
+            link.close(flush=False)
+
+    def statistics(self) -> dict[str, Any]:
+        return {} if self._made is None else self._made.statistics()
+
+    async def drain(self) -> None:
+        if self._made is not None and self._made.is_connected:
+            await self._made.outbox.drained()
+
+    def close(self) -> None:
+        if self._made is not None:
+            for agent in list(self._made.agents.values()):
+                agent.end(None)
+
+    def _host(self) -> Host:
+        """It begins when its first agent opens."""
+        if self._made is None:
+            made = self._world.materials()
+            self._made = Host(
+                keyring=made.keyring,
+                sessions=made.sessions,
+                signer=made.signer,
+                memory=made.memory,
+                verifier=made.verifier,
+                trust=made.trust,
+                brokers=made.brokers,
+                clock=made.clock,
+                dial=self._dial,
+            )
+            self._tasks.start_soon(self._made.run)
+        return self._made
+
+    async def _dial(self) -> Link:
+        link = await dial(self._url)
+        self._links = [link]
+        return link
+
+
+class _Opening:
+    """`async with hub.agent(name) as agent`: it may be left by any task, in any order."""
+
+    def __init__(self, host: MemoryHost, name: str) -> None:
+        self._host, self._name = host, name
+        self._agent: Agent | None = None
+
+    async def __aenter__(self) -> Agent:
+        self._agent = await self._host.open(self._name)
+        return self._agent
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._agent is not None:
+            if error is None:
+                await self._agent.drain()
+            await self._agent.aclose()
