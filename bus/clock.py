@@ -17,7 +17,7 @@ class Clock(Protocol):
         """Seconds that never run backwards: for waits and rates."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until `monotonic` is so much further, whatever the other hand does."""
+        """Wait until `monotonic` is so much further, whatever the other hand does; what has passed already is no wait."""
 
     def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
         """What takes longer within is cancelled, and TimeoutError raised."""
@@ -31,7 +31,7 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
+        await anyio.sleep(max(seconds, 0.0))
 
     def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
         return anyio.fail_after(seconds)

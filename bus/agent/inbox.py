@@ -129,9 +129,10 @@ class Inbox:
             )
             self.counts["delivered"] += len(batch)
             one.put(batch)
-        for _, error in received.refused:
-            self.counts["refused"] += 1
-            self._refused(ticket.envelope, error.reason, error)
+        for hears, error in received.refused:
+            if self._of.get(hears) in named:  # others of this host that match and may not hear it are nobody's business
+                self.counts["refused"] += 1
+                self._refused(ticket.envelope, error.reason, error)
 
     def _find_named(self, subs: bytes) -> frozenset[Subscription]:
         if len(self._named) >= MAX_COLUMNS:
