@@ -185,6 +185,8 @@ class Host:
         """It is closed: nothing of it is left here."""
         if self.agents.get(agent.name) is agent:
             del self.agents[agent.name]
+            if not self.agents:
+                self._wanted = anyio.Event()  # a link that is lost now is missed by nobody
             self.sessions.close(agent.name)
             self.keyring.close(agent.name)
             self.send(encode(Frame.DRAIN, f"closed {agent.name}"))
@@ -253,6 +255,9 @@ class Host:
     async def _connect(self) -> Conversation:
         link = await self._dial()
         papers = [session.papers for session in self.sessions.held.values()]
+        if not papers:  # all were closed meanwhile
+            link.close(flush=False)
+            raise ConnectError("there is no agent to connect")
         keys = self.sessions.keys
         greeting = Greeting(
             papers[:1], keys, peer=link.peer, brokers=self._brokers, snapshot=self.keyring.snapshot, verifier=self._verifier,
