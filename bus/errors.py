@@ -104,7 +104,11 @@ class VaultError(TpmRefusedError):
 
 
 class BackboneError(BusError):
-    """What keeps and moves envelopes failed."""
+    """What keeps and moves envelopes failed or refused. `code` is stable; `path` names a file, `classes` the retention classes."""
+
+    def __init__(self, code: str, message: str, *, path: str = "", classes: Sequence[str] = ()) -> None:
+        self.code, self.path, self.classes = code, path, tuple(classes)
+        super().__init__(message)
 
 
 class TransportError(BusError):

@@ -1,0 +1,1 @@
+"""What keeps accepted envelopes and hands them out again until they are settled."""

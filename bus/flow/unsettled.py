@@ -1,0 +1,261 @@
+"""What one consumer has handed out and not seen settled: who is waited for until when, and what is handed out again.
+
+A position is in one of five places:
+
+    out (first)     handed out once; acknowledged in time by almost all, so it costs a dictionary entry and nothing else
+    out (again)     handed out more often, or touched
+    later           after a nak: to be handed out again, but not before its time
+    ready           to be handed out again
+    dying           given up, until its dead letter is kept (`buried`)
+
+`first` is ordered by position and by time at once, because what is new is handed out in ascending order and waits equally long.
+So its front says what is overdue, and no alarm is set for a record that is acknowledged. All others have alarms in a heap, which
+are looked at when they go off, and swept when most of them are stale.
+
+What is written down: a tail up to which nothing is read again, and what is unsettled below it or not out for the first time.
+
+Times are seconds of one clock that never runs backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Final, NamedTuple
+
+from bus.flow.redelivery import redelivery_seconds
+
+_SPARE_ALARMS: Final = 64
+
+_OUT: Final = 0
+_LATER: Final = 1
+_READY: Final = 2
+_DYING: Final = 3
+_NOT_THERE: Final = (0, -1.0, _DYING)
+
+
+class Kept(NamedTuple):
+    """One unsettled position as it is written down. `due`: when it may be handed out again."""
+
+    position: int
+    deliveries: int
+    due: float
+
+
+class Given(NamedTuple):
+    """A record that was given up."""
+
+    position: int
+    deliveries: int
+
+
+class Unsettled:
+    __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_ready", "_rest", "_seen", "tail")
+
+    def __init__(self, *, ack_wait: float, max_deliver: int, tail: int = 0, seen: int = 0, kept: Iterable[Kept] = ()) -> None:
+        """`seen`: up to there records were handed out before a crash, so for them the next time is not the first."""
+        self.tail = tail
+        """The highest position that was settled, or was below where it began."""
+        self._seen = seen
+        self._ack_wait, self._max_deliver = ack_wait, max_deliver
+        self._first: dict[int, float] = {}
+        self._rest: dict[int, tuple[int, float, int]] = {}
+        """Position -> deliveries, when its place changes by itself, and its place."""
+        self._alarms: list[tuple[float, int]] = []
+        self._ready: list[int] = []
+        """A heap: the lowest position first. May hold positions that left."""
+        for position, deliveries, due in kept:
+            self._put(position, deliveries, due, _LATER)
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._rest)
+
+    def __contains__(self, position: int) -> bool:
+        return position in self._first or position in self._rest
+
+    @property
+    def out(self) -> int:
+        """How many somebody has in hand."""
+        return len(self._first) + sum(place == _OUT for _, _, place in self._rest.values())
+
+    @property
+    def has_ready(self) -> bool:
+        self._drop_stale_ready()
+        return bool(self._ready)
+
+    def floor(self, cursor: int) -> int:
+        """All below it, it included, is settled, where everything below `cursor` was looked at."""
+        lowest = min(self._rest, default=cursor)
+        return min(lowest, next(iter(self._first), cursor), cursor) - 1
+
+    def follow(self, *, ack_wait: float, max_deliver: int) -> None:
+        """Policy changed. What is out keeps its time."""
+        if ack_wait != self._ack_wait:  # the front of `first` would no longer be the next that is due
+            for position, due in self._first.items():
+                self._put(position, 1, due, _OUT)
+            self._first.clear()
+        self._ack_wait, self._max_deliver = ack_wait, max_deliver
+
+    # ---- handing out -----------------------------------------------------------------------------------------------------------
+
+    def hand_out(self, positions: Sequence[int], now: float) -> None:
+        """New ones, ascending, above all that were handed out before."""
+        self._first.update(dict.fromkeys(positions, now + self._ack_wait))
+
+    def was_seen(self, position: int) -> bool:
+        """Whether a new one was handed out before a crash: then it is `expect`ed instead."""
+        return position <= self._seen
+
+    def expect(self, position: int, *, deliveries: int) -> None:
+        """To be handed out as soon as possible, after so many deliveries."""
+        self._put(position, deliveries, 0.0, _READY)
+
+    def take_ready(self, most: int, now: float) -> list[Given]:
+        """Hand out again, the oldest first: positions, and how often each was handed out with this time."""
+        taken: list[Given] = []
+        while len(taken) < most:
+            self._drop_stale_ready()
+            if not self._ready:
+                break
+            position = heappop(self._ready)
+            deliveries = self._rest[position][0] + 1
+            self._put(position, deliveries, now + self._ack_wait, _OUT)
+            taken.append(Given(position, deliveries))
+        return taken
+
+    # ---- settling --------------------------------------------------------------------------------------------------------------
+
+    def ack(self, first: int, last: int) -> int:
+        """How many this settled."""
+        settled, highest = 0, 0
+        pop, rest = self._first.pop, self._rest
+        for position in self._within(first, last):
+            if pop(position, None) is None:
+                if rest.get(position, _NOT_THERE)[2] == _DYING:
+                    continue
+                del rest[position]
+            settled += 1
+            highest = position
+        self.tail = max(self.tail, highest)
+        return settled
+
+    def nak(self, first: int, last: int, *, delay: float | None, now: float) -> tuple[int, list[Given]]:
+        """How many this concerned, and which of them were handed out for the last time."""
+        count, given = 0, []
+        for position, deliveries in self._pop_out(first, last):
+            count += 1
+            if deliveries >= self._max_deliver:
+                given.append(self._give_up(position, deliveries))
+            else:
+                wait = redelivery_seconds(deliveries) if delay is None else delay
+                self._put(position, deliveries, now + wait, _LATER)
+        return count, given
+
+    def term(self, first: int, last: int) -> list[Given]:
+        return [self._give_up(position, deliveries) for position, deliveries in self._pop_out(first, last)]
+
+    def touch(self, first: int, last: int, now: float) -> int:
+        count = 0
+        for position, deliveries in self._pop_out(first, last):
+            self._put(position, deliveries, now + self._ack_wait, _OUT)
+            count += 1
+        return count
+
+    def settle(self, position: int) -> None:
+        """It is done with, wherever it is: its dead letter is kept, or nobody would accept it any more."""
+        known = self._first.pop(position, None) is not None
+        if self._rest.pop(position, None) is not None or known:
+            self.tail = max(self.tail, position)
+
+    # ---- time ------------------------------------------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> list[Given]:
+        """What is overdue becomes ready; what was handed out for the last time is given up."""
+        given: list[Given] = []
+        while self._first:
+            position, due = next(iter(self._first.items()))
+            if due > now:
+                break
+            del self._first[position]
+            self._overdue(position, 1, given)
+        while self._alarms and self._alarms[0][0] <= now:
+            when, position = heappop(self._alarms)
+            deliveries, due, place = self._rest.get(position, _NOT_THERE)
+            if due == when and place in (_OUT, _LATER):
+                self._overdue(position, deliveries, given)
+        return given
+
+    def next_due(self) -> float | None:
+        """When `advance` has something to do, at the earliest; None if there is nothing to wait for."""
+        times = [
+            due for due in (next(iter(self._first.values()), None), self._alarms[0][0] if self._alarms else None) if due is not None
+        ]
+        return min(times, default=None)
+
+    def release(self) -> list[Given]:
+        """Whoever had them is gone: all that is out is ready, or given up."""
+        given: list[Given] = []
+        out = [*((position, 1) for position in self._first), *self._outs()]
+        self._first.clear()
+        for position, deliveries in out:
+            self._overdue(position, deliveries, given)
+        return given
+
+    # ---- what is written down --------------------------------------------------------------------------------------------------
+
+    def written(self, cursor: int) -> tuple[int, list[Kept]]:
+        """The tail and what is kept, where everything below `cursor` was looked at."""
+        tail = cursor - 1
+        kept = [
+            Kept(position, deliveries, due if place == _LATER else 0.0) for position, (deliveries, due, place) in self._rest.items()
+        ]
+        for position in self._first:
+            if position > self.tail:
+                tail = position - 1
+                break
+            kept.append(Kept(position, 1, 0.0))
+        return max(tail, self.tail), kept
+
+    # ---- inside ----------------------------------------------------------------------------------------------------------------
+
+    def _put(self, position: int, deliveries: int, due: float, place: int) -> None:
+        self._rest[position] = (deliveries, due, place)
+        if place == _READY:
+            heappush(self._ready, position)
+        elif place != _DYING:
+            heappush(self._alarms, (due, position))
+            if len(self._alarms) > 2 * len(self._rest) + _SPARE_ALARMS:
+                self._alarms = [(due, position) for position, (_, due, place) in self._rest.items() if place in (_OUT, _LATER)]
+                heapify(self._alarms)
+
+    def _overdue(self, position: int, deliveries: int, given: list[Given]) -> None:
+        if deliveries >= self._max_deliver:
+            given.append(self._give_up(position, deliveries))
+        else:
+            self._put(position, deliveries, 0.0, _READY)
+
+    def _give_up(self, position: int, deliveries: int) -> Given:
+        self._put(position, deliveries, 0.0, _DYING)
+        return Given(position, deliveries)
+
+    def _within(self, first: int, last: int) -> Iterable[int]:
+        """A span that somebody else named may be as long as numbers go; ours is not."""
+        if last - first < len(self):
+            return range(first, last + 1)
+        return sorted(position for source in (self._first, self._rest) for position in source if first <= position <= last)
+
+    def _pop_out(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        for position in self._within(first, last):
+            if self._first.pop(position, None) is not None:
+                yield position, 1
+            elif (state := self._rest.get(position, _NOT_THERE))[2] == _OUT:
+                del self._rest[position]
+                yield position, state[0]
+
+    def _outs(self) -> list[tuple[int, int]]:
+        return [(position, deliveries) for position, (deliveries, _, place) in self._rest.items() if place == _OUT]
+
+    def _drop_stale_ready(self) -> None:
+        ready, rest = self._ready, self._rest
+        while ready and rest.get(ready[0], _NOT_THERE)[2] != _READY:
+            heappop(ready)
