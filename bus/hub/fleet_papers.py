@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 from bus.clock import Clock
 from bus.errors import BusError, RemoteProtocolError, StateInUseError, VaultError, VerificationError
 from bus.hub.believed_chips import believed_chips
-from bus.hub.enrolling import LocalEnrolment, fits
+from bus.hub.enrolling import LocalDesk, fits
 from bus.hub.inboxes import Inboxes, signers_of
 from bus.hub.state import State
 from bus.identity.authority import Authority, Passphrase, TpmSeal, open_authority, policies
@@ -170,13 +170,11 @@ class _Work:
         """Sign the policy, enrol who is not, issue a statement. Gives the certificates of all who have one."""
         self.policy = await to_thread.run_sync(self._sign_policy, authority)
         roots = await to_thread.run_sync(believed_chips, self.state)
-        enrolment = await to_thread.run_sync(
-            lambda: LocalEnrolment(authority, self.engine, self.policy, roots=roots, clock=self.clock)
-        )
-        certificates, due = await to_thread.run_sync(self._who_is_due, enrolment)
+        desk = await to_thread.run_sync(lambda: LocalDesk(authority, lambda: self.policy, roots=roots, clock=self.clock))
+        certificates, due = await to_thread.run_sync(self._who_is_due, desk)
         inboxes = await Inboxes.open(self.state, self.engine, self.policy, clock=self.clock)
         ids = {key.name: key.id for key in due}
-        async for one in enrolment.enroll(due):
+        async for one in desk.enrolling(self.engine, lambda: self.policy, clock=self.clock).enroll(due):
             name = one.certificate.name
             certificates[name] = one.certificate
             self.enrolled.add(name)
@@ -207,13 +205,13 @@ class _Work:
         policies.sign(authority, self.order.texts, agents=everybody, clock=self.clock)
         return self.order.listed.with_agents(everybody)
 
-    def _who_is_due(self, enrolment: LocalEnrolment) -> tuple[dict[str, Certificate], list[KeyInfo]]:
+    def _who_is_due(self, desk: LocalDesk) -> tuple[dict[str, Certificate], list[KeyInfo]]:
         now, certificates, due = self.clock.now_ms(), {}, []
         for one in self.keys:
-            certificate = enrolment.certificate(one.key.name)
+            certificate = desk.certificate(one.key.name)
             if certificate is not None and fits(certificate, one.key, now_ms=now):
                 certificates[one.key.name] = certificate
-            elif not enrolment.is_barred(one.key.name):
+            elif not desk.is_barred(one.key.name):
                 due.append(one.key)
         return certificates, due
 
