@@ -92,6 +92,7 @@ PACKAGES_OF_FILES: dict[str, set[str]] = {
     "identity/host/host_keys.py": {"nacl"},  # the host key signs as the protocol verifies: with libsodium
     "tpm/esapi*.py": {"tpm2_pytss"},  # heavy, and not everywhere: nothing else may need it
     "backbone/nats.py": {"nats"},
+    "fleet/live_table.py": {"rich"},  # what a person looks at; the rest of the room gives numbers
     "transport/trio_link.py": {"trio"},  # a task without a block to live in; where asyncio runs, nobody needs trio
     "testing/steps.py": {"trio"},  # an instrument that sees every step of every task
     "transport/apart.py": {"trio"},  # a task that no task group holds is what anyio has no word for

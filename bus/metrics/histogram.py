@@ -5,7 +5,7 @@ From one microsecond to about four hours; what is shorter or longer counts as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -56,20 +56,22 @@ class Histogram:
             for name, seconds in (figures | {"mean": self.mean, "max": self.largest}).items()
         }
 
-    def packed(self) -> list[list[int]]:
-        """[bucket, count] of what is not empty, for another process."""
-        return [[bucket, count] for bucket, count in enumerate(self._buckets) if count]
+    def packed(self) -> dict[str, int]:
+        """Bucket -> count of what is not empty: JSON for another process, and a reading that can be added to others."""
+        return {str(bucket): count for bucket, count in enumerate(self._buckets) if count}
 
     @classmethod
-    def unpacked(cls, buckets: Iterable[Iterable[int]], *, total: float, largest: float) -> Histogram:
-        """What `packed`, `total` and `largest` of another process say. Raises ValueError for what no histogram packs."""
+    def unpacked(cls, buckets: Mapping[str, int]) -> Histogram:
+        """What `packed` gave, mean and largest as near as the buckets are. Raises ValueError for what no histogram packs."""
         histogram = cls()
-        for bucket, count in buckets:
+        for name, count in buckets.items():
+            bucket = int(name)
             if not 0 <= bucket < _SIZE or count < 0:
                 raise ValueError(f"there is no bucket {bucket} with {count}")
             histogram._buckets[bucket] += count
             histogram.count += count
-        histogram.total, histogram.largest = total, largest
+            histogram.total += _middle(bucket) * count
+            histogram.largest = max(histogram.largest, _middle(bucket) if count else 0.0)
         return histogram
 
 

@@ -42,8 +42,10 @@ def test_two_that_are_merged_are_one_that_saw_all(left, right):
 @given(TIMES)
 def test_what_is_packed_comes_out_the_same(times):
     histogram = filled(times)
-    again = Histogram.unpacked(histogram.packed(), total=histogram.total, largest=histogram.largest)
-    assert again.summary() == histogram.summary()
+    again = Histogram.unpacked(histogram.packed())
+    assert (again.count, again.packed()) == (histogram.count, histogram.packed())
+    for name, value in histogram.summary().items():
+        assert again.summary()[name] == pytest.approx(value, rel=0.035)
 
 
 def test_an_empty_one_says_nothing():
@@ -57,7 +59,7 @@ def test_what_is_out_of_range_counts_at_its_end(seconds):
     assert len(histogram.packed()) == 1
 
 
-@pytest.mark.parametrize("packed", [[[-1, 1]], [[100_000, 1]], [[3, -1]]])
+@pytest.mark.parametrize("packed", [{"-1": 1}, {"100000": 1}, {"3": -1}, {"x": 1}])
 def test_what_no_histogram_packs_is_refused(packed):
-    with pytest.raises(ValueError, match="no bucket"):
-        Histogram.unpacked(packed, total=0, largest=0)
+    with pytest.raises(ValueError, match=r"bucket|literal"):
+        Histogram.unpacked(packed)
