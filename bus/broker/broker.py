@@ -6,20 +6,22 @@ and what time brings comes from `run`. One event loop; call everything from ther
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
 from bus.broker.admission import Admission
+from bus.broker.arriving import Arriving
 from bus.broker.asking import Asking
 from bus.broker.counts import Counts
 from bus.broker.durable import Durable
-from bus.broker.greeting import Greeting
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink, Subscription
+from bus.broker.intake import Intake
 from bus.broker.interest import Interest
 from bus.broker.joining import Joining
 from bus.broker.lanes import Lanes
@@ -37,21 +39,23 @@ from bus.broker.serving import Serving
 from bus.broker.subscribing import Subscribing
 from bus.broker.watching import TICK_SECONDS, Watching
 from bus.clock import Clock
-from bus.errors import BusError, LocalProtocolError, NotPermittedError, RemoteProtocolError, VerificationError
+from bus.errors import BusError, LocalProtocolError, RemoteProtocolError
+from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol.frames import Frame, parse
-from bus.protocol.handshake import MAX_SECONDS, Limits, told
+from bus.protocol.frames import Frame
+from bus.protocol.handshake import Limits
 from bus.transport.link import Link
+from bus.transport.soon import scheduler
 
 LIMITS: Final = Limits(topics=65_536, subscriptions=16_000)
 """What one link may have. A delivery names all subscriptions of a link that get it, in one frame."""
-MAX_HALF_OPEN: Final = 1_024
-"""Links in a handshake. One more, and the oldest has to go: an honest one takes milliseconds."""
 FORGET_SECONDS: Final = 5.0
+
+_log = logging.getLogger("tpmbus.broker")
 
 
 class Broker:
@@ -69,11 +73,11 @@ class Broker:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """`uids`: local users beside this process's own who may open any agent over a Unix socket."""
-        self._snapshot, self._memory, self._clock, self._limits, self._random = snapshot, memory, clock, limits, random
+        self._snapshot, self._memory, self._clock = snapshot, memory, clock
         self._own: Session | None = None
         self._hosts: dict[HostLink, None] = {}
-        self._greetings: dict[HostLink, Greeting] = {}
         self._numbers = 0
+        self._now = self._moment()
         self._forgot_at = 0.0
         self.counts = Counts()
         self._seats, self._lanes, self._router = Seats(), Lanes(), Router(snapshot)
@@ -93,6 +97,7 @@ class Broker:
             snapshot, verifier=verifier, memory=memory, uids={os.geteuid(), *uids}, seats=self._seats, lanes=self._lanes,
             interest=self._interest, subscribing=self._subscribing,
         )  # fmt: skip
+        self._arriving = Arriving(limits, counts=self.counts, joining=self._joining, offences=self._offences, random=random)
         self._publishing = Publishing(
             admission=self._admission, asking=self._asking, counts=self.counts, durable=Durable(), groups=self._groups,
             holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
@@ -116,59 +121,48 @@ class Broker:
             raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
         self._numbers += 1
         self.counts.links += 1
-        now = self._clock.monotonic()
+        now, soon = self._clock.monotonic(), scheduler()
         host = HostLink(self._numbers, link, now=now)
         host.outbox = Outbox(host, self.counts, self._pacing, self._end, self._holding.overtaken)
+        host.intake = Intake(
+            link, lambda fields: self._frame(host, fields), lambda: soon(lambda: self._work(host, host.intake.go_on)), now=now
+        )
         self._hosts[host] = None
-        self._greetings[host] = Greeting(host, self._own, self._limits, now=now)
-        if len(self._greetings) > MAX_HALF_OPEN:
-            self._fail(next(iter(self._greetings)), "busy", "too many links in a handshake")
-        link.start(lambda frames: self._frames(host, frames), lambda error: self._lost(host, error), lambda: self._writable(host))
+        self._arriving.begin(host, self._own, now=now)
+        link.start(
+            lambda frames: self._work(host, lambda: host.intake.take(frames)),
+            lambda error: self._lost(host, error),
+            lambda: self._writable(host),
+        )
 
-    def _frames(self, host: HostLink, frames: list[bytes]) -> None:
-        moment = self._moment()
-        host.heard_at = moment.now
+    def _work(self, host: HostLink, work: Callable[[], None]) -> None:
+        self._now = self._moment()
+        host.heard_at = self._now.now
         try:
-            for data in frames:
-                if host.cut_for or host.is_gone:
-                    break
-                if host.is_open:
-                    self._serving.frame(host, parse(data), moment)
-                else:
-                    self._greet(host, data, moment)
+            if not host.cut_for:
+                work()
         except RemoteProtocolError as error:
-            self.counts.cut[error.reason] += 1
-            self._offences.note(host.link.peer, "link cut", str(error), now=moment.now)
-            host.cut_for = error.reason
-            raise
+            self._watching.cut(host, error.reason, str(error), now=self._now.now)
+        except Exception as error:  # noqa: BLE001  ours, not the peer's: it costs this link, and nobody else
+            _log.exception("a frame of %r could not be worked off", host)
+            self._watching.cut(host, "internal", repr(error), now=self._now.now)
         finally:
             self._pacing.flush()
 
-    def _greet(self, host: HostLink, data: bytes, moment: Moment) -> None:
-        greeting = self._greetings[host]
-        try:
-            greeting.received(parse(data), now_ms=moment.now_ms, random=self._random)
-            if greeting.is_done:
-                self._joining.join(host, greeting.papers, moment)
-        except (RemoteProtocolError, VerificationError) as error:
-            self._fail(host, told(error.reason), str(error))
+    def _frame(self, host: HostLink, fields: list[Any]) -> None:
+        if host.cut_for:
             return
-        except NotPermittedError as error:
-            self._fail(host, "not_permitted", str(error))
-            return
-        if greeting.is_done:
-            del self._greetings[host]
-            host.is_open = True
-            self.counts.handshakes["open"] += 1
-            self._pushing.push(host)
+        if host.is_open:
+            self._serving.frame(host, fields, self._now)
+        elif self._arriving.frame(host, fields, self._now):
+            believed: list[Believed] = []
+            host.intake.do_first(lambda: self._believe(host, believed))
 
-    def _fail(self, host: HostLink, code: str, detail: str) -> None:
-        """The handshake of this link is over."""
-        self._greetings.pop(host, None)
-        self.counts.handshakes[code] += 1
-        self._offences.note(host.link.peer, f"handshake refused as {code}", detail, now=self._clock.monotonic())
-        host.send(Frame.REFUSE, code, b"")
-        host.cut(code)
+    def _believe(self, host: HostLink, believed: list[Believed]) -> bool:
+        is_over = self._arriving.believe(host, believed, self._now)
+        if host.is_open:
+            self._pushing.push(host)
+        return is_over
 
     def _writable(self, host: HostLink) -> None:
         host.outbox.go_on(self.now_ms())
@@ -178,7 +172,7 @@ class Broker:
         host.is_gone = True
         moment = self._moment()
         self._hosts.pop(host, None)
-        self._greetings.pop(host, None)
+        self._arriving.lost(host)
         self._pacing.lost(host)
         for one in [*host.subscriptions.values()]:
             self._subscribing.drop(one, moment)
@@ -225,9 +219,7 @@ class Broker:
 
     def _tick(self) -> None:
         moment = self._moment()
-        for host, greeting in [*self._greetings.items()]:
-            if moment.now - greeting.began_at >= MAX_SECONDS:
-                self._fail(host, "busy", "no handshake within 5 s")
+        self._arriving.tick(moment.now)
         self._watching.tick([host for host in self._hosts if host.is_open], now=moment.now)
         for one in self._holding.stalled(moment.now):
             self._subscribing.end(one, "busy", moment)
@@ -235,6 +227,7 @@ class Broker:
         self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
         for host in self._hosts:
             host.outbox.expire(moment.now_ms)
+            host.intake.tick(moment.now)
         self._asking.tick(moment.now)
         self._offences.tick(moment.now)
         if moment.now - self._forgot_at >= FORGET_SECONDS:
@@ -248,7 +241,7 @@ class Broker:
         return self._snapshot.trust.now_ms(self._memory.now_ms(self._clock.now_ms()))
 
     def _moment(self) -> Moment:
-        return Moment(self._clock.monotonic(), self.now_ms())
+        return Moment(self._clock.monotonic(), self.now_ms)
 
     # ---- the end ---------------------------------------------------------------------------------------------------------------
 
@@ -273,7 +266,7 @@ class Broker:
             **self.counts.statistics(),
             "held": self.counts.held,
             "links_open": sum(host.is_open for host in self._hosts),
-            "links_half_open": len(self._greetings),
+            "links_half_open": len(self._arriving),
             "agents": len(self._seats),
             "topics": len(self._lanes),
             "subscriptions": len(self._router),

@@ -17,6 +17,7 @@ from bus.protocol.frames import Frame, encode
 from bus.transport.link import Link
 
 if TYPE_CHECKING:
+    from bus.broker.intake import Intake
     from bus.broker.interest import Barrier
     from bus.broker.lanes import Lane
     from bus.broker.outbox import Outbox
@@ -61,6 +62,7 @@ class HostLink:
         "heard_at",
         "held_epochs",
         "host_keys",
+        "intake",
         "is_gone",
         "is_open",
         "junk",
@@ -97,6 +99,7 @@ class HostLink:
         self.subscriptions: dict[int, Subscription] = {}
         self.turns: dict[int, Turn] = {}
         """That are not credited yet."""
+        self.intake: Intake
         self.outbox: Outbox
         self.told: dict[tuple[str, str], int] = {}
         """Interest, with the serial under which it was told."""

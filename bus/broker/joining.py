@@ -67,22 +67,32 @@ class Joining:
 
     # ---- coming --------------------------------------------------------------------------------------------------------------
 
-    def join(self, host: HostLink, papers: Sequence[bytes], moment: Moment) -> None:
-        """All of a handshake, or none. Raises RemoteProtocolError("malformed"), VerificationError, NotPermittedError."""
-        found = [self._believed(host, data, moment) for data in papers]
+    def believed(self, host: HostLink, papers: bytes, moment: Moment) -> Believed:
+        """Whose these are, if that one may be on this link.
+
+        Raises RemoteProtocolError("malformed"), VerificationError, NotPermittedError.
+        """
+        found = self._known.believe(papers, now_ms=moment.now_ms)
+        check_may_join(found, host, self._snapshot, now_ms=moment.now_ms, uids=self._uids)
+        return found
+
+    def join(self, host: HostLink, found: Sequence[Believed], moment: Moment) -> None:
+        """They are on this link from now on."""
         for one in found:
             self._seat(host, one, moment)
-        self._heed(host)
+        for lane in host.lanes.values():  # with other agents, other lanes may hear
+            if not lane.hears:
+                self._lanes.judge(lane, self._snapshot)
+                self._interest.opened(lane)
 
     def papers(self, host: HostLink, items: Sequence[bytes], signature: bytes, moment: Moment) -> None:
-        """A PAPERS of an open link. Raises what `join` does."""
+        """A PAPERS of an open link. Raises what `believed` does."""
         for data in items:
             if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
                 continue  # an inbox certificate: nobody asks for one where nothing is kept
             if signature:
                 self._prove(host, data, signature)
-            self._seat(host, self._believed(host, data, moment), moment)
-        self._heed(host)
+            self.join(host, [self.believed(host, data, moment)], moment)
 
     def _prove(self, host: HostLink, data: bytes, signature: bytes) -> None:
         """Another host key of this host signs the same handshake."""
@@ -93,11 +103,6 @@ class Joining:
             if len(host.host_keys) > MAX_HOST_KEYS:
                 del host.host_keys[next(iter(host.host_keys))]
 
-    def _believed(self, host: HostLink, data: bytes, moment: Moment) -> Believed:
-        found = self._known.believe(data, now_ms=moment.now_ms)
-        check_may_join(found, host, self._snapshot, now_ms=moment.now_ms, uids=self._uids)
-        return found
-
     def _seat(self, host: HostLink, one: Believed, moment: Moment) -> None:
         is_renewal = one.name in host.agents and one.id not in host.sessions
         older = self._seats.take(host, one)
@@ -106,13 +111,6 @@ class Joining:
             self.leave(older, one.name, "session_replaced", moment)
         if is_renewal:
             self._interest.renewed(one.name)
-
-    def _heed(self, host: HostLink) -> None:
-        """With other agents, other lanes may hear."""
-        for lane in host.lanes.values():
-            if not lane.hears:
-                self._lanes.judge(lane, self._snapshot)
-                self._interest.opened(lane)
 
     def find(self, session: bytes) -> Believed | None:
         """Somebody asks whose session this is."""
@@ -125,6 +123,8 @@ class Joining:
         for one in [one for one in host.subscriptions.values() if one.agent == agent]:
             self._subscribing.drop(one, moment)
         self._seats.leave(host, agent)
+        for lane in host.lanes.values():
+            self._lanes.judge(lane, self._snapshot)
         host.send(Frame.DRAIN, f"{why} {agent}")
 
     def judge(self, host: HostLink, moment: Moment) -> None:

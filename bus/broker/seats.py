@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from bus.broker.admission import AGAIN_MS
 from bus.broker.host_link import HostLink
 from bus.identity.envelopes.believe import Believed
+
+MAX_SESSIONS: Final = 8
+"""Of one agent on one link: its current one, and those under which something may still come."""
 
 
 class Seats:
@@ -34,6 +39,9 @@ class Seats:
         known = host.agents.get(believed.name)
         if known is None or known.not_before_ms <= believed.not_before_ms:
             host.agents[believed.name] = believed
+        mine = [one for one in host.sessions.values() if one.name == believed.name]
+        if len(mine) > MAX_SESSIONS:
+            del host.sessions[min(mine, key=lambda one: one.not_before_ms).id]
         return None if older is host else older
 
     def leave(self, host: HostLink, agent: str) -> None:
@@ -45,8 +53,9 @@ class Seats:
                 del host.sessions[id_]
 
     def forget(self, now_ms: int) -> None:
-        """Sessions that were renewed long ago."""
+        """Sessions that were renewed, and under which nothing more can come."""
         for host in {*self._of.values()}:
-            ended = [id_ for id_, one in host.sessions.items() if one.not_after_ms < now_ms and host.agents[one.name] is not one]
+            sessions = host.sessions.items()
+            ended = [id_ for id_, one in sessions if one.not_after_ms + AGAIN_MS < now_ms and host.agents[one.name] is not one]
             for id_ in ended:
                 del host.sessions[id_]

@@ -30,16 +30,17 @@ class Watching:
         for host in hosts:
             silent = now - host.heard_at
             if silent >= LOST_SECONDS:
-                self._cut(host, "silent", now)
+                self.cut(host, "silent", "no frame for 20 s", now=now)
             elif silent >= PING_SECONDS and now - host.pinged_at >= PING_SECONDS:
                 host.pinged_at = now
                 host.send(Frame.PING, int(now * 1000))
             if self._interest.is_overdue(host, now):
-                self._cut(host, "interest_not_seen", now)
+                self.cut(host, "interest_not_seen", "it does not say what it has seen of who listens", now=now)
             if forgives:
                 host.junk = 0
 
-    def _cut(self, host: HostLink, why: str, now: float) -> None:
-        self._counts.cut[why] += 1
-        self._offences.note(host.link.peer, "link cut", why, now=now)
-        host.cut(why)
+    def cut(self, host: HostLink, why: str, detail: str, *, now: float) -> None:
+        if not host.cut_for:
+            self._counts.cut[why] += 1
+            self._offences.note(host.link.peer, f"link cut: {why}", detail, now=now)
+            host.cut(why)
