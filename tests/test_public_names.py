@@ -32,7 +32,17 @@ ERRORS = [
 
 BUS = [*ERRORS]
 
-TESTING = ["FakeTpm", "InlineEngine", "LeftBehindError", "ManualClock", "SlowTpm", "cancel_everywhere", "check_link", "check_tpm"]
+TESTING = [
+    "FakeTpm",
+    "InlineEngine",
+    "LeftBehindError",
+    "ManualClock",
+    "SlowTpm",
+    "cancel_everywhere",
+    "check_link",
+    "check_tpm",
+    "open",
+]
 
 
 def test_the_names_of_bus():

@@ -7,8 +7,8 @@ It is the bus: everything is signed, sealed, verified and judged by policy as an
 or leaves something behind: no disk, no subprocess, no thread (but to read policy files, once), no key that has to be made. The
 keys are everybody's, so the domain is always `testing.invalid`, which nothing real believes.
 
-Time stands still unless the test turns it: `hub.clock.advance(seconds)`, then `await anyio.wait_all_tasks_blocked()` lets the bus
-do what is due. Trust is stated anew every five minutes of it, as a real authority does.
+Time stands still unless the test turns it: `await hub.advance(seconds)`. Then the bus does what is due: sessions are renewed, trust
+is stated anew every five minutes, links that say nothing are lost. `await hub.settle()` lets it do what it can without any time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from types import TracebackType
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.broker.broker import Broker
 from bus.clock import Clock
+from bus.errors import BusError
 from bus.hub.household import Household, Leaving
 from bus.identity.authority.statements import INTERVAL_SECONDS
 from bus.identity.envelopes.snapshot import Snapshot
@@ -40,6 +42,11 @@ from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
 
+STEP_SECONDS: Final = 5.0
+"""Shorter than the silence after which a link is asked whether it lives."""
+ROUNDS: Final = 3
+TURNS: Final = 10
+"""Of the event loop, in which no task runs while links hand over frames: `wait_all_tasks_blocked` does not see that."""
 _numbers: Final = itertools.count(1)
 
 
@@ -94,7 +101,7 @@ class MemoryHub:
         self.url, self.broker = url, broker
         self._world, self._tasks = world, tasks
         self._hosts: list[MemoryHost] = []
-        self._here = self.host()
+        self._here = self._another(is_apart=False)
 
     @property
     def clock(self) -> Any:
@@ -115,10 +122,35 @@ class MemoryHub:
         return self._here.agent(name)
 
     def host(self) -> MemoryHost:
-        """As another process: with host keys, caches and a link of its own."""
-        made = MemoryHost(self.url, self._world, self._tasks)
+        """As another process: with host keys, caches and a link of its own. What it fails with ends its agents alone."""
+        return self._another(is_apart=True)
+
+    def _another(self, *, is_apart: bool) -> MemoryHost:
+        made = MemoryHost(self.url, self._world, self._tasks, is_apart=is_apart)
         self._hosts.append(made)
         return made
+
+    # ---- time ----------------------------------------------------------------------------------------------------------------
+
+    async def advance(self, seconds: float) -> None:
+        """Turn the clock on, a few seconds at a time, with all that is due at each: to whom it jumps, links seem to be dead.
+
+        Raises TypeError unless the bus was opened with a ManualClock.
+        """
+        clock = self.clock
+        if not isinstance(clock, ManualClock):
+            raise TypeError("this bus goes by a clock that nobody turns: open it with clock=ManualClock()")
+        while seconds > 0:
+            clock.advance(min(seconds, STEP_SECONDS))
+            seconds -= STEP_SECONDS
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Return when everybody waits for something to happen: what was published has arrived."""
+        for _ in range(ROUNDS):
+            for _ in range(TURNS):
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
 
     # ---- what a test may do --------------------------------------------------------------------------------------------------
 
@@ -162,8 +194,8 @@ class MemoryHub:
 class MemoryHost:
     """The agents of one process of a test."""
 
-    def __init__(self, url: str, world: World, tasks: TaskGroup) -> None:
-        self._url, self._world, self._tasks = url, world, tasks
+    def __init__(self, url: str, world: World, tasks: TaskGroup, *, is_apart: bool) -> None:
+        self._url, self._world, self._tasks, self._is_apart = url, world, tasks, is_apart
         self._links: list[Link] = []
         self._made: Host | None = None
 
@@ -205,8 +237,15 @@ class MemoryHost:
                 clock=made.clock,
                 dial=self._dial,
             )
-            self._tasks.start_soon(self._made.run)
+            self._tasks.start_soon(self._run, self._made)
         return self._made
+
+    async def _run(self, host: Host) -> None:
+        try:
+            await host.run()
+        except BusError:
+            if not self._is_apart:
+                raise
 
     async def _dial(self) -> Link:
         link = await dial(self._url)
