@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -19,6 +20,8 @@ from bus.agent.packing import pack_body
 from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
 from bus.agent.requests import Pending
+from bus.agent.settling import Place, Settling
+from bus.agent.starts import encode_start
 from bus.agent.subscription import BLOCK, Subscription, check_options
 from bus.errors import BusError, ClosedError, MessageTooLargeError, OverloadedError, RequestTimeoutError, twin
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
@@ -263,7 +266,7 @@ class Agent:
         *,
         group: str | None = None,
         durable: str | None = None,
-        start: str = "new",
+        start: str | int | datetime = "new",
         limit: int = 1_024,
         overflow: str = BLOCK,
         dead: bool = False,
@@ -274,18 +277,32 @@ class Agent:
         """
         check_options(overflow, limit)
 
+        settling: Settling | None = None
+
         async def enter(one: Subscription) -> None:
+            nonlocal settling
             self.check_open()
             host = self._host
-            await host.joining.join(one, host.keyring.snapshot, began_ms=self.began_ms, start=start, dead=dead)
+            if durable:
+                settling = await self._settling(Place(self.name, durable, one.number))
+            begins = encode_start(start) if durable else ""
+            await host.joining.join(one, host.keyring.snapshot, began_ms=self.began_ms, start=begins, settling=settling, dead=dead)
 
         async def leave(one: Subscription) -> None:
+            if settling is not None and self._host.settling is not None:
+                await self._host.settling.leave(settling)
             self._host.joining.leave(one)
 
         return Subscription(
             self.name, pattern, number=self._host.joining.next_number(), group=group or "", durable=durable or "", limit=limit,
             overflow=overflow, credit=self._host.give_credit, enter=enter, leave=leave,
         )  # fmt: skip
+
+    async def _settling(self, place: Place) -> Settling:
+        writer = self._host.settling
+        if writer is None:
+            raise ValueError("durable= needs a state folder, in which is kept what was handled: open the bus with state=")
+        return await writer.open(place, self._host.send)
 
     def refusals(self) -> Refusals:
         """What was refused of what this agent sent, and of what came for its host, as it happens."""

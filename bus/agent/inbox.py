@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from bus.agent.message import Answer, Batch
 from bus.agent.requests import Requests
+from bus.agent.settling import USUAL_DELAY, Settling
 from bus.agent.subscription import Subscription
 from bus.errors import BusError
 from bus.identity.envelopes.granting import Granted
@@ -22,8 +23,10 @@ from bus.identity.epochs.admitting import Outcome
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.epochs.parking import LetGo
 from bus.protocol.envelope import is_grant
-from bus.protocol.frames import numbers
+from bus.protocol.frames import numbers, parse_dead_letter
 
+MAY_PASS_LATER: Final = frozenset(("trust_stale", "from_future", "ledger_full", "too_many_epochs", "busy"))
+"""Reasons that are not the envelope's own."""
 MAX_COLUMNS: Final = 4_096
 """Of those who are named together, found once."""
 
@@ -35,21 +38,39 @@ class Ticket(NamedTuple):
     deliveries: int
     position: int
     envelope: bytes
+    reason: str = ""
+    """Why it is a dead letter."""
+
+
+Unseal = Callable[[tuple[str, bytes], Callable[[], None]], bool]
 
 
 class Inbox:
     """`refused` hears of what was refused: the envelope and why."""
 
     def __init__(
-        self, keyring: Keyring, requests: Requests, *, answer: Answer, refused: Callable[[bytes, str, BusError | None], None]
+        self,
+        keyring: Keyring,
+        requests: Requests,
+        *,
+        answer: Answer,
+        unseal: Unseal,
+        refused: Callable[[bytes, str, BusError | None], None],
     ) -> None:
         self._keyring, self._requests, self._answer, self._refused = keyring, requests, answer, refused
+        self._unseal = unseal
+        self._dead: set[int] = set()
+        """Numbers of the subscriptions to dead letters."""
         self._open: dict[int, tuple[Subscription, Hears]] = {}
         self._of: dict[Hears, Subscription] = {}
+        self._settling: dict[int, Settling] = {}
+        """Of durable subscriptions, by number."""
         self._named: dict[bytes, frozenset[Subscription]] = {}
         self.taken = 0
         """Deliveries that the broker was not told of yet."""
         self.counts: Counter[str] = Counter()
+        self.granted: Callable[[bytes], None] = lambda _epoch: None
+        """Told of each epoch that a grant brought."""
         keyring.listening = Listening((), *requests.view())
 
     def __len__(self) -> int:
@@ -60,8 +81,12 @@ class Inbox:
 
     # ---- who listens ---------------------------------------------------------------------------------------------------------
 
-    def add(self, one: Subscription, hears: Hears) -> None:
+    def add(self, one: Subscription, hears: Hears, settling: Settling | None = None) -> None:
         self._open[one.number] = one, hears
+        if settling is not None:
+            self._settling[one.number] = settling
+        if hears.dead:
+            self._dead.add(one.number)
         self._of[hears] = one
         self._keyring.listening.add(hears)
         self._named.clear()
@@ -71,6 +96,8 @@ class Inbox:
         if found is None:
             return None
         one, hears = found
+        self._settling.pop(number, None)
+        self._dead.discard(number)
         del self._of[hears]
         self._keyring.listening.remove(hears)
         self._named.clear()
@@ -85,7 +112,14 @@ class Inbox:
     def deliver(self, subs: bytes, deliveries: int, position: int, envelope: bytes) -> None:
         self.taken += 1
         ticket = Ticket(subs, deliveries, position, envelope)
-        self.take(self._keyring.arrive(envelope, ticket, is_grant=not subs and is_grant(envelope)))
+        if not subs and is_grant(envelope):
+            self._grant(ticket)
+        elif self._dead and numbers(subs[:4])[0] in self._dead:
+            reason, deliveries, original = parse_dead_letter(envelope)
+            ticket = Ticket(subs, deliveries, position, original, reason)
+            self.take(self._keyring.arrive(original, ticket, dead=True))
+        else:
+            self.take(self._keyring.arrive(envelope, ticket))
 
     def take(self, outcomes: list[Outcome]) -> None:
         """What came of this delivery, and of those that it released."""
@@ -93,13 +127,31 @@ class Inbox:
             if type(result) is Received:
                 self._received(ticket, result)
             elif isinstance(result, BusError):
+                reason = str(getattr(result, "reason", type(result).__name__))
                 self.counts["refused"] += 1
-                self._refused(ticket.envelope, str(getattr(result, "reason", type(result).__name__)), result)
+                self._refused(ticket.envelope, reason, result)
+                self._not_handed_over(ticket, reason)
             elif isinstance(result, LetGo):
                 self.counts["let_go"] += 1
                 self._refused(ticket.envelope, result.reason, None)
+                for settling in self._durable(ticket):
+                    settling.put_back(ticket.position, result.again_in_ms)
             elif isinstance(result, Granted):
                 self.counts["grants"] += 1
+                self.granted(result.epoch.id)
+
+    def _grant(self, ticket: Ticket) -> None:
+        """Opened with a key in memory, or with one that has to be unsealed first."""
+
+        def go_on() -> None:
+            self.take(self._keyring.arrive(ticket.envelope, ticket, is_grant=True))
+
+        try:
+            place = self._keyring.sealed_to(ticket.envelope)
+        except BusError:
+            place = None  # it is judged as it is, and refused
+        if place is None or not self._unseal(place, go_on):
+            go_on()
 
     def _received(self, ticket: Ticket, received: Received) -> None:
         if received.answers is not None:
@@ -115,7 +167,10 @@ class Inbox:
             if one is None or one not in named:
                 continue
             missed = 0
-            if hears.ledger is None and not one.group:
+            settling = self._settling.get(one.number)
+            if settling is not None:
+                settling.arrived(header, ticket.position)
+            elif not one.group:
                 missed = one.gap(header.epoch, header.topic, header.before, header.records)
             batch = Batch(
                 received,
@@ -126,13 +181,38 @@ class Inbox:
                 position=ticket.position or None,
                 missed=missed,
                 answer=self._answer,
+                settling=settling,
+                dead_reason=ticket.reason,
             )
             self.counts["delivered"] += len(batch)
             one.put(batch)
+        if received.refused or received.done:
+            self._not_for_all(ticket, received, named)
+
+    def _not_for_all(self, ticket: Ticket, received: Received, named: frozenset[Subscription]) -> None:
+        """Some of those who are named may not have it, or had it before."""
         for hears, error in received.refused:
             if self._of.get(hears) in named:  # others of this host that match and may not hear it are nobody's business
                 self.counts["refused"] += 1
                 self._refused(ticket.envelope, error.reason, error)
+        if received.done:
+            for settling in self._durable(ticket):
+                settling.ack_again(ticket.position)
+
+    # ---- what durable subscriptions say --------------------------------------------------------------------------------------
+
+    def _durable(self, ticket: Ticket) -> list[Settling]:
+        if not ticket.position:
+            return []
+        return [self._settling[number] for number in numbers(ticket.subs) if number in self._settling]
+
+    def _not_handed_over(self, ticket: Ticket, reason: str) -> None:
+        """What will be refused whenever it comes is ended; the rest may come again."""
+        for settling in self._durable(ticket):
+            if reason in MAY_PASS_LATER:
+                settling.put_back(ticket.position, USUAL_DELAY)
+            else:
+                settling.end(ticket.position, reason)
 
     def _find_named(self, subs: bytes) -> frozenset[Subscription]:
         if len(self._named) >= MAX_COLUMNS:

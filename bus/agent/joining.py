@@ -13,9 +13,9 @@ from typing import Final
 import anyio
 
 from bus.agent.inbox import Inbox
+from bus.agent.settling import Settling
 from bus.agent.subscription import Subscription
 from bus.errors import BusError, ClosedError, NotPermittedError, SlowReaderError, twin
-from bus.flow.ledger import Ledger
 from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.reserved import AUDIT
 from bus.identity.envelopes.snapshot import Snapshot
@@ -47,15 +47,23 @@ class Joining:
         return self._last
 
     async def join(
-        self, one: Subscription, snapshot: Snapshot, *, began_ms: int, start: str, ledger: Ledger | None = None, dead: bool = False
+        self,
+        one: Subscription,
+        snapshot: Snapshot,
+        *,
+        began_ms: int,
+        start: str = "",
+        settling: Settling | None = None,
+        dead: bool = False,
     ) -> None:
         """Return when it is live. Raises NotPermittedError, and what ends its agent meanwhile."""
         rule = why_not(snapshot, one, dead=dead)
         if rule is not None:
             raise NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule)
+        ledger = None if settling is None else settling.ledger
         joined = _Joined(one, Hears(one.agent, one.pattern, began_ms, ledger, dead), start)
         self._joined[one.number] = joined
-        self._inbox.add(one, joined.hears)
+        self._inbox.add(one, joined.hears, settling)
         self._send(_subscribe(joined))
         try:
             await joined.live.wait()

@@ -27,8 +27,8 @@ class Batch:
     """The records of one envelope for one subscription."""
 
     __slots__ = (
-        "agent", "answer", "by_identity", "deliveries", "header", "headers", "indexes", "kinds", "missed", "payloads", "position",
-        "redelivered", "settling",
+        "agent", "answer", "by_identity", "dead_reason", "deliveries", "header", "headers", "indexes", "kinds", "missed",
+        "payloads", "position", "redelivered", "settling", "until_ms",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,7 @@ class Batch:
         missed: int = 0,
         answer: Answer | None = None,
         settling: Settling | None = None,
+        dead_reason: str = "",
     ) -> None:
         records = received.records
         if records is None:
@@ -54,6 +55,7 @@ class Batch:
         self.by_identity = received.by_identity
         self.redelivered, self.deliveries, self.position, self.missed = redelivered, deliveries, position, missed
         self.answer, self.settling = answer, settling
+        self.until_ms, self.dead_reason = received.until_ms, dead_reason
 
     def __len__(self) -> int:
         return len(self.indexes)
@@ -71,6 +73,11 @@ class Message:
     def header(self) -> Header:
         """The envelope's header, as it was verified."""
         return self._batch.header
+
+    @property
+    def agent(self) -> str:
+        """The agent that it was handed to."""
+        return self._batch.agent
 
     @property
     def sender(self) -> str:
@@ -133,6 +140,11 @@ class Message:
         return self._batch.position
 
     @property
+    def dead_reason(self) -> str:
+        """Why it is a dead letter; empty for all others."""
+        return self._batch.dead_reason
+
+    @property
     def is_request(self) -> bool:
         """Whether somebody waits for a reply."""
         return self._batch.header.is_request
@@ -154,7 +166,7 @@ class Message:
     async def nak(self, delay: float | None = None) -> None:
         """Have it delivered again, after so many seconds, or as the broker thinks right. Nothing on live topics."""
         if self._batch.settling is not None:
-            await self._batch.settling.nak(self._batch, self._index, delay)
+            await self._batch.settling.nak(self._batch, delay)
 
     async def term(self, reason: str = "") -> None:
         """Never deliver it again: it becomes a dead letter. Nothing on live topics."""

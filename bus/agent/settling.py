@@ -1,20 +1,199 @@
-"""What an agent says of a durable message when it is done with it, or is not."""
+"""What an agent says of durable messages when it is done with them, or is not: on disk first, and then to the broker.
+
+    ack      the record is finished in the ledger; when that is written and synced, the broker is told. Many share one commit
+    nak      deliver it again, after a while
+    term     never again: a dead letter, with the reason
+    touch    it takes longer
+
+An ack that is lost on the way costs a delivery, and no second handling: the ledger knows the record as finished.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from bus.agent.message import Batch
+import anyio
+
+from bus.agent.message import Batch
+from bus.errors import BusError, twin
+from bus.flow.ledger import Changes, Ledger
+from bus.protocol.frames import ACK, MAX_ROWS, MAX_WORD_BYTES, NAK, TERM, TOUCH, Frame, encode
+from bus.protocol.header import Header
+
+USUAL_DELAY: Final = (1 << 64) - 1
+"""The delay of a nak that leaves it to the broker."""
+Envelope = tuple[bytes, int]
+"""Epoch and number."""
 
 
-class Settling(Protocol):
-    """Of one durable subscription. `index`: the record's, in its envelope."""
+class LedgerStore(Protocol):
+    """Where ledgers are kept: of each durable subscription of an agent one, by the agent's name and the subscription's."""
 
-    async def ack(self, batch: Batch, index: int, *, confirmed: bool) -> None: ...
+    async def load(self, agent: str, name: str) -> Ledger:
+        """Raises VaultError: damaged, disk."""
 
-    async def nak(self, batch: Batch, index: int, delay: float | None) -> None: ...
+    async def write(self, changes: Iterable[tuple[str, str, Changes]]) -> None:
+        """All of it, synced when this returns. Raises VaultError: disk, disk_full; then nothing was written."""
 
-    async def term(self, batch: Batch, index: int, reason: str) -> None: ...
 
-    async def touch(self, batch: Batch) -> None: ...
+class Place(NamedTuple):
+    """Whose ledger it is, and the number of the subscription on the link."""
+
+    agent: str
+    name: str
+    number: int
+
+
+class Settling:
+    """Of one durable subscription."""
+
+    def __init__(self, place: Place, ledger: Ledger, writer: LedgerWriter, send: Callable[[bytes], None]) -> None:
+        self.place, self.ledger = place, ledger
+        self._writer, self._send = writer, send
+        self._positions: dict[Envelope, int] = {}
+        """Of envelopes that were handed over and are not settled."""
+
+    def arrived(self, header: Header, position: int) -> None:
+        self._positions[header.epoch, header.seq] = position
+
+    async def ack(self, batch: Batch, index: int, *, confirmed: bool = False) -> None:
+        header = batch.header
+        self.ledger.finish(header.epoch, header.seq, (index,), records=header.records, expires_ms=batch.until_ms)
+        self._writer.wake()
+        if confirmed:
+            await self._writer.confirmed()
+
+    async def nak(self, batch: Batch, delay: float | None) -> None:
+        self.put_back(self._settled(batch), USUAL_DELAY if delay is None else max(int(delay * 1000), 0))
+
+    async def term(self, batch: Batch, index: int, reason: str) -> None:
+        position = self._settled(batch)
+        header = batch.header
+        self.ledger.finish(header.epoch, header.seq, (index,), records=header.records, expires_ms=batch.until_ms)
+        self._writer.wake()
+        if position:
+            self.end(position, reason or "term")
+
+    async def touch(self, batch: Batch) -> None:
+        header = batch.header
+        position = self._positions.get((header.epoch, header.seq))
+        if position is not None:
+            self._say(TOUCH, [position])
+
+    def _settled(self, batch: Batch) -> int:
+        return self._positions.pop((batch.header.epoch, batch.header.seq), 0)
+
+    # ---- said to the broker --------------------------------------------------------------------------------------------------
+
+    def put_back(self, position: int, delay_ms: int) -> None:
+        if position:
+            self._say(NAK, [position], delay_ms=delay_ms)
+
+    def end(self, position: int, reason: str) -> None:
+        self._say(TERM, [position], reason=reason)
+
+    def ack_again(self, position: int) -> None:
+        """It was finished before, and that is on disk."""
+        self._say(ACK, [position])
+
+    def written(self, envelopes: Iterable[Envelope]) -> None:
+        """These are finished, and that is on disk."""
+        positions = (self._positions.pop(one, 0) for one in envelopes)
+        self._say(ACK, sorted(position for position in positions if position))
+
+    def _say(self, verb: int, positions: list[int], *, delay_ms: int = 0, reason: str = "") -> None:
+        spans = _spans(positions)
+        for first in range(0, len(spans), MAX_ROWS):
+            word = reason.encode("ascii", "replace").decode()[:MAX_WORD_BYTES]
+            self._send(encode(Frame.SETTLE, self.place.number, verb, spans[first : first + MAX_ROWS], delay_ms, word))
+
+    def lost(self) -> None:
+        """The link is gone: what is not settled is delivered again, under whatever position."""
+        self._positions.clear()
+
+
+class LedgerWriter:
+    """Writes what all ledgers of a host have to write, as much as there is while the last commit runs."""
+
+    def __init__(self, store: LedgerStore, sync: Callable[[], Awaitable[None]], failed: Callable[[BusError], None]) -> None:
+        """`sync` returns when the broker has recorded what was settled; `failed` hears of a disk that takes nothing."""
+        self._store, self._sync, self._failed = store, sync, failed
+        self._open: dict[Settling, None] = {}
+        self._wanted = anyio.Event()
+        self._round = anyio.Event()
+        self._error: BusError | None = None
+        self._begun = self._done = 0
+
+    async def open(self, place: Place, send: Callable[[bytes], None]) -> Settling:
+        """Raises VaultError."""
+        settling = Settling(place, await self._store.load(place.agent, place.name), self, send)
+        self._open[settling] = None
+        return settling
+
+    async def leave(self, settling: Settling) -> None:
+        """Its last acks are written, and the broker told; then it is closed."""
+        if settling in self._open:
+            try:
+                await self.written()
+            finally:
+                self._open.pop(settling, None)
+
+    def wake(self) -> None:
+        self._wanted.set()
+
+    async def confirmed(self) -> None:
+        """Return when what is finished now is on disk here and recorded by the broker."""
+        await self.written()
+        await self._sync()
+
+    async def written(self) -> None:
+        """Return when what is finished now is on disk here. Raises what keeps it from being written."""
+        self.wake()
+        target = self._begun + 1  # the next round takes along what is here now
+        while self._done < target:
+            await self._round.wait()
+        if self._error is not None:
+            raise twin(self._error)
+
+    def forget(self, passed_ms: int) -> None:
+        for settling in self._open:
+            if settling.ledger.forget(passed_ms):
+                self.wake()
+
+    def lost(self) -> None:
+        for settling in self._open:
+            settling.lost()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            self._begun += 1
+            taken = [(settling, changes) for settling in self._open if (changes := settling.ledger.changes()) is not None]
+            try:
+                if taken:
+                    await self._store.write((*one.place[:2], changes) for one, changes in taken)
+                self._error = None
+            except BusError as error:
+                self._error = error
+                self._failed(error)  # what was not written is handed over again after a restart, and so is nothing lost
+            else:
+                for settling, changes in taken:
+                    settling.ledger.written(changes)
+                    settling.written(changes.settled)
+            self._done = self._begun
+            done, self._round = self._round, anyio.Event()
+            done.set()
+
+
+def _spans(positions: list[int]) -> list[tuple[int, int]]:
+    """Runs of neighbours, from ascending numbers."""
+    spans: list[tuple[int, int]] = []
+    for position in positions:
+        if spans and position == spans[-1][1] + 1:
+            spans[-1] = spans[-1][0], position
+        else:
+            spans.append((position, position))
+    return spans

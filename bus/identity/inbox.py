@@ -232,6 +232,12 @@ class Inbox:
     async def open(cls, folder: InboxFolder, engine: TpmEngine, name: str, *, clock: Clock) -> Inbox:
         return cls(folder, engine, clock, await to_thread.run_sync(folder.read, name))
 
+    @property
+    def certificate(self) -> bytes:
+        """The newest key's; empty if there is none."""
+        newest = self.record.newest
+        return b"" if newest is None else newest.certificate
+
     async def refresh(self) -> None:
         """Read the file again, and forget what is no longer in it."""
         self.record = await to_thread.run_sync(self.folder.read, self.record.name)

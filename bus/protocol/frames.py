@@ -203,7 +203,7 @@ _FIELDS: Final[Mapping[int, tuple[Check, ...]]] = {
     Frame.SUBSCRIBED: (_u32,),
     Frame.UNSUBSCRIBE: (_u32,),
     Frame.DELIVER: (_u32, _column(MAX_DELIVERED), _u32, _u64, _envelope),
-    Frame.SETTLE: (_u32, _within(TOUCH), _rows(_u64, _u64), _u64),
+    Frame.SETTLE: (_u32, _within(TOUCH), _rows(_u64, _u64), _u64, _word),
     Frame.INTEREST: (_u64, _rows(_name, _topic, _within(GONE))),
     Frame.INTEREST_SEEN: (_u64,),
     Frame.ASK: (_bytes(ID_BYTES, EPOCH_ID_BYTES), _bytes()),

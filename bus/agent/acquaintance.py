@@ -1,0 +1,152 @@
+"""What a host and others need of each other to seal and to open: papers, inbox certificates, keys of epochs, asked for and given.
+
+    papers     of sessions and of inbox keys, as the broker shows them; readers whose papers are new are granted anew
+    asked      for an epoch of an agent here: a grant, or why not. One that an earlier process sealed is fetched first, from where
+               the grant to ourselves is kept
+    asking     for what waits here, as `Asks` says when
+
+An inbox certificate counts from when its counter is on disk, so it is taken in a moment later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from anyio import to_thread
+
+from bus.agent.inbox import Inbox
+from bus.agent.outbox import Outbox
+from bus.errors import RemoteProtocolError, VerificationError
+from bus.identity.envelopes.believe import BelievedInbox
+from bus.identity.epochs.giving import UNKNOWN_EPOCH
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.host.sessions import Sessions
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol.codec import unpack
+from bus.protocol.frames import BY_ITS_TOPIC, Frame, encode
+from bus.protocol.header import EPOCH_ID_BYTES
+
+MAX_OWED: Final = 256
+"""Epochs of earlier processes that are asked for at a time."""
+MAX_ASKERS: Final = 64
+_INBOX_FIELDS: Final = 2
+Refused = Callable[[str, str], None]
+"""Hears of papers that are not believed: whose, and why."""
+
+
+class Acquaintance:
+    def __init__(
+        self,
+        keyring: Keyring,
+        sessions: Sessions,
+        memory: TrustMemory,
+        outbox: Outbox,
+        inbox: Inbox,
+        *,
+        send: Callable[[bytes], None],
+        start: Callable[[Callable[[], Awaitable[None]]], None],
+        refused: Refused,
+    ) -> None:
+        self._keyring, self._sessions, self._memory, self._outbox, self._inbox = keyring, sessions, memory, outbox, inbox
+        self._send, self._start, self._refused = send, start, refused
+        self._owed: dict[bytes, dict[bytes, None]] = {}
+        """Papers of those who asked for an epoch that is not known here yet."""
+
+    # ---- papers --------------------------------------------------------------------------------------------------------------
+
+    def papers(self, papers: list[bytes], _signature: bytes) -> None:
+        """PAPERS. The proof of new host keys is the broker's business: no envelope is believed by it."""
+        for data in papers:
+            try:
+                if len(unpack(data, longest=8, arrays=1)) == _INBOX_FIELDS:
+                    self._inbox_papers(data)
+                else:
+                    found, outcomes = self._keyring.papers(data)
+                    self._outbox.topics.papers_changed(found.name)
+                    self._inbox.take(outcomes)
+            except VerificationError as error:
+                self._refused(error.agent, error.reason)
+        self._outbox.wake()
+
+    def own_papers(self) -> None:
+        """Of the agents of this host: nobody shows us our own."""
+        for session in self._sessions.held.values():
+            if session.id not in self._keyring.held.sessions:
+                self.papers([session.papers], b"")
+
+    def _inbox_papers(self, data: bytes) -> None:
+        certificate, identity = unpack(data, longest=_INBOX_FIELDS, arrays=1)
+        if type(certificate) is not bytes or type(identity) is not bytes:
+            raise RemoteProtocolError("malformed", "an inbox certificate and an identity are bytes")
+        found = self._keyring.believe_inbox(certificate, identity)
+
+        async def take() -> None:
+            await self.take_inbox(found)
+
+        self._start(take)
+
+    async def take_inbox(self, found: BelievedInbox) -> None:
+        """Have its mark on disk, then grant durable epochs to it."""
+        try:
+            marks = {found.name: self._keyring.inbox_mark(found)}
+            if self._memory.on_disk:
+                await to_thread.run_sync(self._memory.accept_inboxes, marks)
+            else:
+                self._memory.accept_inboxes(marks)
+            self._keyring.take_inbox(found)
+        except VerificationError as error:
+            self._refused(error.agent, error.reason)
+            return
+        self._outbox.topics.papers_changed(found.name)
+        self._outbox.wake()
+
+    # ---- keys of our epochs ----------------------------------------------------------------------------------------------------
+
+    def asked(self, id_: bytes, papers: bytes) -> None:
+        """ASK, of somebody who holds an envelope of an agent here and no key for it."""
+        if len(id_) != EPOCH_ID_BYTES:
+            return
+        answer = self._keyring.answer(id_, papers)
+        if answer.grant:
+            self._outbox.control(BY_ITS_TOPIC, answer.grant)
+        elif answer.code == UNKNOWN_EPOCH and self._fetch(id_, papers):
+            return
+        else:
+            self._send(encode(Frame.REFUSE, answer.word, id_))
+
+    def _fetch(self, epoch: bytes, papers: bytes) -> bool:
+        """An earlier process may have sealed it: then the grant to itself is kept. False if too many are being fetched."""
+        askers = self._owed.get(epoch)
+        if askers is None:
+            if len(self._owed) >= MAX_OWED:
+                return False
+            askers = self._owed[epoch] = {}
+            for session in self._sessions.held.values():
+                self._send(encode(Frame.ASK, epoch, session.papers))
+        if len(askers) < MAX_ASKERS:
+            askers[papers] = None
+        return True
+
+    def granted(self, epoch: bytes) -> None:
+        """An epoch is known now: who asked for it while it was not is answered."""
+        for papers in self._owed.pop(epoch, ()):
+            self.asked(epoch, papers)
+
+    def not_granted(self, epoch: bytes) -> None:
+        """Nobody has it."""
+        if self._owed.pop(epoch, None) is not None:
+            self._send(encode(Frame.REFUSE, "busy", epoch))
+        self._keyring.refused("missing_key", epoch)
+
+    def lost(self) -> None:
+        self._owed.clear()
+
+    # ---- keys of others ------------------------------------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """For what is due."""
+        for agent, wanted in self._keyring.asks():
+            session = self._sessions.held.get(agent)
+            if session is not None:
+                self._send(encode(Frame.ASK, wanted.id, session.papers))

@@ -1,0 +1,227 @@
+"""The link of a host, kept as long as there are agents: dialled, greeted, watched, and dialled again when it is lost.
+
+    first      what keeps the first link from being made is raised: somebody waits for it
+    later      tried again, 50 ms doubling to 2 s, until it is there; or given up after so many seconds, where that was said
+    refused    bad papers and a broker that is none end the host: trying again would not help
+    silent     after 10 s it is asked whether it lives, after 20 s it is lost
+
+Papers of sessions that the broker has not seen on this link are shown as soon as there are any, before anything is sent under them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+
+import anyio
+
+from bus.agent.conversation import Conversation
+from bus.agent.greeting import Greeting
+from bus.clock import Clock
+from bus.errors import BusError, ConnectError, ConnectionLostError, twin
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.epochs.keyring import Keyring
+from bus.identity.host.sessions import Sessions
+from bus.protocol.frames import Frame, encode
+from bus.protocol.handshake import MAX_SECONDS, agent_tbs
+from bus.transport.link import Link
+
+SILENT_SECONDS: Final = 10.0
+LOST_SECONDS: Final = 20.0
+PAPERS_BYTES: Final = 512 << 10
+"""Of papers in one frame."""
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 2.0
+Dial = Callable[[], Awaitable[Link]]
+
+
+class Connection:
+    """`opened` is called with each new link, `lost` with why it ended; `writable`, `worked` and `failed` as in `Conversation`."""
+
+    def __init__(
+        self,
+        dial: Dial,
+        keyring: Keyring,
+        sessions: Sessions,
+        verifier: Verifier,
+        clock: Clock,
+        *,
+        brokers: Collection[str],
+        give_up: float | None,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._dial, self._keyring, self._sessions, self._verifier, self._clock = dial, keyring, sessions, verifier, clock
+        self._brokers, self._give_up, self._random = brokers, give_up, random
+        self._conversation: Conversation | None = None
+        self._wanted = anyio.Event()
+        self._changed = anyio.Event()
+        self._shown: set[bytes] = set()
+        self._proven = b""
+        self._pings: dict[int, anyio.Event] = {}
+        self._ping = 0
+        self.error: BaseException | None = None
+        """What ended it for good."""
+
+    @property
+    def is_open(self) -> bool:
+        return self._conversation is not None and self._conversation.is_open
+
+    @property
+    def broker(self) -> str:
+        """The name of the broker at the other end."""
+        return "" if self._conversation is None else self._conversation.greeting.broker
+
+    def send(self, frame: bytes) -> None:
+        """Dropped while there is no link: what matters is said again on the next one."""
+        conversation = self._conversation
+        if conversation is not None and conversation.is_open:
+            conversation.link.send(frame)
+
+    def want(self, *, wanted: bool) -> None:
+        """Whether there is anybody to connect."""
+        if wanted:
+            self._wanted.set()
+        elif self._wanted.is_set():
+            self._wanted = anyio.Event()  # a link that is lost now is missed by nobody
+
+    async def opened(self) -> None:
+        """Return when there is a link. Raises what keeps it from being made."""
+        while not self.is_open:
+            self._check()
+            await self._changed.wait()
+
+    async def sync(self) -> None:
+        """Return when the broker has worked off everything that was sent before, acks of durable messages included."""
+        self._ping += 1
+        number, pong = self._ping, anyio.Event()
+        self._pings[number] = pong
+        self.send(encode(Frame.PING, number))
+        try:
+            await pong.wait()
+        finally:
+            del self._pings[number]
+        self._check()
+
+    def pong(self, number: int) -> None:
+        if (waits := self._pings.get(number)) is not None:
+            waits.set()
+
+    def end(self, error: BaseException | None) -> None:
+        """For good. Who waits for it hears why."""
+        self.error = self.error or error
+        if self._conversation is not None:
+            self._conversation.close()
+            self._conversation = None
+        self._tell()
+        for waits in self._pings.values():
+            waits.set()
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise twin(self.error) if isinstance(self.error, BusError) else self.error
+
+    # ---- keeping it ----------------------------------------------------------------------------------------------------------
+
+    async def keep(
+        self,
+        table: Mapping[int, Callable[..., Any]],
+        *,
+        opened: Callable[[Link], None],
+        lost: Callable[[BusError], None],
+        writable: Callable[[], None],
+        worked: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Until cancelled. Raises, once it makes no sense to go on, what ended it."""
+
+        def open_(conversation: Conversation) -> None:
+            self.show_papers()
+            opened(conversation.link)
+            for number in self._pings:  # what was asked on the last link is asked on this one
+                conversation.link.send(encode(Frame.PING, number))
+            self._tell()
+
+        pause, lost_at, was_open = FIRST_PAUSE_SECONDS, None, False
+        while True:
+            await self._wanted.wait()
+            try:
+                conversation = await self._connect(table, open_, writable, worked, failed)
+                was_open, pause, lost_at = True, FIRST_PAUSE_SECONDS, None
+                await conversation.over.wait()
+                error: BusError = conversation.error or ConnectionLostError("the link ended")
+            except ConnectError as why:
+                if not was_open:
+                    raise
+                error = why
+            self._conversation = None
+            lost(error)
+            lost_at = self._clock.monotonic() if lost_at is None else lost_at
+            if self._give_up is not None and self._clock.monotonic() - lost_at >= self._give_up:
+                raise ConnectionLostError(f"the broker was away for {self._give_up:g} s: {error}") from error
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _connect(
+        self,
+        table: Mapping[int, Callable[..., Any]],
+        opened: Callable[[Conversation], None],
+        writable: Callable[[], None],
+        worked: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> Conversation:
+        link = await self._dial()
+        session = next(iter(self._sessions.held.values()), None)
+        if session is None:  # all were closed meanwhile
+            link.close(flush=False)
+            raise ConnectError("there is no agent to connect")
+        greeting = Greeting(
+            [session.papers], session.keys, peer=link.peer, brokers=self._brokers, snapshot=self._keyring.snapshot,
+            verifier=self._verifier, now_ms=self._keyring.now_ms(), random=self._random,
+        )  # fmt: skip
+        conversation = self._conversation = Conversation(
+            link, greeting, table, self._clock, opened=opened, writable=writable, worked=worked, failed=failed
+        )
+        self._shown, self._proven = {session.id}, session.keys.public
+        conversation.start()
+        try:
+            with self._clock.fail_after(MAX_SECONDS):
+                await conversation.greeted.wait()
+        except TimeoutError:
+            conversation.close(flush=False)
+            raise ConnectError(f"the broker at {link.peer.address} does not answer") from None
+        if not conversation.is_open:
+            raise conversation.error or ConnectionLostError("the link ended within the handshake")
+        return conversation
+
+    def show_papers(self) -> None:
+        """Those that the broker has not seen on this link."""
+        conversation = self._conversation
+        if conversation is None or not conversation.is_open:
+            return
+        fresh = [session for session in self._sessions.held.values() if session.id not in self._shown]
+        while fresh:
+            keys, size = fresh[0].keys, 0
+            papers: list[bytes] = []
+            while fresh and fresh[0].keys is keys and (not papers or size + len(fresh[0].papers) <= PAPERS_BYTES):
+                session = fresh.pop(0)
+                papers.append(session.papers)
+                size += len(session.papers)
+                self._shown.add(session.id)
+            signature = b"" if keys.public == self._proven else keys.sign(agent_tbs(conversation.greeting.t))
+            self._proven = keys.public
+            conversation.link.send(encode(Frame.PAPERS, papers, signature))
+
+    def watch(self) -> None:
+        """To be called now and then: whether it still lives."""
+        conversation = self._conversation
+        if conversation is None or not conversation.is_open:
+            return
+        silent = self._clock.monotonic() - conversation.heard
+        if silent >= LOST_SECONDS:
+            conversation.close(ConnectionLostError(f"the broker said nothing for {silent:.0f} s"), flush=False)
+        elif silent >= SILENT_SECONDS:
+            self.send(encode(Frame.PING, 0))
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,14 @@
+"""Where a durable subscription begins, as people say it and as it travels."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from bus.flow.start import Start, parse_start
+
+
+def encode_start(start: str | int | datetime) -> str:
+    """One of "new", "all" and "last", a position, or a time (one without a zone is local). Raises ValueError."""
+    if isinstance(start, datetime):
+        return str(Start("time", max(int(start.timestamp() * 1000), 0)))
+    return str(Start("position", start) if isinstance(start, int) else parse_start(start))
