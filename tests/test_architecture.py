@@ -90,6 +90,7 @@ PACKAGES: dict[str, set[str]] = {
 
 PACKAGES_OF_FILES: dict[str, set[str]] = {
     "identity/host/host_keys.py": {"nacl"},  # the host key signs as the protocol verifies: with libsodium
+    "agent/bodies.py": {"msgpack"},  # what applications put into messages; the protocol's own bytes have their codec
     "tpm/esapi*.py": {"tpm2_pytss"},  # heavy, and not everywhere: nothing else may need it
     "backbone/nats.py": {"nats"},
     "fleet/live_table.py": {"rich"},  # what a person looks at; the rest of the room gives numbers

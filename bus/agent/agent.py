@@ -13,10 +13,10 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from bus.agent.bodies import pack_body
 from bus.agent.lane import Lane, Note
 from bus.agent.lanes import Lanes
 from bus.agent.message import Message
-from bus.agent.packing import pack_body
 from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
 from bus.agent.requests import Pending

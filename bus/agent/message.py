@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
-
+from bus.agent.bodies import unpack_body
 from bus.identity.envelopes.receive import Received
 from bus.protocol.header import Header
 from bus.protocol.records import BYTES
@@ -97,7 +96,7 @@ class Message:
     def body(self) -> Any:
         """Bytes as they were published, or the value that they stand for, decoded each time. Raises ValueError for none."""
         data = self._batch.payloads[self._index]
-        return data if self._batch.kinds[self._index] == BYTES else decode(data)
+        return data if self._batch.kinds[self._index] == BYTES else unpack_body(data)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -180,11 +179,3 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self.sender} on {self.topic}>"
-
-
-def decode(data: bytes) -> Any:
-    """The value of a body. Raises ValueError for what is none."""
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise ValueError("a body that is no msgpack value") from error
