@@ -174,6 +174,8 @@ class Broker:
         self._hosts.pop(host, None)
         self._arriving.lost(host)
         self._pacing.lost(host)
+        self._holding.lost(host)
+        host.outbox.lost()
         for one in [*host.subscriptions.values()]:
             self._subscribing.drop(one, moment)
         for agent in [*host.agents]:
@@ -181,8 +183,6 @@ class Broker:
         for lane in [*host.lanes.values()]:
             self._lanes.close(lane)
         self._interest.lost(host)
-        self._holding.lost(host)
-        host.outbox.lost()
         self._asking.lost(host)
         self._pacing.flush()
 

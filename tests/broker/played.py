@@ -1,6 +1,7 @@
 """A broker on a stage: its clock stands still, and the hosts that talk to it are played, frame by frame, with real papers.
 
-A played host answers nothing by itself: a test says what it sends, and looks at what came.
+A played host says by itself that it has seen who listens (unless a test wants it not to), and nothing else: a test says what it
+sends, and looks at what came.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class Stage:
 
     async def later(self, seconds: float) -> None:
         """Time passes, in steps that no timer misses."""
+        await settle()
         while seconds > 0:
             step = min(seconds, 0.1)
             self.clock.advance(step)
@@ -125,8 +127,10 @@ class Stage:
 class Played:
     """A host: agents that share a host key, and the frames that came."""
 
-    def __init__(self, stage: Stage, link: MemoryLink, names: Iterable[str], *, keys: HostKeys | None = None) -> None:
-        self.stage, self.link = stage, link
+    def __init__(
+        self, stage: Stage, link: MemoryLink, names: Iterable[str], *, keys: HostKeys | None = None, sees: bool = True
+    ) -> None:
+        self.stage, self.link, self.sees = stage, link, sees
         self.keys = keys or HostKeys.make(HYBRID, os.urandom)
         self.agents: dict[str, Agent] = {name: stage.world.agent(name, host=self.keys) for name in names}
         self.came: list[list[Any]] = []
@@ -139,7 +143,11 @@ class Played:
         link.start(self._frames, self.lost.append, lambda: None)
 
     def _frames(self, came: list[bytes]) -> None:
-        self.came += [parse(data) for data in came]
+        parsed = [parse(data) for data in came]
+        self.came += parsed
+        for one in parsed:
+            if one[0] == Frame.INTEREST and self.sees:
+                self.send(Frame.INTEREST_SEEN, one[1])
 
     # ---- speaking --------------------------------------------------------------------------------------------------------------
 
@@ -242,7 +250,7 @@ def broker_session(world: World, name: str = "BROKER") -> Session:
 
 async def settle() -> None:
     """Until every link has delivered what it has: each hop takes a turn of the loop, and no conversation here has more."""
-    for _ in range(12):
+    for _ in range(30):
         await anyio.lowlevel.checkpoint()
 
 
