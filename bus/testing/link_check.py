@@ -325,10 +325,10 @@ async def _check_the_end_before_the_start(one: Ear, other: Ear) -> None:
     start(one)
     one.send(b"hello", b"and goodbye")
     one.close()
-    await one.until(lambda: one.lost)
     await turns()
     other.start()
     await other.until(lambda: other.lost)
+    await one.until(lambda: one.lost)
     _require(other.frames == [b"hello", b"and goodbye"], "what came before the start was lost with the link")
 
 

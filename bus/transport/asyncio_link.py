@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -27,7 +26,6 @@ from bus.transport.link import (
     Peer,
 )
 from bus.transport.owner import LOST, Owner, nothing
-from bus.transport.tls import HANDSHAKE_SECONDS, Tls, tls_peer
 
 _JOINED_BYTES: Final = 64 << 10
 """Up to here a copy is cheaper than a list of pieces for the kernel."""
@@ -54,7 +52,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._outbox: list[bytes] = []
         self._unsent = 0
         self._room = HIGH_WATER_BYTES  # so much more may be sent before there is something to decide
-        self._is_paused = self._is_choked = self._is_lost = False
+        self._is_paused = self._is_choked = self.is_lost = False
         self._ending: BusError | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -62,7 +60,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     @property
     def buffered(self) -> int:
-        if self._is_lost:
+        if self.is_lost:
             return 0
         waiting: int = self._transport.get_write_buffer_size()
         return self._unsent + waiting
@@ -103,7 +101,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         self._on_gone = callback
-        if self._is_lost:
+        if self.is_lost:
             self._tell()
 
     # ---- what comes ----------------------------------------------------------------------------------------------------------
@@ -124,7 +122,8 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if frames:
             if self._owner is None or self._early:
                 self._early += frames
-                self._transport.pause_reading()
+                if self._transport is not None:
+                    self._transport.pause_reading()
             elif fault := self._owner.frames(frames):
                 self._end(fault)
         if incoming.fault is not None:
@@ -137,7 +136,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
         frames, self._early = self._early, []
         if frames and (fault := self._owner.frames(frames)):
             self._end(fault)
-        if self._is_lost:
+        if self.is_lost:
             self._tell()
         elif self._ending is None and not self._is_paused:
             self._transport.resume_reading()
@@ -196,21 +195,24 @@ class AsyncioLink(asyncio.BufferedProtocol):
             if flush:
                 self._deadline = self._loop.call_later(FLUSH_SECONDS, self._transport.abort)
                 self._transport.close()
-        if not flush and not self._is_lost:
+        if not flush and not self.is_lost:
             self._transport.abort()
 
     def eof_received(self) -> bool:
-        return False  # the transport closes itself: who has stopped talking does not listen either
+        """Who has stopped talking does not listen either."""
+        early = self._early
+        self._end(_closed_by_peer(), flush=False)
+        self._early = early
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         if self._ending is None:
-            if exc is not None and self.ssl_object is None:
+            if exc is not None and self._transport is not None and self.ssl_object is None:
                 self._hear_out()
-            self._ending = ConnectionLostError("the other end closed the link" if exc is None else f"the link broke: {exc}")
-            self._ending.__cause__ = exc
-        self._is_lost, self.writable = True, False
+            self._ending = _closed_by_peer() if exc is None else _broken(exc)
+        self.is_lost, self.writable = True, False
         self._outbox, self._unsent = [], 0
         self._is_paused = False
         self._go_on()
@@ -233,35 +235,11 @@ class AsyncioLink(asyncio.BufferedProtocol):
             owner.lost(self._ending)
 
 
-async def plain(connected: socket.socket, peer: Peer) -> AsyncioLink:
-    """A link over a connected socket, which it takes over."""
-    loop = asyncio.get_running_loop()
-    link = AsyncioLink(loop)
-    link.peer = peer
-    await loop.connect_accepted_socket(lambda: link, connected)
-    return link
+def _closed_by_peer() -> BusError:
+    return ConnectionLostError("the other end closed the link")
 
 
-async def over_tls(connected: socket.socket, tls: Tls, address: str, hostname: str) -> AsyncioLink:
-    """The same after a handshake: as the server, or as who called `hostname`."""
-    loop = asyncio.get_running_loop()
-    link = AsyncioLink(loop)
-    if hostname:
-        await loop.create_connection(
-            lambda: link,
-            sock=connected,
-            ssl=tls.context,
-            server_hostname=hostname,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=FLUSH_SECONDS,
-        )
-    else:
-        await loop.connect_accepted_socket(
-            lambda: link,
-            connected,
-            ssl=tls.context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            ssl_shutdown_timeout=FLUSH_SECONDS,
-        )
-    link.peer = tls_peer(address, tls, link.ssl_object)
-    return link
+def _broken(error: Exception) -> BusError:
+    reason = ConnectionLostError(f"the link broke: {error}")
+    reason.__cause__ = error
+    return reason

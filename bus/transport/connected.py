@@ -59,6 +59,6 @@ def _ways() -> _Ways:
         from bus.transport import trio_link  # noqa: PLC0415  as said
 
         return trio_link
-    from bus.transport import asyncio_link  # noqa: PLC0415  as said
+    from bus.transport import asyncio_connected  # noqa: PLC0415  as said
 
-    return asyncio_link
+    return asyncio_connected

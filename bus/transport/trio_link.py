@@ -154,8 +154,11 @@ class TrioLink:
                     piece = data[at : at + _PIECE_BYTES]
                     await self._stream.send(piece)  # type: ignore[arg-type]  # typed as bytes; every stream of anyio takes a view
                     self._wrote(len(piece))
-            # A socket that is closed with something unread in it takes along what it has not sent yet: hear the other end out.
-            self._stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)  # noqa: S610  Django is elsewhere
+            if self.peer.kind == "tls":
+                # TCP that is closed with something unread takes along what it has not sent yet: hear the other end out.
+                self._stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_WR)  # noqa: S610  Django is elsewhere
+            else:
+                self._tasks.cancel()
         except _BROKEN as error:
             self._cannot_write(error)
 

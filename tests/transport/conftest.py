@@ -1,4 +1,4 @@
-"""What the tests of transport share: certificates, made once for all of them."""
+"""What the tests of transport share: all three event loops, and certificates, made once for all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pairs import Papers
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return ("trio", {}) if request.param == "trio" else ("asyncio", {"use_uvloop": request.param == "uvloop"})
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from bus.testing.link_check import turns
 from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.listening_links import Door, listening
@@ -116,17 +117,22 @@ async def over_sockets(url: str, papers: Papers | None = None) -> AsyncIterator[
         came.append(link)
         arrived.set()
 
-    async with listening(url, on_link, tls=papers and papers.server) as door:
-        near = await dial(door.url, tls=papers and papers.client)
-        with anyio.fail_after(10):
-            await arrived.wait()
-        try:
-            yield near, came[0]
-        finally:
-            with anyio.CancelScope(shield=True):
-                near.close(flush=False)
-                came[0].close(flush=False)
+    doors: list[Door] = []
+    try:
+        async with listening(url, on_link, tls=papers and papers.server) as door:
+            doors.append(door)
+            near = await dial(door.url, tls=papers and papers.client)
+            came.append(near)
+            with anyio.fail_after(10):
+                await arrived.wait()
+            yield near, next(link for link in came if link is not near)
+    finally:
+        with anyio.CancelScope(shield=True):
+            for link in came:
+                link.close(flush=False)
+            for door in doors:
                 await gone(door)
+            await turns()
 
 
 async def gone(door: Door) -> None:

@@ -1,20 +1,91 @@
-"""Links of every kind do the same on every event loop."""
+"""Links of every kind do the same on every event loop, and leave nothing behind."""
 
 from __future__ import annotations
 
-import pytest
-from pairs import KINDS, pairs
+import os
 
-from bus.testing.link_check import check_link
+import anyio
+import pytest
+from pairs import KINDS, over_sockets, pairs
+
+from bus.errors import ClosedError
+from bus.testing import cancel_everywhere, check_link
+from bus.testing.link_check import Ear, start
+from bus.transport import asyncio_link, trio_link
+from bus.transport.dialing import dial
+from bus.transport.link import FLUSH_SECONDS
+from bus.transport.listening_links import listening
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "uvloop", "trio"])
-def anyio_backend(request):
-    return ("asyncio", {"use_uvloop": request.param == "uvloop"}) if request.param != "trio" else ("trio", {})
+SOCKETS = ["unix", "tls"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_link_is_a_link(kind, runtime, papers):
     await check_link(pairs(kind, runtime, papers))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_link_that_is_cancelled_at_any_point_leaves_nothing(kind, runtime, papers):
+    async def scenario() -> None:
+        async with pairs(kind, runtime, papers)() as (near, far):
+            one, other = Ear(near), Ear(far)
+            start(one, other)
+            one.send(b"question")
+            await other.until(lambda: other.frames)
+            other.send(b"answer")
+            await one.until(lambda: one.frames)
+
+    await scenario()  # with its first stream, libuv opens a descriptor for itself
+    with anyio.fail_after(60):
+        assert await cancel_everywhere(scenario) > 1
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+async def test_a_close_is_bounded_though_the_peer_reads_nothing(kind, runtime, papers, monkeypatch):
+    for module in (asyncio_link, trio_link):
+        monkeypatch.setattr(module, "FLUSH_SECONDS", 0.05)
+    async with pairs(kind, runtime, papers)() as (near, far):
+        one, other = Ear(near), Ear(far)
+        start(one, other)
+        far.pause()
+        for _ in range(20):
+            one.send(bytes(1 << 20))
+        one.close()
+        with anyio.fail_after(5):
+            await one.until(lambda: one.lost)
+        assert isinstance(one.lost[0], ClosedError)
+        other.resume()
+        with anyio.fail_after(5):
+            await other.until(lambda: other.lost)
+        assert len(other.frames) < 20
+    assert FLUSH_SECONDS == 1
+
+
+async def test_a_link_outlives_the_door_that_it_came_through(runtime):
+    came: list[Ear] = []
+    arrived = anyio.Event()
+
+    def on_link(link):
+        came.append(Ear(link))
+        arrived.set()
+
+    async with listening(f"unix://{runtime}/s/x.sock", on_link) as door:
+        near = Ear(await dial(door.url))
+        await arrived.wait()
+    start(near, *came)
+    near.send(b"still there?")
+    with anyio.fail_after(5):
+        await came[0].until(lambda: came[0].frames)
+        near.close()
+        await came[0].until(lambda: came[0].lost)
+        await near.until(lambda: near.lost)
+    assert door.links == 0
+
+
+async def test_both_ends_know_whose_process_the_other_is(runtime):
+    async with over_sockets(f"unix://{runtime}/s/x.sock") as (near, far):
+        for link in (near, far):
+            assert (link.peer.kind, link.peer.uid, link.peer.pid) == ("unix", os.getuid(), os.getpid())
+            assert link.peer.address == f"unix://{runtime}/s/x.sock"
+            assert link.peer.server_leaf is link.peer.client_leaf is None

@@ -1,0 +1,44 @@
+"""Functions for the next turn of the loop."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from bus.transport.soon import scheduler, soon
+
+
+@pytest.mark.anyio
+async def test_they_run_in_their_order_and_not_at_once():
+    ran: list[int] = []
+    done = anyio.Event()
+    for number in range(5):
+        soon(lambda number=number: ran.append(number))
+    scheduler()(done.set)
+    assert ran == []
+    with anyio.fail_after(5):
+        await done.wait()
+    assert ran == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.anyio
+async def test_what_they_ask_for_comes_after_them():
+    ran: list[str] = []
+    done = anyio.Event()
+
+    def first() -> None:
+        soon(lambda: ran.append("after"))
+        soon(done.set)
+        ran.append("first")
+
+    soon(first)
+    soon(lambda: ran.append("second"))
+    with anyio.fail_after(5):
+        await done.wait()
+    assert ran == ["first", "second", "after"]
+
+
+def test_without_a_loop_there_is_no_next_turn():
+    with pytest.raises(RuntimeError):
+        soon(lambda: None)
