@@ -6,42 +6,30 @@ nineteen thousand. The host yields once a turn.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
 from datetime import datetime
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from bus.agent.asking import MOST_ANSWERS, Asking
 from bus.agent.bodies import pack_body
-from bus.agent.lane import Lane, Note
 from bus.agent.lanes import Lanes
+from bus.agent.many import Many
 from bus.agent.message import Message
+from bus.agent.publishing import Publishing, until_of
 from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
-from bus.agent.requests import Pending
 from bus.agent.settling import Place, Settling
 from bus.agent.starts import encode_start
 from bus.agent.subscription import BLOCK, Subscription, check_options
-from bus.errors import BusError, ClosedError, MessageTooLargeError, OverloadedError, RequestTimeoutError, twin
+from bus.errors import BusError, ClosedError, MessageTooLargeError, twin
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 from bus.identity.envelopes.reserved import AUDIT
-from bus.identity.envelopes.seal import given_id
 from bus.identity.envelopes.snapshot import Snapshot
-from bus.protocol.header import ID_BYTES, REQUEST
 from bus.protocol.records import BYTES
 from bus.protocol.sampling import AuditRecord
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
-
-ACCEPTED: Final = "accepted"
-SENT: Final = "sent"
-STORED: Final = "stored"
-WAITS: Final = (ACCEPTED, SENT, STORED)
-MOST_WAITING: Final = 1_024
-"""Receipts that `publish_many` waits for at a time."""
-_ONLY_BYTES: Final = {bytes}
 
 
 class Agent:
@@ -52,6 +40,8 @@ class Agent:
         self._host = host
         self._lanes = Lanes(host, name)
         self._quick = self._lanes.quick
+        self._publishing = Publishing(name, self._lanes, host.outbox)
+        self._asking = Asking(name, host, self._publishing)
         self._is_open = True
 
     # ---- publish -------------------------------------------------------------------------------------------------------------
@@ -75,48 +65,21 @@ class Agent:
         """
         lane = self._quick.get(topic)
         if lane is None or headers is not None or id is not None or ttl is not None or priority is not None or wait is not None:
-            return await self._publish(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority, wait=wait)
+            self.check_open()
+            return await self._publishing.publish(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority, wait=wait)
         waiting = lane.waiting
         if len(waiting.payloads) >= MAX_RECORDS or waiting.size_bytes >= MAX_BYTES:
             await lane.wait_for_room()
-        if type(body) is bytes:
-            waiting.kinds.append(BYTES)
-        else:
-            body = pack_body(body, lane.rule.max_bytes)
-            waiting.kinds.append(1)
+        if type(body) is not bytes:
+            body = pack_body(body, lane.most_bytes)
+            waiting.packed.append(len(waiting.payloads))
         size = len(body)
-        if size > lane.rule.max_bytes:
-            waiting.kinds.pop()
-            raise MessageTooLargeError(size, limit=lane.rule.max_bytes)
+        if size > lane.most_bytes:
+            raise MessageTooLargeError(size, limit=lane.most_bytes)
         waiting.payloads.append(body)
         waiting.size_bytes += size
         if not lane.ready:
             self._host.outbox.put(lane)
-        return None
-
-    async def _publish(
-        self,
-        topic: str,
-        body: Any,
-        *,
-        headers: Mapping[str, str] | None,
-        id_: str | None,
-        ttl: float | None,
-        priority: str | None,
-        wait: str | None,
-    ) -> int | None:
-        """With options, for the first time, or where more is to be waited for."""
-        self.check_open()
-        lane = self._lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
-        until = _until(lane, wait)
-        await lane.wait_for_room()
-        receipt = None if until == ACCEPTED else Receipt(durable=lane.rule.is_durable)
-        self._add(lane, body, headers, self._note(id_, receipt))
-        if receipt is None:
-            return None
-        if until == STORED:
-            return await receipt.stored()
-        await receipt.sent()
         return None
 
     def publish_nowait(
@@ -130,10 +93,7 @@ class Agent:
     ) -> None:
         """Accepted, or OverloadedError if the lane is full. Raises as `publish` does."""
         self.check_open()
-        lane = self._lanes.get(topic, ttl=ttl, priority=priority)
-        if lane.waiting.is_full:
-            raise OverloadedError(f"{self.name} on {topic}", pending=len(lane.waiting), limit=MAX_RECORDS)
-        self._add(lane, body, headers, None)
+        self._publishing.publish_nowait(topic, body, headers=headers, ttl=ttl, priority=priority)
 
     async def publish_soon(
         self,
@@ -147,11 +107,7 @@ class Agent:
     ) -> Receipt:
         """Accepted; what becomes of it is told by the receipt, so that many can be on their way without a task each."""
         self.check_open()
-        lane = self._lanes.get(topic, ttl=ttl, priority=priority, single=id is not None)
-        await lane.wait_for_room()
-        receipt = Receipt(durable=lane.rule.is_durable)
-        self._add(lane, body, headers, self._note(id, receipt))
-        return receipt
+        return await self._publishing.publish_soon(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority)
 
     async def publish_many(
         self,
@@ -169,35 +125,13 @@ class Agent:
         """
         self.check_open()
         lane = self._lanes.get(topic, ttl=ttl, priority=priority)
-        until = _until(lane, wait)
-        many = _Many(self, lane, headers, until)
+        many = Many(self._publishing, lane, headers, until_of(lane, wait))
         try:
-            if isinstance(bodies, AsyncIterable):
-                async for body in bodies:
-                    await many.one(body)
-            else:
-                await many.all(iter(bodies))
-            await many.finished(0)
+            await many.all(bodies)
         except BaseException as error:
             error.accepted = many.accepted  # type: ignore[attr-defined]  # documented: the only way to tell with any exception
             raise
         return many.accepted
-
-    def _add(self, lane: Lane, body: Any, headers: Mapping[str, str] | None, note: Note | None) -> None:
-        if lane.trouble is not None:
-            raise twin(lane.trouble)
-        most = lane.rule.max_bytes
-        kind = BYTES if type(body) is bytes else 1
-        payload = body if kind == BYTES else pack_body(body, most)
-        if len(payload) > most:
-            raise MessageTooLargeError(len(payload), limit=most)
-        lane.waiting.add(payload, kind, headers=headers, note=note)
-        self._host.outbox.put(lane)
-
-    def _note(self, id_: str | None, receipt: Any) -> Note | None:
-        if id_ is None and receipt is None:
-            return None
-        return Note(b"" if id_ is None else given_id(self.name, id_), b"", receipt)
 
     # ---- request and reply -----------------------------------------------------------------------------------------------------
 
@@ -210,53 +144,26 @@ class Agent:
         headers: Mapping[str, str] | None = None,
     ) -> Message:
         """Ask, and return the first answer. Raises NoRespondersError at once if nobody listens, RequestTimeoutError."""
-        async with self._asking(topic, body, timeout, headers) as pending:
-            try:
-                with self._host.clock.fail_after(timeout):
-                    return await pending.next()
-            except TimeoutError as error:
-                raise RequestTimeoutError(topic, timeout) from error
+        self.check_open()
+        return await self._asking.request(topic, body, timeout=timeout, headers=headers)
 
-    async def request_many(
+    def request_many(
         self,
         topic: str,
         body: Any,
         *,
-        most: int = MOST_WAITING,
-        timeout: float = 2.0,  # noqa: ASYNC109  part of the API
+        most: int = MOST_ANSWERS,
+        timeout: float = 2.0,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Message]:
         """Ask, and give each answer that comes within the time, at most so many."""
-        until = self._host.clock.monotonic() + timeout
-        async with self._asking(topic, body, timeout, headers) as pending:
-            for _ in range(most):
-                try:
-                    with self._host.clock.fail_after(until - self._host.clock.monotonic()):
-                        answer = await pending.next()
-                except TimeoutError:
-                    return
-                yield answer
-
-    @asynccontextmanager
-    async def _asking(self, topic: str, body: Any, timeout: float, headers: Mapping[str, str] | None) -> AsyncIterator[Pending]:  # noqa: ASYNC109
         self.check_open()
-        lane = self._lanes.get(topic, ttl=timeout, flags=REQUEST)
-        await lane.wait_for_room()
-        host = self._host
-        id_ = host.random(ID_BYTES)
-        pending = host.requests.ask(self.name, id_, topic, host.keyring.now_ms() + int(timeout * 1000))
-        try:
-            self._add(lane, body, headers, Note(id_, b"", pending))
-            yield pending
-        finally:
-            host.requests.done(self.name, id_)
+        return self._asking.request_many(topic, body, most=most, timeout=timeout, headers=headers)
 
     async def answer(self, message: Message, body: Any, headers: Mapping[str, str] | None) -> None:
         """What `message.reply` does."""
         self.check_open()
-        lane = self._lanes.reply_to(message)
-        await lane.wait_for_room()
-        self._add(lane, body, headers, Note(b"", message.header.id, None))
+        await self._asking.answer(message, body, headers)
 
     # ---- subscribe -----------------------------------------------------------------------------------------------------------
 
@@ -354,69 +261,3 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"<Agent {self.name}{'' if self._is_open else ', closed'}>"
-
-
-class _Many:
-    """One `publish_many`, as far as it has come."""
-
-    def __init__(self, agent: Agent, lane: Lane, headers: Mapping[str, str] | None, until: str) -> None:
-        self._agent, self._lane, self._headers, self._until = agent, lane, headers, until
-        self._receipts: deque[Receipt] = deque()
-        self.accepted = 0
-
-    async def all(self, bodies: Any) -> None:
-        """As many at a time as there is room for; plain bytes without a look at each."""
-        lane = self._lane
-        if self._until != ACCEPTED or self._headers:
-            for body in bodies:
-                await self.one(body)
-            return
-        while True:
-            await lane.wait_for_room()
-            waiting = lane.waiting
-            chunk = list(islice(bodies, MAX_RECORDS - len(waiting.payloads)))
-            if not chunk:
-                return
-            if {*map(type, chunk)} == _ONLY_BYTES and max(map(len, chunk)) * len(chunk) <= MAX_BYTES and self._fit(chunk):
-                waiting.payloads += chunk
-                waiting.kinds += bytes(len(chunk))
-                waiting.size_bytes += sum(map(len, chunk))
-                self.accepted += len(chunk)
-                self._put()
-            else:
-                for body in chunk:
-                    await self.one(body)
-
-    async def one(self, body: Any) -> None:
-        await self._lane.wait_for_room()
-        receipt = None if self._until == ACCEPTED else Receipt(durable=self._lane.rule.is_durable)
-        note = None if receipt is None else Note(b"", b"", receipt)
-        self._agent._add(self._lane, body, self._headers, note)  # noqa: SLF001  they are one
-        self.accepted += 1
-        if receipt is not None:
-            self._receipts.append(receipt)
-            await self.finished(MOST_WAITING)
-
-    async def finished(self, most: int) -> None:
-        """Return when at most so many are still waited for."""
-        while len(self._receipts) > most:
-            receipt = self._receipts.popleft()
-            await (receipt.stored() if self._until == STORED else receipt.sent())
-
-    def _fit(self, chunk: list[bytes]) -> bool:
-        return max(map(len, chunk)) <= self._lane.rule.max_bytes and self._lane.trouble is None
-
-    def _put(self) -> None:
-        if not self._lane.ready:
-            self._agent._host.outbox.put(self._lane)  # noqa: SLF001  they are one
-
-
-def _until(lane: Lane, wait: str | None) -> str:
-    """What a publisher waits for."""
-    if wait is None:
-        return STORED if lane.rule.is_durable else SENT if lane.by_identity else ACCEPTED
-    if wait not in WAITS:
-        raise ValueError(f"wait={wait!r}: one of {', '.join(WAITS)}")
-    if wait == STORED and not lane.rule.is_durable:
-        raise ValueError(f"wait='stored' on the live topic {lane.key.topic}: nothing is stored there; use 'sent'")
-    return wait

@@ -1,0 +1,109 @@
+"""From a call to a record in a lane: what `publish` does beside its quick path, for one agent.
+
+accepted   the body is bytes, small enough, and in its lane; a full lane is waited for
+sent       signed and written; what kept it from that is raised
+stored     on disk at the broker, at a position
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from bus.agent.bodies import pack_body
+from bus.agent.lane import Lane, Note
+from bus.agent.lanes import Lanes
+from bus.agent.receipts import Receipt
+from bus.errors import MessageTooLargeError, OverloadedError, twin
+from bus.flow.waiting import MAX_RECORDS
+from bus.identity.envelopes.seal import given_id
+from bus.protocol.records import BYTES, MSGPACK
+
+if TYPE_CHECKING:
+    from bus.agent.outbox import Outbox
+
+ACCEPTED: Final = "accepted"
+SENT: Final = "sent"
+STORED: Final = "stored"
+WAITS: Final = (ACCEPTED, SENT, STORED)
+
+
+class Publishing:
+    def __init__(self, agent: str, lanes: Lanes, outbox: Outbox) -> None:
+        self._agent, self.lanes, self.outbox = agent, lanes, outbox
+
+    async def publish(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        headers: Mapping[str, str] | None,
+        id_: str | None,
+        ttl: float | None,
+        priority: str | None,
+        wait: str | None,
+    ) -> int | None:
+        """With options, for the first time, or where more is to be waited for."""
+        lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
+        until = until_of(lane, wait)
+        await lane.wait_for_room()
+        receipt = None if until == ACCEPTED else Receipt(durable=lane.rule.is_durable)
+        self.add(lane, body, headers, self._note(id_, receipt))
+        if receipt is None:
+            return None
+        if until == STORED:
+            return await receipt.stored()
+        await receipt.sent()
+        return None
+
+    def publish_nowait(
+        self, topic: str, body: Any, *, headers: Mapping[str, str] | None, ttl: float | None, priority: str | None
+    ) -> None:
+        lane = self.lanes.get(topic, ttl=ttl, priority=priority)
+        if lane.waiting.is_full:
+            raise OverloadedError(f"{self._agent} on {topic}", pending=len(lane.waiting), limit=MAX_RECORDS)
+        self.add(lane, body, headers, None)
+
+    async def publish_soon(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        headers: Mapping[str, str] | None,
+        id_: str | None,
+        ttl: float | None,
+        priority: str | None,
+    ) -> Receipt:
+        lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
+        await lane.wait_for_room()
+        receipt = Receipt(durable=lane.rule.is_durable)
+        self.add(lane, body, headers, self._note(id_, receipt))
+        return receipt
+
+    def add(self, lane: Lane, body: Any, headers: Mapping[str, str] | None, note: Note | None) -> None:
+        """Into its lane. Raises what keeps the lane from being sealed, MessageTooLargeError, TypeError, ValueError."""
+        if lane.trouble is not None:
+            raise twin(lane.trouble)
+        most = lane.rule.max_bytes
+        kind = BYTES if type(body) is bytes else MSGPACK
+        payload = body if kind == BYTES else pack_body(body, most)
+        if len(payload) > most:
+            raise MessageTooLargeError(len(payload), limit=most)
+        lane.waiting.add(payload, kind, headers=headers, note=note)
+        self.outbox.put(lane)
+
+    def _note(self, id_: str | None, receipt: Receipt | None) -> Note | None:
+        if id_ is None and receipt is None:
+            return None
+        return Note(b"" if id_ is None else given_id(self._agent, id_), b"", receipt)
+
+
+def until_of(lane: Lane, wait: str | None) -> str:
+    """What a publisher waits for. Raises ValueError."""
+    if wait is None:
+        return STORED if lane.rule.is_durable else SENT if lane.by_identity else ACCEPTED
+    if wait not in WAITS:
+        raise ValueError(f"wait={wait!r}: one of {', '.join(WAITS)}")
+    if wait == STORED and not lane.rule.is_durable:
+        raise ValueError(f"wait='stored' on the live topic {lane.key.topic}: nothing is stored there; use 'sent'")
+    return wait
