@@ -5,14 +5,22 @@ Its domain is the policy's. One process at a time has it: where a bus runs, that
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from anyio import to_thread
 
 from bus.clock import Clock, SystemClock
+from bus.errors import StateInUseError
 from bus.hub.core_dumps import forbid_core_dumps
-from bus.hub.state import State
+from bus.hub.state import State, holder_of
 from bus.hub.tpm_process import open_engine
 from bus.identity.authority import Authority, Passphrase, Protection, TpmSeal, open_authority
+
+PATIENCE_SECONDS: Final = 20.0
+"""For another process that has the authority open: as long as provisioning a fleet takes."""
 
 
 @asynccontextmanager
@@ -41,3 +49,25 @@ async def open_state_authority(
             state.trust, domain=domain, protection=protection, clock=clock or SystemClock(), clock_is_right=clock_is_right
         )
         yield await stack.enter_async_context(opened)
+
+
+async def patiently_opened(
+    stack: AsyncExitStack, state: State, *, domain: str, protection: Protection, clock: Clock, clock_is_right: bool = False
+) -> Authority:
+    """The same, entered on this stack. Who has it open for a moment is waited for; who keeps it open is StateInUseError."""
+    until = clock.monotonic() + PATIENCE_SECONDS
+    while True:
+        opened = open_authority(state.trust, domain=domain, protection=protection, clock=clock, clock_is_right=clock_is_right)
+        try:
+            return await stack.enter_async_context(opened)
+        except StateInUseError:
+            if clock.monotonic() > until:
+                raise
+            await to_thread.run_sync(_check_no_hub_keeps_it, state)
+            await clock.sleep(0.1)
+
+
+def _check_no_hub_keeps_it(state: State) -> None:
+    holder = holder_of(state.hub_lock) or {}
+    if holder.get("pid", 0) not in (0, os.getpid()):
+        raise StateInUseError(holder["pid"], str(holder.get("url", "")))

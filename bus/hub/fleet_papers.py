@@ -11,23 +11,24 @@ finished by calling it again. Where nothing is missing, the authority is not eve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import anyio
 from anyio import to_thread
-from anyio.abc import TaskGroup
 
 from bus.clock import Clock
-from bus.errors import BusError, RemoteProtocolError, StateInUseError, VaultError, VerificationError
+from bus.errors import RemoteProtocolError, VaultError, VerificationError
+from bus.hub.authority import patiently_opened
 from bus.hub.believed_chips import believed_chips
 from bus.hub.enrolling import LocalDesk, fits
+from bus.hub.household import alone
 from bus.hub.inboxes import Inboxes, signers_of
 from bus.hub.state import State
-from bus.identity.authority import Authority, Passphrase, TpmSeal, open_authority, policies
+from bus.identity.authority import Authority, Passphrase, TpmSeal, policies
 from bus.identity.authority.statements import Statements
 from bus.identity.inbox import Kept, Signer
 from bus.identity.provision import Provisioned, Wanted, plan, provision
@@ -39,8 +40,6 @@ from bus.trust.certificates import Certificate
 
 KEYS: Final = "keys"
 PAPERS: Final = "papers"
-PATIENCE_SECONDS: Final = 20.0
-"""For another process that has the authority open: as long as provisioning a fleet takes."""
 Tell = Callable[[str, str], None]
 """Hears of each agent twice, when it has its key and when it has all: (KEYS, name), (PAPERS, name)."""
 
@@ -103,7 +102,7 @@ async def provision_fleet(
     work = _Work(state, engine, order, policy, clock, tell)
     async with AsyncExitStack() as stack:
         if before is None:  # a root key takes a second or two to make, and so do the agents' keys
-            async with _alone() as tasks:
+            async with alone(), anyio.create_task_group() as tasks:
                 tasks.start_soon(work.make_keys, wanted)
                 authority = await work.open_authority(stack)
         else:
@@ -131,22 +130,14 @@ class _Work:
     async def open_authority(self, stack: AsyncExitStack) -> Authority:
         """Who provisions the same state folder at the same time is waited for; who keeps the authority open is not."""
         passphrase = self.order.passphrase
-        protection = TpmSeal(self.engine) if passphrase is None else Passphrase(passphrase)
-        until = self.clock.monotonic() + PATIENCE_SECONDS
-        while True:
-            opened = open_authority(
-                self.state.trust,
-                domain=self.policy.domain,
-                protection=protection,
-                clock=self.clock,
-                clock_is_right=self.order.clock_is_right,
-            )
-            try:
-                return await stack.enter_async_context(opened)
-            except StateInUseError:
-                if self.clock.monotonic() > until:
-                    raise
-                await self.clock.sleep(0.1)
+        return await patiently_opened(
+            stack,
+            self.state,
+            domain=self.policy.domain,
+            protection=TpmSeal(self.engine) if passphrase is None else Passphrase(passphrase),
+            clock=self.clock,
+            clock_is_right=self.order.clock_is_right,
+        )
 
     async def make_keys(self, wanted: Sequence[Wanted]) -> None:
         async for one in provision(self.engine, wanted):
@@ -267,21 +258,3 @@ def _stands(public: PublicTrust, certificate: Certificate, now_ms: int) -> bool:
     except VerificationError:
         return False
     return True
-
-
-@asynccontextmanager
-async def _alone() -> AsyncIterator[TaskGroup]:
-    """Tasks whose first error is raised as it is, not in a group."""
-    try:
-        async with anyio.create_task_group() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        raise _first(group) or group from group
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BusError | None:
-    for error in group.exceptions:
-        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, BusError):
-            return found
-    return None

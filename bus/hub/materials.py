@@ -52,6 +52,7 @@ class Materials:
         snapshot = await trust_documents.accept(documents, memory, verifier)
         keyring = Keyring(Held(verifier), memory, snapshot, clock)
         sessions = Sessions(engine, lambda: keyring.snapshot.trust.statement, clock)
+        sessions.on_change.append(lambda: keyring.renewed(sessions.held))
         signer = Signer(engine, sessions, clock, snapshot.policy, on_audit=_nobody_yet, environ=environ)
         return cls(anchor, documents, memory, verifier, keyring, sessions, signer, clock)
 

@@ -48,7 +48,7 @@ async def open_engine(state: State, *, policy: str | None = None, tpm: str | Non
     under another policy.
     """
 
-    policy = policy or os.environ.get("TPMBUS_POLICY") or DEFAULT_POLICY
+    policy = named_policy(policy)
 
     async def start() -> None:
         await _start_or_wait(state, policy, tpm)
@@ -58,6 +58,19 @@ async def open_engine(state: State, *, policy: str | None = None, tpm: str | Non
     async with await RemoteEngine.connect(await anyio.to_thread.run_sync(service_socket, state), start=start) as engine:
         await anyio.to_thread.run_sync(_check_same_tpm, state, tpm)
         yield engine
+
+
+async def start_service(state: State, *, policy: str | None = None, tpm: str | None = None) -> None:
+    """What `open_engine` may have to wait for, done before. Raises as it does."""
+    policy = named_policy(policy)
+    if await anyio.to_thread.run_sync(_obeys_another_policy, state, policy):
+        await stop_service(state)
+    await _start_or_wait(state, policy, tpm)
+
+
+def named_policy(policy: str | None) -> str:
+    """The one that is meant where nobody names one."""
+    return policy or os.environ.get("TPMBUS_POLICY") or DEFAULT_POLICY
 
 
 def policy_digest(policy: str | None) -> str:

@@ -1,0 +1,159 @@
+"""A host of its own, with a link to a hub somewhere else: in another process of this machine, or on another machine.
+
+reach     the address is tried until somebody answers there, for as long as the caller waits; papers that are refused are not
+papers    from the state folder and its TPM service. What is missing there, the hub of this very folder makes, if it runs
+host      dials, and from then on keeps the link by itself
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from anyio import to_thread
+
+from bus.agent.agent import Agent
+from bus.agent.host import Host
+from bus.clock import Clock
+from bus.errors import ConnectError
+from bus.hub import admin
+from bus.hub.agent_papers import AgentPapers, Openable
+from bus.hub.enrolling import Enrolling, Held
+from bus.hub.household import Leaving
+from bus.hub.hub import Hub
+from bus.hub.materials import Materials
+from bus.hub.state import State, holder_of
+from bus.hub.tpm_process import open_engine
+from bus.identity.public_trust import read_agent
+from bus.policy import Policy
+from bus.tpm.interface import TpmEngine
+from bus.transport import address
+from bus.transport.dialing import dial
+from bus.transport.link import Link
+
+FIRST_PAUSE_SECONDS: Final = 0.02
+LONGEST_PAUSE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to reach, as whom, and for how long to try."""
+
+    url: str
+    wait_seconds: float
+    give_up_seconds: float | None
+    environ: Mapping[str, str]
+    clock: Clock
+
+
+@asynccontextmanager
+async def connected_agent(state: State, target: Target, name: str, leaving: Leaving) -> AsyncIterator[Agent]:
+    """Raises ConnectError when nobody answers for so long; what refuses the agent is raised at once."""
+    async with _connected(state, target) as joined:
+        agent = await joined.open_agent(await joined.papers_of(name))
+        try:
+            yield agent
+            if agent.error is None:
+                await leaving.within(agent.drain)
+        finally:
+            await agent.aclose()
+
+
+@asynccontextmanager
+async def joined_hub(state: State, target: Target, leaving: Leaving) -> AsyncIterator[Hub]:
+    """The hub that runs in this state folder, as if it were this process's own."""
+    async with _connected(state, target) as joined:
+        yield Hub([target.url], joined, joined.open_agent, clock=target.clock)
+        await leaving.within(joined.drain)
+
+
+@asynccontextmanager
+async def _connected(state: State, target: Target) -> AsyncIterator[_Joined]:
+    address.parse(target.url)
+    await _reach(target)
+    here = await to_thread.run_sync(holder_of, state.hub_lock)
+    policy = None if here is None else str(here.get("policy") or "") or None
+    async with open_engine(state, policy=policy) as engine, anyio.create_task_group() as tasks:
+        joined = _Joined(state, target, engine, is_of_this_folder=here is not None)
+        await joined.gather()
+        tasks.start_soon(joined.host.run)
+        yield joined
+        tasks.cancel_scope.cancel()
+
+
+class _Joined:
+    """A bus that runs elsewhere, as seen from here."""
+
+    def __init__(self, state: State, target: Target, engine: TpmEngine, *, is_of_this_folder: bool) -> None:
+        self._state, self._target, self._engine, self._is_of_this_folder = state, target, engine, is_of_this_folder
+        self._materials: Materials
+        self._papers: AgentPapers
+        self.host: Host
+
+    async def gather(self) -> None:
+        target = self._target
+        self._materials = await Materials.gather(self._state, self._engine, environ=target.environ, clock=target.clock)
+        anchor = self._materials.anchor
+        enrolling = Enrolling(
+            self._engine, self._policy, exchange=self._exchange, held=self._held, root=anchor.root, domain=anchor.domain,
+            clock=target.clock,
+        )  # fmt: skip
+        certifier = enrolling if self._is_of_this_folder else None
+        self._papers = AgentPapers(self._state, self._engine, anchor, target.environ, target.clock, certifier)
+        self.host = self._materials.host(self._dial, give_up=target.give_up_seconds)
+
+    async def open_agent(self, openable: Openable) -> Agent:
+        return await self.host.open(openable.holder)
+
+    async def papers_of(self, name: str) -> Openable:
+        self._policy().role_of(name)
+        if name not in self._policy().agents and self._is_of_this_folder:
+            await self._ask("join", name=name)
+        return await self._papers.of(name, self._policy())
+
+    async def reload(self) -> bool:
+        return bool(await self._ask("reload"))
+
+    async def statistics(self) -> dict[str, Any]:
+        return {"host": self.host.statistics(), **await self._ask("statistics")}
+
+    async def drain(self) -> None:
+        if self.host.is_connected:
+            await self.host.outbox.drained()
+
+    async def _dial(self) -> Link:
+        return await dial(self._target.url)
+
+    async def _ask(self, verb: str, **arguments: Any) -> Any:
+        return await admin.ask(self._state.admin_socket, verb, **arguments)
+
+    async def _exchange(self, message: bytes) -> bytes:
+        return bytes.fromhex(await self._ask("enroll", message=message.hex()))
+
+    async def _held(self, name: str) -> Held | None:
+        anchor, public = self._materials.anchor, self._state.trust / "public"
+        found = await to_thread.run_sync(lambda: read_agent(public, name, root=anchor.root, domain=anchor.domain))
+        return None if found is None else Held(found)
+
+    def _policy(self) -> Policy:
+        return self._materials.policy
+
+
+async def _reach(target: Target) -> None:
+    """Return when somebody answers there. What may be there in a moment is waited for: a socket that is missing or refuses."""
+    clock, pause = target.clock, FIRST_PAUSE_SECONDS
+    until = clock.monotonic() + target.wait_seconds
+    while True:
+        try:
+            (await dial(target.url)).close()
+        except ConnectError as error:
+            if isinstance(error.__cause__, PermissionError | ssl.SSLError) or clock.monotonic() + pause > until:
+                raise
+            await clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        else:
+            return

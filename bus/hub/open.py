@@ -1,0 +1,91 @@
+"""`bus.open` and `bus.connect`: the two doors of the library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from anyio import to_thread
+
+from bus.agent.agent import Agent
+from bus.clock import SystemClock
+from bus.hub.connecting import Target, connected_agent, joined_hub
+from bus.hub.embedded import Wishes, embedded, own_url
+from bus.hub.household import Household, Leaving
+from bus.hub.hub import Hub
+from bus.hub.state import holder_of, open_state
+from bus.hub.tpm_process import named_policy
+
+JOIN_SECONDS: Final = 10.0
+"""For a hub that has the folder and does not listen yet: it is starting."""
+
+
+def open(  # noqa: A001  as people call it: bus.open
+    *,
+    policy: str | Path | None = None,
+    state: str | Path | None = None,
+    listen: Sequence[str] = (),
+    agents: Mapping[str, str] | None = None,
+    tpm: str | None = None,
+    join: bool = False,
+) -> AbstractAsyncContextManager[Hub]:
+    """`async with` it: a bus in this process, over a state folder that it makes if there is none.
+
+    `policy`: a file, a folder, or the name of a shipped policy [TPMBUS_POLICY, else default]. `state`: the folder [TPMBUS_STATE,
+    else ~/.local/state/tpmbus]. `listen`: where other processes reach it (unix:///path, tls://host:port, memory:NAME), besides
+    the folder's own socket. `agents`: names and their roles, besides those of the policy. `tpm`: see `tpmbus doctor` [TPMBUS_TPM,
+    else a software TPM in the state folder]; `software` for keys without one, where policy lets them be. `join`: if a bus runs in
+    this folder already, be part of it; without, that is StateInUseError(pid, url).
+
+    Raises PolicyError before anything is made, StateInUseError, TpmError, VaultError, ConnectError. It may be left from any task
+    on asyncio; on trio by the task that entered it.
+    """
+    wishes = Wishes(policy or named_policy(None), dict(agents or {}), tuple(listen), tpm, os.environ, SystemClock())
+    return Household(partial(_open, _folder(state), wishes, join=join), clock=wishes.clock)
+
+
+def connect(
+    url: str,
+    *,
+    agent: str,
+    state: str | Path | None = None,
+    wait: float = 10.0,
+    give_up: float | None = None,
+) -> AbstractAsyncContextManager[Agent]:
+    """`async with` it: be this agent on a bus that runs elsewhere, with the keys and papers of the state folder.
+
+    A hub that is not there yet is waited for, `wait` seconds; one that goes away later is dialled again, for ever, or for `give_up`
+    seconds: then everything raises ConnectionLostError.
+    Raises ConnectError, and at once: NotPermittedError, VerificationError, VaultError("missing") for an agent that has no papers.
+    """
+    target = Target(url, wait, give_up, os.environ, SystemClock())
+    return Household(partial(_connect, _folder(state), target, agent), clock=target.clock)
+
+
+@asynccontextmanager
+async def _open(folder: Path | None, wishes: Wishes, leaving: Leaving, *, join: bool) -> AsyncIterator[Hub]:
+    state = await to_thread.run_sync(open_state, folder)
+    holder = await to_thread.run_sync(holder_of, state.hub_lock) if join else None
+    inside: AbstractAsyncContextManager[Hub]
+    if holder is None:
+        inside = embedded(state, wishes, leaving)
+    else:
+        url = str(holder.get("url") or own_url(state))
+        inside = joined_hub(state, Target(url, JOIN_SECONDS, None, wishes.environ, wishes.clock), leaving)
+    async with inside as hub:
+        yield hub
+
+
+@asynccontextmanager
+async def _connect(folder: Path | None, target: Target, agent: str, leaving: Leaving) -> AsyncIterator[Agent]:
+    state = await to_thread.run_sync(open_state, folder)
+    async with connected_agent(state, target, agent, leaving) as found:
+        yield found
+
+
+def _folder(state: str | Path | None) -> Path | None:
+    return None if state is None else Path(state)
