@@ -140,6 +140,7 @@ class MemoryHub:
         clock = self.clock
         if not isinstance(clock, ManualClock):
             raise TypeError("this bus goes by a clock that nobody turns: open it with clock=ManualClock()")
+        await self.settle()  # who is about to sleep shall do it before
         while seconds > 0:
             clock.advance(min(seconds, STEP_SECONDS))
             seconds -= STEP_SECONDS
