@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
         VaultError,
         VerificationError,
     )
+    from bus.hub.hub import Hub
+    from bus.hub.open import connect, open  # noqa: A004  as people call it: bus.open
 
 __all__ = [
     "AttestationError",
@@ -51,6 +53,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "Drop",
+    "Hub",
     "LocalProtocolError",
     "MessageTooLargeError",
     "NoRespondersError",
@@ -74,8 +77,11 @@ __all__ = [
     "TrustStaleError",
     "VaultError",
     "VerificationError",
+    "connect",
+    "open",
 ]
-_PLACES = dict.fromkeys(__all__, "bus.errors")
+_ELSEWHERE = {"Hub": "bus.hub.hub", "connect": "bus.hub.open", "open": "bus.hub.open"}
+_PLACES = dict.fromkeys(__all__, "bus.errors") | _ELSEWHERE
 
 try:
     __version__ = version("tpmbus")

@@ -13,24 +13,33 @@ ERRORS = [
     "ClosedError",
     "ConnectError",
     "ConnectionLostError",
+    "Drop",
     "LocalProtocolError",
     "MessageTooLargeError",
+    "NoRespondersError",
     "NotPermittedError",
     "OverloadedError",
     "PolicyError",
     "ProtocolError",
     "RemoteProtocolError",
+    "RequestError",
+    "RequestFailedError",
+    "RequestTimeoutError",
+    "RevokedError",
     "SessionEndedError",
+    "SessionReplacedError",
+    "SlowReaderError",
     "StateInUseError",
     "TpmError",
     "TpmRefusedError",
     "TpmUnavailableError",
     "TransportError",
+    "TrustStaleError",
     "VaultError",
     "VerificationError",
 ]
 
-BUS = [*ERRORS]
+BUS = [*ERRORS, "Hub", "connect", "open"]
 
 TESTING = [
     "FakeTpm",
