@@ -97,6 +97,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._soon(self._go_on)
 
     def close(self, *, flush: bool = True) -> None:
+        self._early = []
         self._end(ClosedError("this link was closed"), flush=flush)
 
     def when_gone(self, callback: Callable[[], None]) -> None:
@@ -188,7 +189,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     def _end(self, reason: BusError, *, flush: bool = True) -> None:
         if self._ending is None:
-            self._ending, self.writable, self._early = reason, False, []
+            self._ending, self.writable = reason, False
             if flush and self._outbox and not self._transport.is_closing():
                 self._write_out()
             self._outbox, self._unsent = [], 0
@@ -200,9 +201,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Who has stopped talking does not listen either."""
-        early = self._early
         self._end(_closed_by_peer(), flush=False)
-        self._early = early
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
