@@ -120,12 +120,16 @@ class Joining:
 
     def leave(self, host: HostLink, agent: str, why: str, moment: Moment) -> None:
         """The agent is off this link, which is told why."""
+        self.close(host, agent, moment)
+        host.send(Frame.DRAIN, f"{why} {agent}")
+
+    def close(self, host: HostLink, agent: str, moment: Moment) -> None:
+        """It has left this link; that it was not there is no fault: it may have been put off meanwhile."""
         for one in [one for one in host.subscriptions.values() if one.agent == agent]:
             self._subscribing.drop(one, moment)
         self._seats.leave(host, agent)
         for lane in host.lanes.values():
             self._lanes.judge(lane, self._snapshot)
-        host.send(Frame.DRAIN, f"{why} {agent}")
 
     def judge(self, host: HostLink, moment: Moment) -> None:
         """By another policy and trust: who counts no more goes."""

@@ -24,6 +24,8 @@ from bus.protocol.frames import ALL_DELIVERIES, FIRST_ALIAS, Frame
 from bus.protocol.handshake import Limits, told
 from bus.protocol.header import EPOCH_ID_BYTES, is_topic
 
+CLOSED: Final = "closed"
+"""One of the host's agents has left; the others go on."""
 Handler = Callable[[HostLink, list[Any], Moment], None]
 
 
@@ -151,7 +153,11 @@ class Serving:
         host.send(Frame.PONG, fields[1])
 
     def _drain(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        host.cut("bye")
+        word, _, agent = fields[1].partition(" ")
+        if word == CLOSED:
+            self._joining.close(host, agent, moment)
+        else:
+            host.cut("bye")
 
     def _nothing(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         """It needs no answer here: trust comes to a broker from its own authority, and what is kept from its backbone."""
