@@ -1,7 +1,7 @@
 """A broker on a stage: its clock stands still, and the hosts that talk to it are played, frame by frame, with real papers.
 
-A played host says by itself that it has seen who listens (unless a test wants it not to), and nothing else: a test says what it
-sends, and looks at what came.
+A played host says by itself that it has seen who listens and that it is there, unless a test wants it not to. All else a test
+says for it, and looks at what came.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ class Played:
     """A host: agents that share a host key, and the frames that came."""
 
     def __init__(
-        self, stage: Stage, link: MemoryLink, names: Iterable[str], *, keys: HostKeys | None = None, sees: bool = True
+        self, stage: Stage, link: MemoryLink, names: Iterable[str], *, keys: HostKeys | None = None, polite: bool = True
     ) -> None:
-        self.stage, self.link, self.sees = stage, link, sees
+        self.stage, self.link, self.polite = stage, link, polite
         self.keys = keys or HostKeys.make(HYBRID, os.urandom)
         self.agents: dict[str, Agent] = {name: stage.world.agent(name, host=self.keys) for name in names}
         self.came: list[list[Any]] = []
@@ -146,8 +146,10 @@ class Played:
         parsed = [parse(data) for data in came]
         self.came += parsed
         for one in parsed:
-            if one[0] == Frame.INTEREST and self.sees:
+            if one[0] == Frame.INTEREST and self.polite:
                 self.send(Frame.INTEREST_SEEN, one[1])
+            elif one[0] == Frame.PING and self.polite:
+                self.send(Frame.PONG, one[1])
 
     # ---- speaking --------------------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.anyio
 async def test_a_subscription_is_live_when_every_publisher_has_seen_it(stage: Stage):
     async with stage.running():
         first, second, reader = (
-            await stage.host("DIRECTOR", sees=False),
-            await stage.host("DEPUTY", sees=False),
+            await stage.host("DIRECTOR", polite=False),
+            await stage.host("DEPUTY", polite=False),
             await stage.host("BUILDER"),
         )
         for host in (first, second):
@@ -33,8 +33,8 @@ async def test_a_subscription_is_live_when_every_publisher_has_seen_it(stage: St
 async def test_a_publisher_that_does_not_say_so_within_a_second_is_cut(stage: Stage):
     async with stage.running():
         silent, honest, reader = (
-            await stage.host("DIRECTOR", sees=False),
-            await stage.host("DEPUTY", sees=False),
+            await stage.host("DIRECTOR", polite=False),
+            await stage.host("DEPUTY", polite=False),
             await stage.host("BUILDER"),
         )
         for host in (silent, honest):
@@ -51,7 +51,7 @@ async def test_a_publisher_that_does_not_say_so_within_a_second_is_cut(stage: St
 
 
 async def test_a_publisher_that_leaves_is_not_waited_for(stage: Stage):
-    publisher, reader = await stage.host("DIRECTOR", sees=False), await stage.host("BUILDER")
+    publisher, reader = await stage.host("DIRECTOR", polite=False), await stage.host("BUILDER")
     await publisher.open("tasks.build")
     await reader.subscribe(1, "tasks.>")
     publisher.link.close()
@@ -60,7 +60,7 @@ async def test_a_publisher_that_leaves_is_not_waited_for(stage: Stage):
 
 @pytest.mark.parametrize("number", [0, 2, 1 << 40])
 async def test_numbers_that_were_not_given_have_not_been_seen(stage: Stage, number: int):
-    publisher, reader = await stage.host("DIRECTOR", sees=False), await stage.host("BUILDER")
+    publisher, reader = await stage.host("DIRECTOR", polite=False), await stage.host("BUILDER")
     await publisher.open("tasks.build")
     await reader.subscribe(1, "tasks.>")
     publisher.send(Frame.INTEREST_SEEN, number)
@@ -70,7 +70,7 @@ async def test_numbers_that_were_not_given_have_not_been_seen(stage: Stage, numb
 
 
 async def test_a_later_number_stands_for_the_earlier_ones(stage: Stage):
-    publisher, reader = await stage.host("DIRECTOR", sees=False), await stage.host("BUILDER")
+    publisher, reader = await stage.host("DIRECTOR", polite=False), await stage.host("BUILDER")
     await publisher.open("tasks.build")
     await reader.subscribe(1, "tasks.>")
     await reader.subscribe(2, "tasks.*")
@@ -79,7 +79,7 @@ async def test_a_later_number_stands_for_the_earlier_ones(stage: Stage):
 
 
 async def test_a_second_subscription_to_the_same_waits_for_the_same_number(stage: Stage):
-    publisher, reader = await stage.host("DIRECTOR", sees=False), await stage.host("BUILDER")
+    publisher, reader = await stage.host("DIRECTOR", polite=False), await stage.host("BUILDER")
     await publisher.open("tasks.build")
     await reader.subscribe(1, "tasks.>")
     assert await reader.subscribe(2, "tasks.>") == []
