@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,9 +77,11 @@ async def _connected(state: State, target: Target) -> AsyncIterator[_Joined]:
     await _reach(target)
     here = await to_thread.run_sync(holder_of, state.hub_lock)
     policy = None if here is None else str(here.get("policy") or "") or None
-    async with open_engine(state, policy=policy) as engine, anyio.create_task_group() as tasks:
+    async with open_engine(state, policy=policy) as engine, AsyncExitStack() as stack:
         joined = _Joined(state, target, engine, is_of_this_folder=here is not None)
         await joined.gather()
+        stack.push_async_callback(joined.materials.aclose)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(joined.host.run)
         yield joined
         tasks.cancel_scope.cancel()
@@ -90,24 +92,24 @@ class _Joined:
 
     def __init__(self, state: State, target: Target, engine: TpmEngine, *, is_of_this_folder: bool) -> None:
         self._state, self._target, self._engine, self._is_of_this_folder = state, target, engine, is_of_this_folder
-        self._materials: Materials
+        self.materials: Materials
         self._papers: AgentPapers
         self.host: Host
 
     async def gather(self) -> None:
         target = self._target
-        self._materials = await Materials.gather(self._state, self._engine, environ=target.environ, clock=target.clock)
-        anchor = self._materials.anchor
+        self.materials = await Materials.gather(self._state, self._engine, environ=target.environ, clock=target.clock)
+        anchor = self.materials.anchor
         enrolling = Enrolling(
             self._engine, self._policy, exchange=self._exchange, held=self._held, root=anchor.root, domain=anchor.domain,
             clock=target.clock,
         )  # fmt: skip
         certifier = enrolling if self._is_of_this_folder else None
         self._papers = AgentPapers(self._state, self._engine, anchor, target.environ, target.clock, certifier)
-        self.host = self._materials.host(self._dial, give_up=target.give_up_seconds)
+        self.host = self.materials.host(self._dial, give_up=target.give_up_seconds)
 
     async def open_agent(self, openable: Openable) -> Agent:
-        return await self.host.open(openable.holder)
+        return await self.host.open(openable.holder, inbox=openable.inbox)
 
     async def papers_of(self, name: str) -> Openable:
         self._policy().role_of(name)
@@ -135,12 +137,12 @@ class _Joined:
         return bytes.fromhex(await self._ask("enroll", message=message.hex()))
 
     async def _held(self, name: str) -> Held | None:
-        anchor, public = self._materials.anchor, self._state.trust / "public"
+        anchor, public = self.materials.anchor, self._state.trust / "public"
         found = await to_thread.run_sync(lambda: read_agent(public, name, root=anchor.root, domain=anchor.domain))
         return None if found is None else Held(found)
 
     def _policy(self) -> Policy:
-        return self._materials.policy
+        return self.materials.policy
 
 
 async def _reach(target: Target) -> None:

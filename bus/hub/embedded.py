@@ -120,8 +120,9 @@ class _Running:
         sessions = Sessions(own_engine, lambda: in_force.snapshot.trust.statement, clock)
         sessions.on_change.append(partial(_introduce, self.broker, sessions))
         await sessions.open(holder)
-        await self._prepare_agents(state, clock)
+        materials = await self._prepare_agents(state, clock)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(materials.aclose)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             for part in (in_force.run, partial(renewal.run, sessions), self.broker.run, self.host.run):
                 tasks.start_soon(part)
@@ -136,13 +137,14 @@ class _Running:
                     await self.broker.aclose()
                 tasks.cancel_scope.cancel()
 
-    async def _prepare_agents(self, state: State, clock: Clock) -> None:
+    async def _prepare_agents(self, state: State, clock: Clock) -> Materials:
         roots = await to_thread.run_sync(believed_chips, state)
         self._local = await to_thread.run_sync(lambda: LocalDesk(self.authority, self._policy, roots=roots, clock=clock))
         materials = await Materials.gather(state, self.engine, environ=self.wishes.environ, clock=clock)
         self.host = materials.host(self._dial)
         certifier = self._local.enrolling(self.engine, self._policy, clock=clock)
         self._papers = AgentPapers(state, self.engine, materials.anchor, self.wishes.environ, clock, certifier)
+        return materials
 
     def _policy(self) -> Policy:
         return self.in_force.policy
@@ -153,7 +155,7 @@ class _Running:
         return near
 
     async def _open(self, openable: Openable) -> Any:
-        return await self.host.open(openable.holder)
+        return await self.host.open(openable.holder, inbox=openable.inbox)
 
     # ---- what other processes of this user ask ---------------------------------------------------------------------------------
 

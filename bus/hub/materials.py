@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import anyio
 from anyio import to_thread
 
 from bus.agent.host import Host
+from bus.agent.ledger_file import LedgerFiles
 from bus.clock import Clock
 from bus.hub.state import State
 from bus.identity import trust_documents
@@ -39,6 +41,7 @@ class Materials:
     keyring: Keyring
     sessions: Sessions
     signer: Signer
+    ledgers: LedgerFiles
     clock: Clock
 
     @classmethod
@@ -54,12 +57,17 @@ class Materials:
         sessions = Sessions(engine, lambda: keyring.snapshot.trust.statement, clock)
         sessions.on_change.append(lambda: keyring.renewed(sessions.held))
         signer = Signer(engine, sessions, clock, snapshot.policy, on_audit=_nobody_yet, environ=environ)
-        return cls(anchor, documents, memory, verifier, keyring, sessions, signer, clock)
+        return cls(anchor, documents, memory, verifier, keyring, sessions, signer, LedgerFiles(state.ledger), clock)
 
     @property
     def policy(self) -> Policy:
         """The one in force here."""
         return self.keyring.snapshot.policy
+
+    async def aclose(self) -> None:
+        """After the host has ended."""
+        with anyio.CancelScope(shield=True):
+            await self.ledgers.aclose()
 
     def host(self, dial: Callable[[], Awaitable[Link]], *, give_up: float | None = None) -> Host:
         """Made of them; they are nobody else's from then on."""
@@ -73,6 +81,7 @@ class Materials:
             brokers=self.anchor.brokers,
             clock=self.clock,
             dial=dial,
+            ledgers=self.ledgers,
             give_up=give_up,
         )
 

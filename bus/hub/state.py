@@ -48,6 +48,14 @@ class State:
         return self.folder / "inbox"
 
     @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger"
+
+    @property
     def broker(self) -> Path:
         """The broker's own key; nothing else that is secret is for its process."""
         return self.folder / "broker"
