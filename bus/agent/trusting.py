@@ -9,6 +9,8 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import anyio
+
 from bus.errors import BusError
 from bus.identity import trust_documents
 from bus.identity.envelopes.snapshot import Snapshot
@@ -39,6 +41,7 @@ class Trusting:
         self._coming = documents
         self._parts: dict[int, bytearray] = {}
         self._busy = self._again = False
+        self._idle = anyio.Event()
         self.counts: Counter[str] = Counter()
 
     def part(self, what: int, total: int, offset: int, part: bytes) -> None:
@@ -59,6 +62,15 @@ class Trusting:
                 self._busy = True
                 self._start(self._take)
 
+    async def take(self, documents: TrustDocuments) -> None:
+        """From whoever opened this host, in place of a broker: return when the host goes by them, or does not believe them."""
+        self._coming, self._again = documents, documents != self.documents
+        if self._busy:
+            await self._idle.wait()
+        elif self._again:
+            self._busy = True
+            await self._take()
+
     async def _take(self) -> None:
         """One after the other; what came meanwhile is looked at next."""
         try:
@@ -77,3 +89,5 @@ class Trusting:
                 self._follow(snapshot)
         finally:
             self._busy = False
+            self._idle.set()
+            self._idle = anyio.Event()
