@@ -1,7 +1,7 @@
 """Bodies, as applications have them and as they travel. Bytes stay bytes; every other value is msgpack.
 
-A body becomes bytes when it is accepted: what is changed later changes nothing, and what cannot travel is said at once. It becomes a
-value when it is asked for, after everything else was verified.
+A body becomes bytes when it is accepted: what is changed later changes nothing, and what cannot travel is said at once. It becomes
+a value when it is asked for, after everything else was verified.
 """
 
 from __future__ import annotations

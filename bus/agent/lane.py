@@ -45,11 +45,13 @@ class Note(NamedTuple):
 
 class Lane:
     __slots__ = (
-        "agent", "deficit", "key", "priority", "ready", "room", "rule", "sealing", "signing", "topic", "trouble", "use", "waiting",
+        "agent", "deficit", "key", "most_bytes", "priority", "ready", "room", "rule", "sealing", "signing", "topic", "trouble", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
         self.agent, self.key, self.rule = agent, key, rule
+        self.most_bytes = rule.max_bytes
+        """Of one record."""
         self.priority = PRIORITIES[key.priority]
         self.use = Use(agent, key.topic, key.priority, key.request)
         self.waiting = Waiting()

@@ -6,7 +6,9 @@ What only few records have (headers, an id of the caller's, somebody who waits t
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple
 
 MAX_RECORDS: Final = 1_024
@@ -29,11 +31,12 @@ class Taken(NamedTuple):
 class Waiting:
     """`size_bytes` is of all payloads. Not to be shared between threads."""
 
-    __slots__ = ("headers", "kinds", "notes", "payloads", "size_bytes")
+    __slots__ = ("headers", "notes", "packed", "payloads", "size_bytes")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
-        self.kinds = bytearray()
+        self.packed: list[int] = []
+        """Which of them are packed values; the others are bytes as they are. Ascending."""
         self.headers: dict[int, Mapping[str, str]] = {}
         self.notes: dict[int, Any] = {}
         self.size_bytes = 0
@@ -51,23 +54,26 @@ class Waiting:
             self.headers[len(self.payloads)] = headers
         if note is not None:
             self.notes[len(self.payloads)] = note
+        if kind:
+            self.packed.append(len(self.payloads))
         self.payloads.append(payload)
-        self.kinds.append(kind)
         self.size_bytes += len(payload)
 
     def take(self, most_records: int, most_bytes: int) -> Taken:
         """The oldest, at most so many, and of so many bytes unless the first alone has more."""
-        count = self._fitting(most_records, most_bytes)
+        if not self.payloads:
+            return Taken(b"", [], _NOTHING, _NOTHING, 0)
+        count, size = self._fitting(most_records, most_bytes)
         if count == len(self.payloads):
-            taken = Taken(bytes(self.kinds), self.payloads, self.headers, self.notes, self.size_bytes)
+            taken = Taken(_kinds(self.packed, count), self.payloads, self.headers, self.notes, self.size_bytes)
             self.__init__()  # type: ignore[misc]  # what was taken keeps the lists, so that none has to be copied
             return taken
         payloads = self.payloads[:count]
-        size = sum(map(len, payloads))
-        kinds = bytes(self.kinds[:count])
+        kinds = _kinds(self.packed[: (marked := bisect_left(self.packed, count))], count)
+        self.packed = [index - count for index in self.packed[marked:]]
         headers, self.headers = _split(self.headers, count)
         notes, self.notes = _split(self.notes, count)
-        del self.payloads[:count], self.kinds[:count]
+        del self.payloads[:count]
         self.size_bytes -= size
         return Taken(kinds, payloads, headers, notes, size)
 
@@ -77,19 +83,27 @@ class Waiting:
         self.headers = {**taken.headers, **{index + count: one for index, one in self.headers.items()}}
         self.notes = {**taken.notes, **{index + count: one for index, one in self.notes.items()}}
         self.payloads[:0] = taken.payloads
-        self.kinds[:0] = taken.kinds
+        self.packed = [index for index, kind in enumerate(taken.kinds) if kind] + [index + count for index in self.packed]
         self.size_bytes += taken.size_bytes
 
-    def _fitting(self, most_records: int, most_bytes: int) -> int:
+    def _fitting(self, most_records: int, most_bytes: int) -> tuple[int, int]:
+        """How many of the oldest, and of how many bytes."""
         count = len(self.payloads)
         if count <= most_records and self.size_bytes <= most_bytes:
-            return count
-        size = 0
-        for place, payload in enumerate(self.payloads[:most_records]):
-            size += len(payload)
-            if size > most_bytes and place:
-                return place
-        return min(count, most_records)
+            return count, self.size_bytes
+        sizes = list(accumulate(map(len, islice(self.payloads, most_records))))
+        fitting = max(bisect_right(sizes, most_bytes), 1)
+        return fitting, sizes[fitting - 1]
+
+
+def _kinds(packed: list[int], count: int) -> bytes:
+    """One byte a record."""
+    if not packed:
+        return bytes(count)
+    kinds = bytearray(count)
+    for index in packed:
+        kinds[index] = 1
+    return bytes(kinds)
 
 
 def _split(table: dict[int, Any], count: int) -> tuple[Mapping[int, Any], dict[int, Any]]:

@@ -12,6 +12,7 @@ a hundred others. So where nobody has vouched for the bytes yet, the caller also
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Final
 
 import msgpack
@@ -21,6 +22,10 @@ from bus.errors import RemoteProtocolError
 pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
+_MAX_U8: Final = 0xFF
+_MAX_U16: Final = 0xFFFF
+_NOWHERE: Final = 1 << 62
+"""Past the end of anything."""
 FEW_BYTES: Final = 4_096
 """In so few there is no harm in arrays, however many: what is short is not counted, which would cost more than parsing it."""
 
@@ -39,20 +44,66 @@ def unpack(data: bytes, *, longest: int, arrays: int | None = None) -> list[Any]
     if type(value) is not list:
         raise malformed("not an array")
     try:
-        again = pack(value)
-    except (ValueError, OverflowError, TypeError) as error:
+        shortest = pack(value) == data if hook is None else _end(value, data, 0) == len(data)
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
         raise malformed("nested too deeply") from error
-    if again != data:
+    if not shortest:
         raise malformed("not in shortest form")
     return value
 
 
+_FEW_FIELDS: Final = 15
+"""Of an array whose length is in its first byte."""
+
+
+def _end(value: Any, data: bytes, at: int) -> int:
+    """Where a value ends whose shortest form begins there; past all ends if something else stands there.
+
+    As good as packing it all again, and quicker where most of it is in a few long fields. What is in an array of bytes is measured
+    alone: a longer form of something in there shows at the end, because nothing else can be shorter than its shortest form.
+    """
+    if type(value) is bytes:
+        head = _bytes_head(len(value))
+        return at + len(head) + len(value) if data.startswith(head, at) else _NOWHERE
+    if type(value) is list and len(value) <= _FEW_FIELDS:
+        if data[at : at + 1] != bytes((0x90 + len(value),)):
+            return _NOWHERE
+        at += 1
+        for field in value:
+            at = _end(field, data, at)
+        return at
+    if type(value) is list and {*map(type, value)} == {bytes}:
+        return at + array_of_bytes_size(value)
+    packed = pack(value)
+    return at + len(packed) if data.startswith(packed, at) else _NOWHERE
+
+
+def array_of_bytes_size(value: list[bytes]) -> int:
+    """How many bytes `pack` makes of an array that holds nothing but bytes."""
+    fields = len(value)
+    head = 1 if fields <= _FEW_FIELDS else 3 if fields <= _MAX_U16 else 5
+    sizes = [*map(len, value)]
+    least, most = min(sizes, default=0), max(sizes, default=0)
+    if most <= _MAX_U8:
+        return head + 2 * fields + sum(sizes)
+    if least > _MAX_U8 and most <= _MAX_U16:
+        return head + 3 * fields + sum(sizes)
+    return head + sum(size + len(_bytes_head(size)) for size in sizes)
+
+
+def _bytes_head(size: int) -> bytes:
+    if size <= _MAX_U8:
+        return b"\xc4%c" % size
+    return b"\xc5" + size.to_bytes(2, "big") if size <= _MAX_U16 else b"\xc6" + size.to_bytes(4, "big")
+
+
 def _at_most(arrays: int) -> Callable[[list[Any]], list[Any]]:
     """Lets so many pass."""
-    left = [None] * arrays
+    seen = count(1)
 
     def one_more(value: list[Any]) -> list[Any]:
-        left.pop()
+        if next(seen) > arrays:
+            raise IndexError
         return value
 
     return one_more

@@ -18,6 +18,8 @@ BYTES: Final = 0
 MSGPACK: Final = 1
 MAX_HEADERS: Final = 64
 """Of one record."""
+MAX_ARRAYS: Final = 3 + MAX_RECORDS * (2 + MAX_HEADERS)
+"""Of a body in which every record has as many headers as it may."""
 
 _BYTES_ONLY: Final = {bytes}
 
@@ -35,7 +37,7 @@ class Records(NamedTuple):
 
 def parse(body: bytes) -> Records:
     """Raises RemoteProtocolError("malformed")."""
-    fields = unpack(body, longest=MAX_RECORDS)
+    fields = unpack(body, longest=MAX_RECORDS, arrays=MAX_ARRAYS)
     if len(fields) != 3:
         raise malformed("a body has three columns")
     kinds, payloads, extras = fields
