@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bus.fleet.mix import Mix
-from bus.protocol.topics import matches
 
 
 def readers(mix: Mix, topic: str) -> int:
     """How many are to get a message of this topic: each subscription that is its reader's own, and one for each group."""
-    matching = [row for row in mix.hears if matches(row.pattern, topic)]
-    return sum(row.group is None for row in matching) + len({row.group for row in matching if row.group is not None})
+    listeners = mix.listeners(topic)
+    return sum(row.group is None for row in listeners) + len({row.group for row in listeners if row.group is not None})
 
 
 def books(mix: Mix, play: Mapping[str, Any], *, dropped: Mapping[str, int], refused: Mapping[str, int]) -> dict[str, Any]:

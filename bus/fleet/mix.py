@@ -20,6 +20,7 @@ from bus.policy.near import hint
 from bus.policy.shape import place_at, shape
 from bus.policy.source import Place
 from bus.policy.words import Words
+from bus.protocol.topics import matches
 
 WHOLE: Final = 1_000
 """Shares are of a thousand messages."""
@@ -87,6 +88,12 @@ class Sending(NamedTuple):
 class Mix:
     sends: tuple[Sends, ...]
     hears: tuple[Hears, ...]
+    policy: Policy
+    """That it was held against: who listens to `>` hears of it what they may."""
+
+    def listeners(self, topic: str) -> list[Hears]:
+        """The subscriptions that a message of this topic is for; of each group, one gets it."""
+        return [row for row in self.hears if matches(row.pattern, topic) and self.policy.may_hear(row.agent, topic)]
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ def read_mix(text: str | bytes, *, file: str, policy: Policy) -> Mix:
         problems.append(place_at(root, ("sends",)).problem(f"the shares add up to {whole} and not to {WHOLE}"))
     if problems:
         raise PolicyError(sorted(problems))
-    return Mix(tuple(sends), tuple(hears))
+    return Mix(tuple(sends), tuple(hears), policy)
 
 
 def _agents(who: Iterable[str], policy: Policy, place: Place, problems: list[Problem]) -> tuple[str, ...]:

@@ -99,8 +99,11 @@ class Player:
 
     # ---- sending -------------------------------------------------------------------------------------------------------------
 
-    async def send(self, agents: Mapping[str, Agent], *, rate: float) -> None:
-        """What these agents have to send of the whole fleet's `rate` messages a second. Until cancelled."""
+    async def send(self, agents: Mapping[str, Agent], *, rate: float, until: anyio.CancelScope) -> None:
+        """What these agents have to send of the whole fleet's `rate` messages a second, until this scope is cancelled.
+
+        What was asked by then is waited for.
+        """
         async with anyio.create_task_group() as questions:
             outstanding = 0
 
@@ -111,15 +114,16 @@ class Player:
                 finally:
                     outstanding -= 1
 
-            async for sending in self._due(agents, rate):
-                body = self._body(sending)
-                if not sending.request:
-                    self._publish(agents[sending.agent], sending.topic, body)
-                elif outstanding < MAX_QUESTIONS:
-                    outstanding += 1
-                    questions.start_soon(question, agents[sending.agent], sending.topic, body)
-                else:
-                    self.not_sent["overloaded"] += 1
+            with until:
+                async for sending in self._due(agents, rate):
+                    body = self._body(sending)
+                    if not sending.request:
+                        self._publish(agents[sending.agent], sending.topic, body)
+                    elif outstanding < MAX_QUESTIONS:
+                        outstanding += 1
+                        questions.start_soon(question, agents[sending.agent], sending.topic, body)
+                    else:
+                        self.not_sent["overloaded"] += 1
 
     async def _due(self, agents: Collection[str], rate: float) -> AsyncIterator[Sending]:
         began, turn = self._clock.monotonic(), 0

@@ -32,6 +32,12 @@ class Sources:
         return {name: dict(source()) for name, source in self._sources.items()}
 
 
+def plain(reading: Mapping[Any, Any]) -> dict[str, Any]:
+    """The same with names that are texts, as JSON wants them: of a name in several parts, the parts with blanks between."""
+    named = {" ".join(map(str, name)) if isinstance(name, tuple) else str(name): value for name, value in reading.items()}
+    return {name: plain(value) if isinstance(value, Mapping) else value for name, value in named.items()}
+
+
 def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -6,6 +6,7 @@ import pytest
 
 from bus.fleet.books import books, readers
 from bus.fleet.mix import Hears, Mix
+from bus.policy import open_policy
 
 HEARS = (
     Hears("MONITOR", ">", None, None, answers=False),
@@ -14,11 +15,11 @@ HEARS = (
     Hears("RUST", "tasks.>", "builders", None, answers=False),
     Hears("LINTER", "tasks.>", "linters", None, answers=False),
 )
-MIX = Mix((), HEARS)
+MIX = Mix((), HEARS, open_policy())
 
 
-@pytest.mark.parametrize(("topic", "count"), [("tasks.a", 4), ("tasks.a.b", 3), ("other", 1)])
-def test_a_group_takes_a_message_once(topic, count):
+@pytest.mark.parametrize(("topic", "count"), [("tasks.a", 4), ("tasks.a.b", 3), ("other", 1), ("incidents.seen", 0)])
+def test_a_group_takes_a_message_once_and_nobody_what_they_may_not_hear(topic, count):
     assert readers(MIX, topic) == count
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from bus.metrics.sources import Sources, added, since
+from bus.metrics.sources import Sources, added, plain, since
 
 BEFORE = {"sent": 3, "refused": {"expired": 1}, "url": "a"}
 AFTER = {"sent": 10, "refused": {"expired": 1, "replayed": 2}, "url": "b", "new": 1.5}
@@ -40,3 +42,7 @@ def test_readings_of_several_processes_add_up():
 def test_a_truth_is_no_number():
     assert added([{"open": True}, {"open": True}]) == {"open": True}
     assert since({"open": True}, {"open": True}) == {"open": True}
+
+
+def test_names_become_texts():
+    assert plain({("a", 1): {2: "x"}, "b": Counter(c=1)}) == {"a 1": {"2": "x"}, "b": {"c": 1}}
