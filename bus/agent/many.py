@@ -50,7 +50,6 @@ class Many:
                 return
             if {*map(type, chunk)} == _ONLY_BYTES and max(map(len, chunk)) * len(chunk) <= MAX_BYTES and self._fit(chunk):
                 waiting.payloads += chunk
-                waiting.kinds += bytes(len(chunk))
                 waiting.size_bytes += sum(map(len, chunk))
                 self.accepted += len(chunk)
                 if not lane.ready:
