@@ -98,12 +98,11 @@ class Stage:
         await host.shake_hands()
         return host
 
-    async def later(self, seconds: float) -> None:
+    async def later(self, seconds: float, *, step: float = 0.1) -> None:
         """Time passes, in steps that no timer misses."""
         await settle()
         while seconds > 0:
-            step = min(seconds, 0.1)
-            self.clock.advance(step)
+            self.clock.advance(min(seconds, step))
             self.world.now = self.clock.now_ms()
             await settle()
             seconds -= step

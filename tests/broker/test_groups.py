@@ -71,7 +71,7 @@ async def test_while_all_are_busy_envelopes_wait_in_order_and_nobody_is_ended(st
         await stage.later(0.01)
         assert await director.credited() == {1}
         assert await director.hears(Frame.OPENED) == [[Frame.OPENED, 2, 0, 1, 3]]
-        await stage.later(10)
+        await stage.later(10, step=1)
         assert stage.counted["held"] == 4
         second.send(Frame.CREDIT, 1, 1)
         assert [one for _, one in await second.delivered()] == sent[3:4]
@@ -87,7 +87,7 @@ async def test_what_waits_too_long_expires(stage: Stage, director: Played):
     async with stage.running():
         (worker, *_) = await workers(stage, limit=1)
         publish(director, 5)
-        await stage.later(61)
+        await stage.later(61, step=5)
         assert stage.counted["dropped"] == {"expired": 2}
         worker.send(Frame.CREDIT, 1, 1)
         assert len(await worker.delivered()) == 1
