@@ -11,6 +11,7 @@ takes long is begun at once (the TPM service, the root's key); then trust; then 
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from bus.hub.household import Leaving
 from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
+from bus.hub.overview import Overview
 from bus.hub.state import State, owned
 from bus.hub.tpm_process import open_engine, start_service
 from bus.identity.authority import Authority, TpmSeal
@@ -43,8 +45,10 @@ from bus.identity.host import renewal
 from bus.identity.host.session import Holder
 from bus.identity.host.sessions import Sessions
 from bus.identity.trust_memory import TrustMemory
+from bus.metrics.sources import plain
 from bus.policy import Policy, files, load
 from bus.tpm.interface import TpmEngine
+from bus.tpm.values import STATISTICS
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
 from bus.transport.memory import memory_pair
@@ -162,6 +166,22 @@ class _Running:
     def _register(self) -> None:
         for verb in (self.reload, self.statistics, self.join, self.enroll):
             self.desk.register(verb.__name__, verb)
+        Overview(self.broker.listing, None, policy=self._policy, status=self._status).register(self.desk)
+
+    async def _status(self) -> dict[str, Any]:
+        """What an operator sees first."""
+        trust = self.in_force.snapshot.trust.statement
+        return {
+            "pid": os.getpid(),
+            "urls": [*self.wishes.listen, own_url(self.state)],
+            "state": str(self.state.folder),
+            "domain": self._policy().domain,
+            "policy": str(self.wishes.policy),
+            "policy_version": trust.policy_version,
+            "trust_statement": trust.number,
+            "agents_live": len(self.broker.listing.live()),
+            "numbers": await self.statistics(),
+        }
 
     async def enroll(self, message: str) -> str:
         """The authority's answer to a message of an enrolment, both in hex."""
@@ -181,13 +201,15 @@ class _Running:
         await self.join(name)
         openable = await self._papers.of(name, self._policy())
         await self.in_force.settle()
+        await self.host.trusting.take(self.in_force.documents)  # it hears of nothing before it has a link
         return openable
 
     async def reload(self) -> bool:
         return await self.in_force.reload()
 
     async def statistics(self) -> dict[str, Any]:
-        return {"broker": self.broker.statistics(), "host": self.host.statistics()}
+        tpm = STATISTICS.encode(await self.engine.statistics())
+        return plain({"broker": self.broker.statistics(), "host": self.host.statistics(), "tpm": tpm})
 
     async def drain(self) -> None:
         """What was accepted here is sent, and the others are asked to finish."""
