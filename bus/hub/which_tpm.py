@@ -8,14 +8,14 @@ device:/dev/tpmrm0    or any other TCTI string of the TSS
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import anyio
 from anyio import to_thread
 
-from bus.errors import NotPermittedError, TpmUnavailableError
+from bus.errors import BusError, NotPermittedError, TpmUnavailableError
 from bus.hub.state import State, owned
 from bus.policy import Policy
 from bus.tpm.engine import Engine
@@ -56,7 +56,7 @@ async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = No
         software = SoftwareTpm(await to_thread.run_sync(vault.secret))
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
-            opener, permit = _opener(which, own, policy), permission(policy)
+            opener, permit = _opener(which, own, policy), permission(policy, joined=Joined(state))
             async with Engine(opener, vault, software=software, permit=permit) as engine:
                 yield engine
         finally:
@@ -65,14 +65,41 @@ async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = No
                     await to_thread.run_sync(own.stop)
 
 
-def permission(policy: Policy) -> Callable[[str, str], None]:
+class Joined:
+    """Who joined besides the policy's files (`bus.open(agents=)`), by what the authority of this state folder signed last."""
+
+    def __init__(self, state: State) -> None:
+        self._folder = state.trust / "public"
+        self._read: tuple[int, Mapping[str, str]] = (0, {})
+
+    def __call__(self, name: str) -> str | None:
+        """Its role. Blocks. What cannot be read, or is not signed, lets nobody join."""
+        with suppress(OSError, BusError):
+            changed_ns = (self._folder / "bundle.bin").stat().st_mtime_ns
+            if self._read[0] != changed_ns:
+                self._read = changed_ns, self._agents()
+            return self._read[1].get(name)
+        return None
+
+    def _agents(self) -> Mapping[str, str]:
+        from bus.identity.public_trust import read_bundle  # noqa: PLC0415  the TPM service starts sooner without it
+
+        bundle = read_bundle(self._folder)
+        return {} if bundle is None else bundle.policy().agents
+
+
+def nobody_joined(_: str) -> None:
+    return None
+
+
+def permission(policy: Policy, *, joined: Callable[[str], str | None] = nobody_joined) -> Callable[[str, str], None]:
     """Raises NotPermittedError where policy wants an agent's key in a better place than this one.
 
     A name that policy does not know may have a key in a TPM: another roster may know it. It gets no software key.
     """
 
     def permit(name: str, origin: str) -> None:
-        role = policy.roles.get(policy.agents.get(name) or policy.others or "")
+        role = policy.roles.get(policy.agents.get(name) or joined(name) or policy.others or "")
         least = role.key_origin if role is not None else SOFTWARE_TPM
         if name != ATTESTATION and ORIGINS.index(origin) < ORIGINS.index(least):
             rule = f"role {role.name} demands key_origin {least}" if role is not None else "policy knows no agent of this name"

@@ -67,14 +67,13 @@ def read_public(folder: Path) -> PublicTrust:
     root = read_root(folder)
     domain = domain_of(root)
     ml_dsa_root = durable.read(folder / ML_DSA_ROOT, longest=PUBLIC_BYTES)
-    bundle = durable.read(folder / "bundle.bin", longest=bundles.MAX_BUNDLE_BYTES)
     return PublicTrust(
         root=root,
         domain=domain,
         ml_dsa_root=ml_dsa_root,
         revocations=revocations.read(read_crl(folder), root=root),
         statement=_statement(folder, root, domain, ml_dsa_root),
-        bundle=None if bundle is None else bundles.read(bundle, root=root, domain=domain, ml_dsa_root=ml_dsa_root),
+        bundle=_bundle(folder, root, domain, ml_dsa_root),
         agents=_agents(folder / "certificates", root, domain),
     )
 
@@ -83,6 +82,12 @@ def read_statement(folder: Path) -> Statement | None:
     """The trust statement alone; None before the first was issued."""
     root = read_root(folder)
     return _statement(folder, root, domain_of(root), durable.read(folder / ML_DSA_ROOT, longest=PUBLIC_BYTES))
+
+
+def read_bundle(folder: Path) -> Bundle | None:
+    """The signed policy alone; None before the first was signed."""
+    root = read_root(folder)
+    return _bundle(folder, root, domain_of(root), durable.read(folder / ML_DSA_ROOT, longest=PUBLIC_BYTES))
 
 
 def read_root(folder: Path) -> Root:
@@ -119,6 +124,11 @@ def pem(label: str, der: bytes) -> str:
 def _statement(folder: Path, root: Root, domain: str, ml_dsa_root: bytes | None) -> Statement | None:
     data = durable.read(folder / "statement.bin", longest=statements.MAX_STATEMENT_BYTES)
     return None if data is None else statements.read(data, root=root, domain=domain, ml_dsa_root=ml_dsa_root)
+
+
+def _bundle(folder: Path, root: Root, domain: str, ml_dsa_root: bytes | None) -> Bundle | None:
+    data = durable.read(folder / "bundle.bin", longest=bundles.MAX_BUNDLE_BYTES)
+    return None if data is None else bundles.read(data, root=root, domain=domain, ml_dsa_root=ml_dsa_root)
 
 
 def _agents(folder: Path, root: Root, domain: str) -> tuple[Certificate, ...]:

@@ -10,7 +10,7 @@ import pytest
 
 from bus.errors import ConnectError, NotPermittedError, VaultError
 from bus.hub.state import State, open_state
-from bus.hub.which_tpm import open_engine_here, origin_of
+from bus.hub.which_tpm import open_engine_here, origin_of, permission
 from bus.policy import load
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import IDENTITY_SUITES
@@ -71,6 +71,15 @@ async def test_a_software_key_from_before_a_stricter_policy_neither_signs_nor_is
         key = await engine.create("LEAD", SUITE)
         assert (key.id, key.origin) == ("LEAD.2", SOFTWARE_TPM)
         await engine.sign_many("LEAD", Purpose.ENVELOPE, [CONTENT])
+
+
+def test_who_joined_besides_the_files_has_what_its_role_allows(policy):
+    permit = permission(policy, joined={"BILLING": "any", "CHIEF": "lead"}.get)
+    permit("BILLING", SOFTWARE)
+    for name in ("CHIEF", "UNKNOWN"):
+        permit(name, SOFTWARE_TPM)
+        with pytest.raises(NotPermittedError):
+            permit(name, SOFTWARE)
 
 
 @pytest.mark.parametrize(
