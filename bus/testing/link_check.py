@@ -1,7 +1,7 @@
 """One check for every kind of link: memory, Unix socket, TLS, on every event loop.
 
 `await check_link(make_pair)` runs it; `make_pair()` gives an async context manager with both ends of a fresh link, not started. It
-raises AssertionError with what is wrong, and TimeoutError where something never comes.
+raises AssertionError with what is wrong.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ async def check_link(make_pair: MakePair) -> None:
     ):
         async with make_pair() as (near, far):
             one, other = Ear(near), Ear(far)
-            with anyio.fail_after(_PATIENCE_SECONDS):
-                await check(one, other)
-            _require(not one.faults and not other.faults, "; ".join(one.faults + other.faults))
+            try:
+                with anyio.fail_after(_PATIENCE_SECONDS):
+                    await check(one, other)
+            except TimeoutError as error:
+                raise AssertionError(f"{check.__name__.removeprefix('_check_')}: something never came") from error
+            _require(not one.faults and not other.faults, "; ".join(dict.fromkeys(one.faults + other.faults)))
 
 
 class Ear:

@@ -78,3 +78,7 @@ async def _answer(link: AsyncioLink, connected: socket.socket, tls: Tls) -> None
         if task.exception() is None:
             link.close(flush=False)
         raise
+    except OSError as error:
+        raise error.with_traceback(None)  # noqa: B904  it holds the frames that hold it, and asyncio's 256 KiB a handshake
+    finally:
+        del task  # and so does this frame

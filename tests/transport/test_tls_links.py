@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -177,6 +178,28 @@ async def test_nonsense_is_no_handshake(papers, nonsense, caplog):
                     await anyio.lowlevel.checkpoint()
         await echo(door.url, papers.client)
     assert not [record for record in caplog.records if record.name.startswith("bus")]
+
+
+async def test_a_handshake_that_failed_is_not_kept_in_memory(papers):
+    """On asyncio each costs 256 KiB, and whoever waits for the garbage collector waits long."""
+
+    def waiting() -> int:
+        return sum(type(thing).__name__ in ("AsyncioLink", "TLSStream") for thing in gc.get_objects())
+
+    async with echoing(papers) as door:
+        gc.collect()
+        before = waiting()
+        gc.disable()
+        try:
+            for count in range(1, 11):
+                with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))) as stranger:
+                    stranger.sendall(b"nonsense")
+                    while door.failed < count:
+                        await anyio.lowlevel.checkpoint()
+            await turns()
+            assert waiting() <= before + 1
+        finally:
+            gc.enable()
 
 
 async def test_a_listener_that_speaks_no_tls_is_a_connect_error(papers):
