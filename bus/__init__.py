@@ -10,6 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from bus.agent.agent import Agent
+    from bus.agent.message import Message
+    from bus.agent.receipts import Receipt
+    from bus.agent.refusals import Refusal
+    from bus.agent.subscription import Subscription
     from bus.errors import (
         AttestationError,
         BackboneError,
@@ -46,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from bus.hub.open import connect, open  # noqa: A004  as people call it: bus.open
 
 __all__ = [
+    "Agent",
     "AttestationError",
     "BackboneError",
     "BusError",
@@ -55,12 +61,15 @@ __all__ = [
     "Drop",
     "Hub",
     "LocalProtocolError",
+    "Message",
     "MessageTooLargeError",
     "NoRespondersError",
     "NotPermittedError",
     "OverloadedError",
     "PolicyError",
     "ProtocolError",
+    "Receipt",
+    "Refusal",
     "RemoteProtocolError",
     "RequestError",
     "RequestFailedError",
@@ -70,6 +79,7 @@ __all__ = [
     "SessionReplacedError",
     "SlowReaderError",
     "StateInUseError",
+    "Subscription",
     "TpmError",
     "TpmRefusedError",
     "TpmUnavailableError",
@@ -80,7 +90,16 @@ __all__ = [
     "connect",
     "open",
 ]
-_ELSEWHERE = {"Hub": "bus.hub.hub", "connect": "bus.hub.open", "open": "bus.hub.open"}
+_ELSEWHERE = {
+    "Agent": "bus.agent.agent",
+    "Hub": "bus.hub.hub",
+    "Message": "bus.agent.message",
+    "Receipt": "bus.agent.receipts",
+    "Refusal": "bus.agent.refusals",
+    "Subscription": "bus.agent.subscription",
+    "connect": "bus.hub.open",
+    "open": "bus.hub.open",
+}
 _PLACES = dict.fromkeys(__all__, "bus.errors") | _ELSEWHERE
 
 try:

@@ -39,7 +39,7 @@ ERRORS = [
     "VerificationError",
 ]
 
-BUS = [*ERRORS, "Hub", "connect", "open"]
+BUS = [*ERRORS, "Agent", "Hub", "Message", "Receipt", "Refusal", "Subscription", "connect", "open"]
 
 TESTING = [
     "FakeTpm",
