@@ -28,6 +28,7 @@ from bus.hub.hub import Hub
 from bus.hub.materials import Materials
 from bus.hub.state import State, holder_of
 from bus.hub.tpm_process import open_engine
+from bus.identity import trust_documents
 from bus.identity.public_trust import read_agent
 from bus.policy import Policy
 from bus.tpm.interface import TpmEngine
@@ -115,6 +116,8 @@ class _Joined:
         self._policy().role_of(name)
         if name not in self._policy().agents and self._is_of_this_folder:
             await self._ask("join", name=name)
+            documents = await to_thread.run_sync(trust_documents.load, self._state.trust / "public")
+            await self.host.trusting.take(documents)
         return await self._papers.of(name, self._policy())
 
     async def reload(self) -> bool:
