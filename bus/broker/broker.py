@@ -77,6 +77,7 @@ class Broker:
         self._own: Session | None = None
         self._hosts: dict[HostLink, None] = {}
         self._numbers = 0
+        self._is_draining = False
         self._now = self._moment()
         self._forgot_at = 0.0
         self.counts = Counts()
@@ -134,6 +135,8 @@ class Broker:
             lambda error: self._lost(host, error),
             lambda: self._writable(host),
         )
+        if self._is_draining:
+            self._arriving.fail(host, "busy", "this broker is about to stop", now=now)
 
     def _work(self, host: HostLink, work: Callable[[], None]) -> None:
         self._now = self._moment()
@@ -246,7 +249,8 @@ class Broker:
     # ---- the end ---------------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Everybody is asked to finish."""
+        """Everybody is asked to finish, and nobody comes in any more."""
+        self._is_draining = True
         for host in self._hosts:
             host.send(Frame.DRAIN, "shutdown")
 

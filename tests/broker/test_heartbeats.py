@@ -1,0 +1,74 @@
+"""Silence and the end: who is not heard of is lost, and a broker that stops says so."""
+
+from __future__ import annotations
+
+import pytest
+from played import Stage, broker_session, settle
+
+from bus.errors import LocalProtocolError
+from bus.protocol.frames import Frame
+from bus.transport.memory import memory_pair
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_silent_peer_is_asked_after_ten_seconds_and_lost_after_twenty(stage: Stage):
+    async with stage.running():
+        silent, honest = await stage.host("DIRECTOR", polite=False), await stage.host("BUILDER")
+        await stage.later(9.8, step=0.2)
+        assert await silent.hears() == []
+        await stage.later(0.4, step=0.2)
+        assert [one[0] for one in await silent.hears()] == [Frame.PING]
+        await stage.later(9.4, step=0.2)
+        assert not silent.lost
+        await stage.later(0.6, step=0.2)
+        assert silent.lost
+        assert not honest.lost
+        assert stage.counted["cut"] == {"silent": 1}
+
+
+async def test_a_ping_is_answered_with_its_number(stage: Stage):
+    host = await stage.host("DIRECTOR")
+    assert await host.say(Frame.PING, 77) == [[Frame.PONG, 77]]
+
+
+async def test_a_host_that_says_bye_is_let_go(stage: Stage):
+    host = await stage.host("DIRECTOR")
+    await host.say(Frame.DRAIN, "bye")
+    assert host.lost
+    assert stage.counted["links_open"] == 0
+
+
+async def test_a_broker_that_drains_says_so_and_goes_on_until_it_is_closed(stage: Stage):
+    director, reader = await stage.host("DIRECTOR"), await stage.host("BUILDER")
+    await director.open("tasks.a")
+    await reader.subscribe(1, "tasks.>")
+    stage.broker.drain()
+    for host in (director, reader):
+        assert await host.hears(Frame.DRAIN) == [[Frame.DRAIN, "shutdown"]]
+    director.publish(director.seal("tasks.a"), topic="tasks.a")
+    await settle()
+    await stage.broker.aclose()
+    assert len(await reader.delivered(take_in=False)) == 1, "what was sent is still written"
+    assert director.lost
+    assert reader.lost
+
+
+async def test_nobody_comes_in_any_more_once_it_drains(stage: Stage):
+    stage.broker.drain()
+    host = stage.connect("DIRECTOR")
+    assert await host.hears() == [[Frame.REFUSE, "busy", b""]]
+    assert host.lost
+
+
+async def test_a_broker_without_an_identity_of_its_own_takes_no_links(stage: Stage):
+    stage.broker._own = None
+    with pytest.raises(LocalProtocolError):
+        stage.broker.attach(memory_pair()[0])
+
+
+async def test_another_session_of_the_broker_serves_links_that_come_later(stage: Stage):
+    first = await stage.host("DIRECTOR")
+    stage.broker.take_session(broker_session(stage.world))
+    await stage.host("BUILDER")
+    assert not first.lost
