@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import anyio
 
 from bus.agent.opened_topics import OpenTopic
-from bus.errors import BusError
+from bus.errors import BusError, twin
 from bus.flow.waiting import Waiting
 from bus.identity.epochs.sealing import Sealing, Use
 from bus.policy import TopicRule
@@ -45,7 +45,8 @@ class Note(NamedTuple):
 
 class Lane:
     __slots__ = (
-        "agent", "deficit", "key", "most_bytes", "priority", "ready", "room", "rule", "sealing", "signing", "topic", "trouble", "use", "waiting",
+        "_trouble", "agent", "deficit", "key", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing", "signing",
+        "topic", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
@@ -61,8 +62,9 @@ class Lane:
         self.deficit = 0
         self.signing = False
         """Whether its identity key is at work on some of it: the others wait, so that order stays."""
-        self.trouble: BusError | None = None
-        """What keeps it from being sealed: no session, or no news of trust. Then nothing more is put in."""
+        self._trouble: BusError | None = None
+        self.quick: dict[str, Lane] | None = None
+        """The table in which it stands as long as records may be put in without a look at what stands here."""
         self.room: anyio.Event | None = None
 
     @property
@@ -79,17 +81,40 @@ class Lane:
     def by_identity(self) -> bool:
         return self.rule.needs_identity
 
+    @property
+    def trouble(self) -> BusError | None:
+        """What keeps it from being sealed: no session, no news of trust, or its agent's end. Then nothing more is put in."""
+        return self._trouble
+
+    @trouble.setter
+    def trouble(self, error: BusError | None) -> None:
+        self._trouble = error
+        if error is not None:
+            if self.quick is not None and self.quick.get(self.key.topic) is self:
+                del self.quick[self.key.topic]
+            self._wake()
+
+    def check(self) -> None:
+        """Raises its trouble, if it has one."""
+        if self._trouble is not None:
+            raise twin(self._trouble)
+
     def first_bytes(self) -> int:
         return len(self.waiting.payloads[0]) if self.waiting.payloads else 0
 
     async def wait_for_room(self) -> None:
-        """Until a turn took something along."""
-        while self.waiting.is_full:
+        """Until a turn took something along. Raises its trouble."""
+        while self.waiting.is_full and self._trouble is None:
             if self.room is None:
                 self.room = anyio.Event()
             await self.room.wait()
+        self.check()
 
     def has_room(self) -> None:
-        if self.room is not None and not self.waiting.is_full:
+        if not self.waiting.is_full:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.room is not None:
             self.room.set()
             self.room = None

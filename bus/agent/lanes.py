@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from bus.agent.lane import Lane, LaneKey
 from bus.agent.message import Message
 from bus.agent.opened_topics import private_topic
-from bus.errors import BusError, NotPermittedError
+from bus.errors import BusError, NotPermittedError, OverloadedError
 from bus.identity.envelopes.reserved import reply_topic, why_not_publish
 from bus.identity.envelopes.snapshot import Snapshot
+from bus.policy import TopicRule
 from bus.protocol.header import REPLY
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Lanes:
         self._host, self._agent = host, agent
         self._all: dict[LaneKey, Lane] = {}
         self._replies: dict[LaneKey, Lane] = {}
+        self._retired: list[Lane] = []
+        """Of an older policy: what waits in them still goes, if it may."""
         self._snapshot = host.keyring.snapshot
         self.quick: dict[str, Lane] = {}
         """By topic: those of the default options into which a record can be put without a further look."""
 
     def __iter__(self) -> Iterator[Lane]:
-        return iter([*self._all.values(), *self._replies.values()])
+        return iter([*self._all.values(), *self._replies.values(), *self._retired])
 
     def get(
         self, topic: str, *, ttl: float | None = None, priority: str | None = None, flags: int = 0, single: bool = False
@@ -42,18 +45,25 @@ class Lanes:
         ttl_ms = rule.ttl_ms if ttl is None else min(_milliseconds(ttl), rule.ttl_ms)
         key = LaneKey(topic, chosen, ttl_ms, flags, None, single)
         lane = self._all.get(key)
-        if lane is not None:
-            return lane
+        if lane is None:
+            lane = self._made(topic, key, rule)
+        if lane.quick is not None and lane.trouble is None:
+            lane.quick[topic] = lane
+        return lane
+
+    def _made(self, topic: str, key: LaneKey, rule: TopicRule) -> Lane:
         wrong = why_not_publish(self._snapshot.policy, self._agent, topic)
         if wrong is not None:
             raise NotPermittedError(self._agent, f"publish {topic}", wrong)
-        if chosen not in rule.priorities:
-            raise ValueError(f"priority={chosen!r}: the rule for {rule.match} ({rule.place}) lists {', '.join(rule.priorities)}")
+        if key.priority not in rule.priorities:
+            raise ValueError(
+                f"priority={key.priority!r}: the rule for {rule.match} ({rule.place}) lists {', '.join(rule.priorities)}"
+            )
         if len(self._all) >= MAX_LANES:
             self._drop_idle()
         lane = self._all[key] = Lane(self._agent, key, rule)
-        if ttl is None and priority is None and not flags and not single and not rule.is_durable and not rule.needs_identity:
-            self.quick[topic] = lane
+        if key == LaneKey(topic, rule.priority, rule.ttl_ms) and not rule.is_durable and not rule.needs_identity:
+            lane.quick = self.quick
         return lane
 
     def reply_to(self, message: Message) -> Lane:
@@ -71,26 +81,37 @@ class Lanes:
         return lane
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Those that are in use go on: each is judged again before it sends."""
+        """Those in use for which nothing changed go on; what waits in others is judged again before it is sent."""
         self._snapshot = snapshot
         self.quick.clear()
-        self._all = {key: lane for key, lane in self._all.items() if lane.waiting or lane.signing}
+        in_use = [lane for lane in self if lane.waiting or lane.signing]
+        self._replies.clear()
+        self._all = {lane.key: lane for lane in in_use if self._is_as_before(lane)}
+        self._retired = [lane for lane in in_use if self._all.get(lane.key) is not lane]
+
+    def _is_as_before(self, lane: Lane) -> bool:
+        topic, snapshot = lane.key.topic, self._snapshot
+        is_ours = lane.key.request is None and lane not in self._retired
+        return is_ours and lane.rule == snapshot.rule(topic) and why_not_publish(snapshot.policy, self._agent, topic) is None
 
     def close(self, error: BusError) -> None:
-        for lane in [*self._all.values(), *self._replies.values()]:
+        for lane in self:
             self._close(lane, error)
-        self._all.clear()
-        self._replies.clear()
-        self.quick.clear()
+        for lanes in (self._all, self._replies, self._retired, self.quick):
+            lanes.clear()
 
     def _close(self, lane: Lane, error: BusError | None) -> None:
         outbox = self._host.outbox
         if error is not None:
+            lane.trouble = error
             outbox.fail_all(lane, error)
         outbox.close_lane(lane)
 
     def _drop_idle(self) -> None:
+        """Raises OverloadedError if all of them are in use."""
         idle = [key for key, lane in self._all.items() if not (lane.waiting or lane.signing)]
+        if not idle:
+            raise OverloadedError(f"the lanes of {self._agent}", pending=len(self._all), limit=MAX_LANES)
         for key in idle[: MAX_LANES // 8]:
             lane = self._all.pop(key)
             self._close(lane, None)
