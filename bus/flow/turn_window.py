@@ -4,12 +4,12 @@ A turn is out until it is credited, and while as many are out as the window allo
 an idle link sends a record at once and alone, a busy one sends what has gathered.
 
     start     8 turns
-    grows     doubles when the window was used up, and a turn takes little longer to come back than it once did:
-              then the way is long, and more of them fit on it
-    shrinks   halves, never below the start, when turns take so long that they must be waiting for each other
+    grows     doubles when the turn that filled the window came back almost as soon as one that had the way for itself: then the way
+              is long, and more of them fit on it
+    shrinks   halves, never below the start, when that turn took so much longer that they must be waiting for each other
 
 A window that grew because turns leave full, and for no other reason, would only make the queue in front of a slow reader longer:
-nothing would come back any sooner.
+nothing would come back any sooner. How long the way is, is measured by turns that were alone on it, and never by others.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from collections import deque
 from typing import Final
 
 START: Final = 8
-LEAST: Final = 1
 MOST: Final = 256
 LONG_WAY_SECONDS: Final = 0.002
 """A way that is shorter is never too long for the first window."""
-LATE: Final = 2.0
-"""How many times the shortest way a turn may take before the way counts as full."""
-FORGET_AFTER: Final = 1_024
-"""Turns after which the shortest way is measured anew: the way may have changed."""
+GROW: Final = 2.0
+SHRINK: Final = 4.0
+"""How many times as long as alone the turn that filled the window may take, before it no longer grows, or shrinks."""
+REMEMBERED: Final = 16
+"""Turns that were alone: the quickest of them says how long the way is."""
 
 
 class TurnWindow:
     def __init__(self) -> None:
         self.size = START
-        self._out: deque[float] = deque()
-        self._shortest = self._shortest_lately = float("inf")
-        self._measured = 0
-        self._used_up = False
-        self._grown_at = 0
+        self._out: deque[tuple[float, bool, bool]] = deque()
+        """When each left, whether it was alone, and whether it filled the window."""
+        self._alone: deque[float] = deque(maxlen=REMEMBERED)
+        self._changed = 0.0
 
     @property
     def out(self) -> int:
@@ -47,38 +46,31 @@ class TurnWindow:
 
     def sent(self, now: float) -> None:
         """A turn left, at this moment of a clock that never runs backwards."""
-        self._out.append(now)
-        if len(self._out) >= self.size:
-            self._used_up = True
+        self._out.append((now, not self._out, len(self._out) + 1 == self.size))
 
     def credited(self, count: int, now: float) -> None:
         """The oldest came back."""
         for _ in range(min(count, len(self._out))):
-            took = now - self._out.popleft()
-            self._note(took)
-            if self._used_up and took > LONG_WAY_SECONDS and took <= LATE * self._shortest:
-                self._grow()
-            elif took > 2 * LATE * self._shortest and self.size > START:
-                self.size = max(self.size // 2, START)
-        if len(self._out) * 2 < self.size:
-            self._used_up = False
+            left, alone, filled = self._out.popleft()
+            if alone:
+                self._alone.append(now - left)
+            if filled and left >= self._changed:
+                self._judge(now - left, now)
 
     def lost(self) -> int:
         """The link is gone, and all that was out with it; how many that were."""
         count = len(self._out)
         self._out.clear()
-        self.size, self._used_up = START, False
+        self._alone.clear()
+        self.size = START
         return count
 
-    def _note(self, took: float) -> None:
-        self._shortest = min(self._shortest, took)
-        self._shortest_lately = min(self._shortest_lately, took)
-        self._measured += 1
-        if self._measured % FORGET_AFTER == 0:
-            self._shortest, self._shortest_lately = self._shortest_lately, float("inf")
-
-    def _grow(self) -> None:
-        """Once for each window that went out and came back."""
-        if self._measured - self._grown_at >= self.size:
-            self._grown_at = self._measured
-            self.size = min(2 * self.size, MOST)
+    def _judge(self, took: float, now: float) -> None:
+        """A turn that filled the window is back. Those that left before the last change say nothing about this size."""
+        way, size = min(self._alone, default=took), self.size
+        if LONG_WAY_SECONDS < took <= GROW * way:
+            self.size = min(2 * size, MOST)
+        elif took > SHRINK * way:
+            self.size = max(size // 2, START)
+        if self.size != size:
+            self._changed = now
