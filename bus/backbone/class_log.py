@@ -9,20 +9,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from bus.backbone.interface import RetentionClass
+from bus.backbone.interface import Entry, RetentionClass
 from bus.backbone.storage import Block, Storage
 
 RING_BYTES: Final = 16 << 20
-
-
-class Record(NamedTuple):
-    topic: str
-    sender: str
-    id: bytes
-    expires_ms: int
-    envelope: bytes
 
 
 class ClassLog:
@@ -55,9 +47,9 @@ class ClassLog:
             return block
         return self._blocks[place + 1] if place + 1 < len(self._blocks) else None
 
-    async def fetch(self, positions: Iterable[int]) -> dict[int, Record]:
+    async def fetch(self, positions: Iterable[int]) -> dict[int, Entry]:
         """These records, as far as they are still kept. Raises BackboneError: "damaged", "disk"."""
-        found: dict[int, Record] = {}
+        found: dict[int, Entry] = {}
         blocks: list[Block] = []
         for position in sorted(positions):
             recent = self.recent(position)
@@ -66,7 +58,7 @@ class ClassLog:
                 blocks = await self._storage.read(self.settings.name, position)
                 block = blocks[0] if blocks else None
             if block is not None and block.first <= position <= block.last:
-                found[position] = _record(block, position)
+                found[position] = block.entries[position - block.first]
         return found
 
     def add(self, block: Block) -> None:
@@ -78,11 +70,6 @@ class ClassLog:
         del self._blocks[0], self._firsts[0]
 
 
-def _record(block: Block, position: int) -> Record:
-    place = position - block.first
-    return Record(block.topics[place], block.senders[place], block.ids[place], block.expires[place], block.envelopes[place])
-
-
 class Ring:
     """The newest blocks of all classes, in the order in which they were stored; the oldest make room."""
 
@@ -92,10 +79,9 @@ class Ring:
         self.size_bytes = 0
 
     def add(self, log: ClassLog, block: Block) -> None:
-        size = block.size_bytes
         log.add(block)
-        self._order.append((log, size))
-        self.size_bytes += size
+        self._order.append((log, block.size_bytes))
+        self.size_bytes += block.size_bytes
         while self.size_bytes > self._most_bytes:
             oldest, size = self._order.popleft()
             oldest.forget_oldest()

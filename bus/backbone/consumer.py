@@ -266,11 +266,9 @@ class LocalConsumer:
             return self._look_again(block, start)
         wanted, now_ms = self._wanted, self._clock.now_ms()
         deliveries: list[Delivery] = []
-        for topic, expires, envelope in zip(
-            islice(block.topics, start, None), islice(block.expires, start, None), islice(block.envelopes, start, None), strict=True
-        ):
+        for _, topic, _, _, expires_ms, envelope in islice(block.entries, start, None):
             if wanted[topic]:
-                if expires > now_ms:
+                if expires_ms > now_ms:
                     deliveries.append(Delivery(position, 1, topic, envelope))
                     if len(deliveries) == free:
                         position += 1
@@ -285,10 +283,9 @@ class LocalConsumer:
 
     def _look_again(self, block: Block, start: int) -> list[Delivery]:
         """The careful way: one after the other, and what is wanted is handed out as what is ready."""
-        for place in range(start, len(block.topics)):
-            position = block.first + place
+        for position, entry in enumerate(islice(block.entries, start, None), block.first + start):
             self._cursor = position + 1
-            if position in self.unsettled or not self._is_wanted(block.topics[place], position):
+            if position in self.unsettled or not self._is_wanted(entry.topic, position):
                 continue
             self.unsettled.expect(position, deliveries=int(self.unsettled.was_seen(position)))
             if len(self.unsettled) >= MAX_OUTSTANDING:

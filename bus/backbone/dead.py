@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 
-from bus.backbone.class_log import Record
 from bus.backbone.intake import Intake
-from bus.backbone.interface import DEAD, DeadLetter
+from bus.backbone.interface import DEAD, DeadLetter, Entry
 from bus.backbone.storage import Block, Changes
 from bus.backbone.tally import Tally
 from bus.clock import Clock
@@ -100,12 +99,14 @@ class Cemetery:
         for grave in lot:
             grave.consumer.buried(grave.given.position)
 
-    def _letter(self, blocks: dict[str, Block], grave: _Grave, record: Record) -> DeadLetter:
+    def _letter(self, blocks: dict[str, Block], grave: _Grave, record: Entry) -> DeadLetter:
         log, (original, deliveries) = grave.consumer.log, grave.given
         class_, now_ms, reason = log.settings.name, self._clock.now_ms(), grave.reason[:MAX_REASON]
         block = blocks.get(class_) or blocks.setdefault(class_, self._intake.new_block(class_))
         frame = pack([reason, deliveries, record.envelope])
-        position = block.add(DEAD + record.topic, record.sender, record.id, now_ms + log.settings.retention_ms, frame)
+        position = block.first + len(block.entries)
+        until_ms = now_ms + log.settings.retention_ms
+        block.entries.append(Entry(class_, DEAD + record.topic, record.sender, record.id, until_ms, frame))
         return DeadLetter(
             class_, position, record.topic, record.sender, record.id, grave.consumer.name, original, reason, deliveries, now_ms
         )

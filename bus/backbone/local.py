@@ -7,8 +7,10 @@ Cemetery      dead letters
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+
+import anyio
 
 from bus.backbone.class_log import RING_BYTES, ClassLog, Ring
 from bus.backbone.consumer import LocalConsumer
@@ -28,6 +30,8 @@ TICK_SECONDS: Final = 0.1
 """How late a redelivery may be."""
 SAVE_SECONDS: Final = 60.0
 """How often it is written down how far consumers are that settle nothing."""
+MAX_KEPT_OF_ONE: Final = 1 << 18
+"""Grants and papers of one sender: for a month a dozen epochs a day, for 700 readers each."""
 
 
 class LocalBackbone:
@@ -41,6 +45,7 @@ class LocalBackbone:
             self._intake.logs[settings.name] = ClassLog(settings, storage, head=head, stored_ms=stored_ms, takes=False)
         self._cemetery = Cemetery(self._intake, clock, self._tally, loaded.dead)
         self._registry = Registry(self._intake, self._cemetery, storage, clock, self._tally, rows=loaded.consumers)
+        self._kept = loaded.kept
         self._closed = False
 
     # ---- storing ---------------------------------------------------------------------------------------------------------------
@@ -51,6 +56,13 @@ class LocalBackbone:
 
     async def keep(self, grants: Sequence[Grant] = (), papers: Sequence[Papers] = ()) -> None:
         self._check_open()
+        senders = [*(grant.sender for grant in grants), *(one.sender for one in papers)]
+        for sender in senders:
+            self._kept[sender] = self._kept.get(sender, 0) + 1
+        if any(self._kept[sender] > MAX_KEPT_OF_ONE for sender in senders):
+            self._kept = await self._storage.kept()  # some came twice, some are gone
+            if any(self._kept.get(sender, 0) >= MAX_KEPT_OF_ONE for sender in senders):
+                raise BackboneError("too_many", f"there are more than {MAX_KEPT_OF_ONE:,} grants and papers of one sender")
         outcome = Outcome()
         self._storage.submit(Commit(outcome.tell, grants=grants, papers=papers))
         await outcome.wait()
@@ -140,6 +152,22 @@ class LocalBackbone:
         }
 
     async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._follow_time)
+            while True:
+                await self._clock.sleep(TICK_SECONDS)
+                await self._quietly(self._storage.tidy)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with anyio.CancelScope(shield=True):
+                await self._registry.aclose(ClosedError("the backbone was closed"))
+                await self._storage.aclose()
+
+    # ---- inside ----------------------------------------------------------------------------------------------------------------
+
+    async def _follow_time(self) -> None:
         save_at = self._clock.monotonic() + SAVE_SECONDS
         while True:
             await self._clock.sleep(TICK_SECONDS)
@@ -147,19 +175,14 @@ class LocalBackbone:
             if self._clock.monotonic() >= save_at:
                 save_at = self._clock.monotonic() + SAVE_SECONDS
                 self._registry.save_moved()
-            try:
-                await self._cemetery.bury()
-                await self._storage.tidy()
-            except BackboneError:  # the disk is full: tried again at the next tick, and counted as a failure of a commit
-                continue
+            await self._quietly(self._cemetery.bury)
 
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._registry.close(ClosedError("the backbone was closed"))
-            self._closed = True
-            await self._storage.aclose()
-
-    # ---- inside ----------------------------------------------------------------------------------------------------------------
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What failed is tried again at the next tick: a disk that is full may have room then."""
+        try:
+            await work()
+        except BackboneError:
+            self._tally.failures += 1
 
     def _check_open(self) -> None:
         if self._closed:

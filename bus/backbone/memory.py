@@ -11,4 +11,4 @@ from bus.clock import Clock
 
 def memory_backbone(clock: Clock) -> Backbone:
     """Run its `run`, and close it at the end."""
-    return LocalBackbone(MemoryStorage(), clock, Loaded(heads={}, classes=[], consumers=[], dead=[], recent=[]))
+    return LocalBackbone(MemoryStorage(), clock, Loaded(heads={}, classes=[], consumers=[], dead=[], recent=[], kept={}))

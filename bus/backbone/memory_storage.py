@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from operator import attrgetter
 
-from bus.backbone.interface import Grant
+from bus.backbone.interface import Grant, Papers
 from bus.backbone.storage import Block, Commit, Outline
 from bus.flow.retention import Retention
 
@@ -20,7 +21,7 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._blocks: dict[str, list[Block]] = {}
         self._grants: dict[tuple[bytes, str], dict[tuple[str, bytes], Grant]] = {}
-        self._papers: dict[bytes, tuple[int, bytes]] = {}
+        self._papers: dict[bytes, Papers] = {}
 
     def submit(self, commit: Commit) -> None:
         for block in commit.blocks:
@@ -28,7 +29,7 @@ class MemoryStorage:
         for grant in commit.grants:
             self._grants.setdefault((grant.epoch, grant.reader), {})[grant.sender, grant.ref] = grant
         for papers in commit.papers:
-            self._papers[papers.session] = (papers.until_ms, papers.papers)
+            self._papers[papers.session] = papers
         commit.done(None)
 
     async def read(self, class_: str, position: int) -> list[Block]:
@@ -39,7 +40,7 @@ class MemoryStorage:
         return blocks[place : place + _BLOCKS_AT_ONCE]
 
     async def outlines(self, class_: str, position: int) -> list[Outline]:
-        return [Outline(block.first, block.topics) for block in await self.read(class_, position)]
+        return [Outline(block.first, [entry.topic for entry in block.entries]) for block in await self.read(class_, position)]
 
     async def first_at(self, class_: str, time_ms: int) -> int | None:
         blocks = self._blocks.get(class_, [])
@@ -50,7 +51,13 @@ class MemoryStorage:
         return [grant.envelope for grant in self._grants.get((epoch, reader), {}).values()]
 
     async def papers_for(self, session: bytes) -> bytes | None:
-        return self._papers.get(session, (0, None))[1]
+        found = self._papers.get(session)
+        return None if found is None else found.papers
+
+    async def kept(self) -> dict[str, int]:
+        found = Counter(sender for grants in self._grants.values() for sender, _ in grants)
+        found.update(papers.sender for papers in self._papers.values())
+        return found
 
     async def drop(self, retention: Retention) -> None:
         passed_ms = retention.passed_ms
@@ -62,7 +69,7 @@ class MemoryStorage:
             self._grants[key] = kept
             if not kept:
                 del self._grants[key]
-        self._papers = {session: kept for session, kept in self._papers.items() if kept[0] > passed_ms}
+        self._papers = {session: kept for session, kept in self._papers.items() if kept.until_ms > passed_ms}
 
     async def tidy(self) -> None:
         return
@@ -75,4 +82,4 @@ class MemoryStorage:
 
 
 def _ended(block: Block, class_: str, retention: Retention) -> bool:
-    return retention.ended(class_, last=block.last, stored_ms=block.stored_ms, until_ms=max(block.expires))
+    return retention.ended(class_, last=block.last, stored_ms=block.stored_ms, until_ms=block.until_ms)

@@ -102,11 +102,13 @@ class Registry:
             if consumer.moved:
                 self.changed(consumer)
 
-    def close(self, error: BusError) -> None:
+    async def aclose(self, error: BusError) -> None:
+        """All are closed, and written down as they are then."""
         for consumer in self:
             if consumer.error is None:
                 consumer.close(error)
                 self.changed(consumer)
+        await self._saver.flush()
 
     # ---- what consumers tell -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bus.backbone.outcome import Outcome
@@ -19,6 +20,8 @@ class Saver:
         self._running: dict[LocalConsumer, None] = {}
         self._outcome = Outcome()
         """Of the commit that takes what changed next."""
+        self._current = self._outcome
+        """Of the one that runs."""
 
     def changed(self, consumer: LocalConsumer) -> None:
         self._changed[consumer] = None
@@ -34,9 +37,17 @@ class Saver:
         self.changed(consumer)
         await outcome.wait()
 
+    async def flush(self) -> None:
+        """Until all is on disk, or cannot be."""
+        with suppress(BackboneError):
+            while self._changed or self._running:
+                outcome = self._outcome if self._changed else self._current
+                await outcome.wait()
+
     def _begin(self) -> None:
         self._running, self._changed = self._changed, {}
-        outcome, self._outcome = self._outcome, Outcome()
+        outcome = self._current = self._outcome
+        self._outcome = Outcome()
         rows = {consumer.name: consumer.as_row() for consumer in self._running}
 
         def done(error: BackboneError | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from bus.backbone.interface import ConsumerName, DeadLetter, Grant, Papers, RetentionClass
+from bus.backbone.interface import ConsumerName, DeadLetter, Entry, Grant, Papers, RetentionClass
 from bus.errors import BackboneError
 from bus.flow.retention import Retention
 
@@ -22,34 +22,34 @@ _RECORD_BYTES = 160
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Envelopes of one class at positions that follow each other, stored at one time. Columns, because they are packed as such."""
+    """Entries of one class at positions that follow each other, stored at one time."""
 
     class_: str
     first: int
-    topics: list[str] = field(default_factory=list)
-    senders: list[str] = field(default_factory=list)
-    ids: list[bytes] = field(default_factory=list)
-    expires: list[int] = field(default_factory=list)
-    envelopes: list[bytes] = field(default_factory=list)
+    entries: list[Entry]
     stored_ms: int = 0
-
-    def add(self, topic: str, sender: str, id_: bytes, expires_ms: int, envelope: bytes) -> int:
-        """Its position."""
-        position = self.first + len(self.envelopes)
-        self.topics.append(topic)
-        self.senders.append(sender)
-        self.ids.append(id_)
-        self.expires.append(expires_ms)
-        self.envelopes.append(envelope)
-        return position
+    lane: int = 0
+    """How long its class is kept."""
+    size_bytes: int = 0
 
     @property
     def last(self) -> int:
-        return self.first + len(self.envelopes) - 1
+        return self.first + len(self.entries) - 1
 
     @property
-    def size_bytes(self) -> int:
-        return _BLOCK_BYTES + sum(map(len, self.envelopes)) + _RECORD_BYTES * len(self.envelopes)
+    def until_ms(self) -> int:
+        """Its latest expiry."""
+        return max(entry.expires_ms for entry in self.entries)
+
+    @property
+    def keys(self) -> list[tuple[str, bytes]]:
+        """By which duplicates are known."""
+        return [(entry.sender, entry.id) for entry in self.entries]
+
+    def measure(self) -> int:
+        """About what it takes in memory."""
+        self.size_bytes = _BLOCK_BYTES + sum([len(entry.envelope) for entry in self.entries]) + _RECORD_BYTES * len(self.entries)
+        return self.size_bytes
 
 
 class ConsumerRow(NamedTuple):
@@ -84,6 +84,13 @@ class Commit:
     grants: Sequence[Grant] = ()
     papers: Sequence[Papers] = ()
     changes: Changes | None = None
+    error: BackboneError | None = None
+    failed: list[Block] = field(default_factory=list)
+    """Of its blocks those that are not on disk, where there is an error."""
+
+    @property
+    def is_blocks_alone(self) -> bool:
+        return self.changes is None and not self.grants and not self.papers
 
 
 class Loaded(NamedTuple):
@@ -96,13 +103,15 @@ class Loaded(NamedTuple):
     dead: list[DeadLetter]
     recent: list[Block]
     """With what may still be sent again, oldest first, without envelopes."""
+    kept: dict[str, int]
+    """Sender -> grants and papers that are kept for it."""
 
 
 class Outline(NamedTuple):
-    """A block without its envelopes."""
+    """Of a block its topics alone."""
 
     first: int
-    topics: list[str]
+    topics: Sequence[str]
 
 
 class Storage(Protocol):
@@ -123,6 +132,9 @@ class Storage(Protocol):
     async def grants_for(self, epoch: bytes, reader: str) -> list[bytes]: ...
 
     async def papers_for(self, session: bytes) -> bytes | None: ...
+
+    async def kept(self) -> dict[str, int]:
+        """Sender -> grants and papers that are kept for it."""
 
     async def drop(self, retention: Retention) -> None:
         """Let go of what is past."""

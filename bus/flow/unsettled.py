@@ -129,7 +129,7 @@ class Unsettled:
         """How many this settled."""
         settled, highest = 0, 0
         pop, rest = self._first.pop, self._rest
-        for position in self._within(first, last):
+        for position in (first,) if first == last else self._within(first, last):
             if pop(position, None) is None:
                 if rest.get(position, _NOT_THERE)[2] == _DYING:
                     continue
