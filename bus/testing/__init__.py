@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bus.testing.backbone_check import check_backbone
 from bus.testing.cancelling import LeftBehindError, cancel_everywhere
 from bus.testing.clock import ManualClock
 from bus.testing.fake_tpm import FakeTpm
@@ -18,6 +19,7 @@ __all__ = [
     "ManualClock",
     "SlowTpm",
     "cancel_everywhere",
+    "check_backbone",
     "check_link",
     "check_tpm",
     "open",

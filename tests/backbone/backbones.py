@@ -1,0 +1,46 @@
+"""Backbones for tests: opened, run, and closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bus.backbone.interface import Backbone
+from bus.backbone.journal import open_journal
+from bus.backbone.memory import memory_backbone
+from bus.clock import Clock
+
+
+@asynccontextmanager
+async def running(backbone: Backbone) -> AsyncIterator[Backbone]:
+    failed: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(backbone.run)
+            await anyio.wait_all_tasks_blocked()
+            try:
+                yield backbone
+            except Exception as error:  # noqa: BLE001  it passes on, without a group around it
+                failed = error
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backbone.aclose()
+    if failed is not None:
+        raise failed
+
+
+@asynccontextmanager
+async def in_memory(clock: Clock) -> AsyncIterator[Backbone]:
+    async with running(memory_backbone(clock)) as backbone:
+        yield backbone
+
+
+@asynccontextmanager
+async def on_disk(folder: Path, clock: Clock, **options: Any) -> AsyncIterator[Backbone]:
+    async with running(await open_journal(folder, clock, **options)) as backbone:
+        yield backbone
