@@ -48,6 +48,7 @@ TESTING = [
     "ManualClock",
     "SlowTpm",
     "cancel_everywhere",
+    "check_backbone",
     "check_link",
     "check_tpm",
     "open",
