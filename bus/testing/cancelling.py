@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +36,7 @@ from bus.transport.soon import soon
 AT_REST: Final = frozenset(
     {
         "agents", "buffered", "credit", "held", "in_flight", "lanes", "links_half_open", "links_open", "missing", "open", "out",
-        "outstanding", "parked", "pending", "queued", "requests", "subscriptions", "topics", "waiting",
+        "outstanding", "parked", "pending", "queued", "subscriptions", "waiting",
     }
 )  # fmt: skip
 """What numbers are called, in the statistics of this library, that must come down again: all others only ever grow, or forget."""
@@ -45,6 +47,7 @@ _TURNS: Final = 200
 _QUIET_TURNS: Final = 50
 _MOMENT_SECONDS: Final = 0.005
 _DESCRIPTORS: Final = 1_024
+_NUMBERED: Final = re.compile(r"Task-\d+")
 
 
 class Watched(Protocol):
@@ -166,9 +169,7 @@ async def _left(
     left: dict[str, tuple[object, object]] = {}
     for turn in range(_TURNS):
         after = _state(watched, at_rest)
-        left = {
-            name: (before.get(name, 0), after.get(name, 0)) for name in before | after if before.get(name, 0) != after.get(name, 0)
-        }
+        left = {name: (before.get(name, 0), value) for name, value in after.items() if before.get(name, 0) != value}
         left |= {f"made by it: {name}": (0, value) for name, value in _numbers(made, at_rest).items() if value}
         if not left:
             break
@@ -181,8 +182,15 @@ async def _pass(turn: int) -> None:
 
 
 def _state(watched: Collection[Readable], at_rest: Collection[str]) -> State:
-    tasks: State = {f"task {task.id} ({task.name})": 1 for task in anyio.get_running_tasks()}
-    return tasks | {f"descriptor {number}": 1 for number in _descriptors()} | _numbers(watched, at_rest)
+    """Tasks by what they run: one that ends and is begun again, as some are every few seconds, is no other one."""
+    tasks = Counter(f"tasks in {_work_of(task)}" for task in anyio.get_running_tasks())
+    return {**tasks, **{f"descriptor {number}": 1 for number in _descriptors()}, **_numbers(watched, at_rest)}
+
+
+def _work_of(task: anyio.TaskInfo) -> str:
+    """asyncio numbers those that nobody gave a name."""
+    name = task.name or "Task-0"
+    return str(getattr(task.coro, "__qualname__", "?")) if _NUMBERED.fullmatch(name) else name
 
 
 def _numbers(watched: Collection[Readable], at_rest: Collection[str]) -> State:

@@ -11,6 +11,7 @@ anything; `bus.trust.testing_domain` is where all the world refuses it.
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,13 +28,20 @@ from bus.trust.testing_domain import DOMAIN
 TAG_BYTES: Final = 16
 SIGNATURE_BYTES: Final = 512
 SIGNATURES: Final = Path(__file__).with_name("ready_made_signatures.bin")
+KEYS: Final = Path(__file__).with_name("ready_made_keys.pem")
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def _shipped(file: Path) -> bytes:
+    """As modules are read: this one may be imported while an event loop runs."""
+    return pkgutil.get_data("bus.testing", file.name) or b""
+
 
 _CURVES: Final = {"ecc256": ec.SECP256R1, "ecc384": ec.SECP384R1}
 _PEMS: Final = re.findall(
     rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n",
-    Path(__file__).with_name("ready_made_keys.pem").read_bytes(),
+    _shipped(KEYS),
     re.DOTALL,
 )
 _ROOT, _DRAFTS, _FIRST_OF_AGENTS = 0, 1, 2
@@ -44,7 +52,7 @@ def _table(data: bytes) -> dict[bytes, bytes]:
     return {data[at : at + TAG_BYTES]: data[at + TAG_BYTES : at + row] for at in range(0, len(data), row)}
 
 
-_signed: Final = _table(SIGNATURES.read_bytes())
+_signed: Final = _table(_shipped(SIGNATURES))
 
 
 @cache

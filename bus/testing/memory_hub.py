@@ -178,9 +178,9 @@ class MemoryHub:
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, Any]:
-        """Of the broker, and of each host."""
+        """Of the broker, and of each host; `waiting` is what somebody has accepted and not handed on."""
         hosts = {str(number): host.statistics() for number, host in enumerate(self._hosts)}
-        return {"broker": self.broker.statistics(), "hosts": hosts}
+        return {"broker": {**self.broker.statistics(), "waiting": self.broker.waiting}, "hosts": hosts}
 
     async def drain(self) -> None:
         """What was accepted is sent and taken in."""
@@ -212,7 +212,8 @@ class MemoryHost:
             link.close(flush=False)
 
     def statistics(self) -> dict[str, Any]:
-        return {} if self._made is None else self._made.statistics()
+        made = self._made
+        return {} if made is None else {**made.statistics(), "waiting": 0 if made.outbox.is_idle else 1}
 
     async def drain(self) -> None:
         if self._made is not None and self._made.is_connected:
