@@ -48,6 +48,7 @@ from bus.protocol.frames import ALL_DELIVERIES, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
 from bus.protocol.sampling import AuditRecord
 from bus.transport.link import Link
+from bus.transport.soon import soon
 
 TICK_SECONDS: Final = 0.25
 FORGET_SECONDS: Final = 5.0
@@ -98,6 +99,7 @@ class Host:
         )  # fmt: skip
         self.inbox.granted = self.acquaintance.granted
         self._tasks: TaskGroup | None = None
+        self._crediting = False
         self._error: BaseException | None = None
         self._broken = anyio.Event()
         signer.on_audit = self._audit
@@ -239,11 +241,18 @@ class Host:
 
     def _worked(self) -> None:
         """After each slice of what came."""
-        if taken := self.inbox.taken:
-            self.inbox.taken = 0
-            self.send(encode(Frame.CREDIT, ALL_DELIVERIES, taken))
+        if self.inbox.taken and not self._crediting:
+            self._crediting = True
+            soon(self._credit)
         if self.keyring.waiting:
             self.acquaintance.ask()
+
+    def _credit(self) -> None:
+        """A turn of the loop later, so that it leaves together with what agents answer at once."""
+        self._crediting = False
+        taken, self.inbox.taken = self.inbox.taken, 0
+        if taken:
+            self.send(encode(Frame.CREDIT, ALL_DELIVERIES, taken))
 
     # ---- what the broker says ------------------------------------------------------------------------------------------------
 
