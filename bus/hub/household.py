@@ -7,7 +7,8 @@ What is inside is written as if there were nothing of this: contexts within cont
 house does, and may take a while to put things in order: five seconds when all is well, one when the body failed or was cancelled.
 
 The body's exceptions pass as they are. When something fails in the house while the body goes on, the body is cancelled and that
-failure is raised in its place, alone. When both fail, the body's is raised: it names the other in a note, and the log has it.
+failure is raised in its place, alone; also where the body only heard that what it used is closed. When both fail of their own, the
+body's is raised: it names the other in a note, and the log has it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Household(Generic[_Value]):
         if not self._fell and self._failure is None:
             return False
         failure = self._found_failure()
-        if error is None or was_interrupted:
+        if error is None or was_interrupted or (self._fell and isinstance(error, ClosedError)):
             raise failure
         if error is not failure:
             error.add_note(f"besides, what it ran in has failed: {failure!r}")

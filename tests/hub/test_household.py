@@ -156,6 +156,20 @@ async def test_when_both_fail_the_bodys_exception_is_raised_and_names_the_other(
 
 
 @pytest.mark.anyio
+async def test_a_body_that_only_hears_that_all_is_closed_hears_why():
+    house = House()
+
+    async def body() -> None:
+        house.breaks.set()
+        with anyio.CancelScope(shield=True):
+            await settle(until=lambda: not house.is_open)
+        raise ClosedError("what it used")
+
+    with pytest.raises(HouseError):
+        await inside(house, body)
+
+
+@pytest.mark.anyio
 async def test_a_failure_in_an_idle_moment_is_raised_when_the_body_leaves():
     house = House()
 
