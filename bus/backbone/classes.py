@@ -1,21 +1,13 @@
-"""Retention classes as policy has them: each rule for durable topics is one, named by what it matches.
-
-A durable pattern lies within one class, here and on NATS: a consumer reads one stream. Which rules are for some topic of a pattern
-is found without searching through topics: for every rule that has topics in common with it, its own topic of each length answers
-(`protocol/topics`).
-"""
+"""Retention classes as a backbone needs them: of each rule of policy for durable topics, what is kept how long, and how redelivered."""
 
 from __future__ import annotations
 
 from bus.backbone.interface import DEAD, RetentionClass
-from bus.errors import BackboneError
-from bus.policy.model import TopicRule
+from bus.policy import retention
 from bus.policy.policy import Policy
-from bus.protocol.names import MAX_TOPIC_BYTES
-from bus.protocol.topics import intersection, shapes
+from bus.policy.retention import LIVE, class_name
 
-LIVE = "live"
-"""In `BackboneError.classes`: topics that are not kept."""
+__all__ = ["LIVE", "class_name", "class_within", "retention_classes"]
 
 
 def retention_classes(policy: Policy) -> list[RetentionClass]:
@@ -27,30 +19,9 @@ def retention_classes(policy: Policy) -> list[RetentionClass]:
     return [*found.values()]
 
 
-def class_name(rule: TopicRule) -> str:
-    """Of a durable rule."""
-    return rule.match.text
-
-
 def class_within(policy: Policy, pattern: str) -> str:
     """The class in which all topics of this pattern lie; `_dead.<pattern>` lies where its topics do.
 
     Raises BackboneError: "not_durable", "several_classes", with their names.
     """
-    names = sorted(_classes(policy, pattern.removeprefix(DEAD)))
-    if names == [LIVE]:
-        raise BackboneError(
-            "not_durable", f"no topic of {pattern!r} is durable in policy: nothing is kept for {pattern!r}", classes=names
-        )
-    if len(names) > 1:
-        named = ", ".join(names)
-        text = f"{pattern!r} has topics of {named}: a durable subscription reads one retention class; make one for each"
-        raise BackboneError("several_classes" if LIVE not in names else "not_durable", text, classes=names)
-    return names[0]
-
-
-def _classes(policy: Policy, pattern: str) -> set[str]:
-    common = {found for rule in policy.topics if (found := intersection(pattern, rule.match.text)) is not None}
-    topics = {topic for part in (pattern, *common) for topic in shapes(part, fill=policy.fill) if len(topic) <= MAX_TOPIC_BYTES}
-    rules = [policy.topic_rule(topic) for topic in topics]
-    return {class_name(rule) if rule.is_durable else LIVE for rule in rules} or {LIVE}
+    return retention.class_within(policy, pattern.removeprefix(DEAD))
