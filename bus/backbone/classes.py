@@ -1,4 +1,4 @@
-"""Retention classes as a backbone needs them: of each rule of policy for durable topics, what is kept how long, and how redelivered."""
+"""Retention classes as a backbone needs them: of each rule for durable topics, what is kept how long, and how redelivered."""
 
 from __future__ import annotations
 

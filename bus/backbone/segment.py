@@ -168,7 +168,7 @@ class Segment:
         blocks: list[Block] = []
         with closing(reader.execute(query, self._keys(class_))) as rows:
             for key, stored_ms, heads in rows:
-                if stored_ms < since_ms or most <= 0:
+                if stored_ms <= since_ms or most <= 0:
                     break
                 blocks.append(_block(class_, key, stored_ms, heads, None))
                 most -= len(blocks[-1].entries)

@@ -123,7 +123,7 @@ class Shelf:
         """What may be sent again, without envelopes, the oldest first."""
         blocks: list[Block] = []
         for segment in reversed(self._segments):
-            for name in segment.ranges:
+            for name in [name for name, found in segment.ranges.items() if found.stored_ms > since_ms]:
                 with sqlite_file.faults(segment.path):
                     blocks += segment.recent(self._reader(segment), name, since_ms=since_ms, most=most)
         blocks.sort(key=lambda block: block.stored_ms)

@@ -9,10 +9,13 @@ from typing import Any
 
 import anyio
 
-from bus.backbone.interface import Backbone
+from bus.backbone.interface import Backbone, Entry
 from bus.backbone.journal import open_journal
 from bus.backbone.memory import memory_backbone
 from bus.clock import Clock
+from bus.testing.backbone_check import taken
+
+__all__ = ["entries", "in_memory", "on_disk", "running", "taken"]
 
 
 @asynccontextmanager
@@ -44,3 +47,12 @@ async def in_memory(clock: Clock) -> AsyncIterator[Backbone]:
 async def on_disk(folder: Path, clock: Clock, **options: Any) -> AsyncIterator[Backbone]:
     async with running(await open_journal(folder, clock, **options)) as backbone:
         yield backbone
+
+
+def entries(clock: Clock, *topics: str, seed: int = 0, body: bytes = b"", expires_in_ms: int = 3_600_000) -> list[Entry]:
+    """One for each topic, in the class that its first token names. `seed`: where their ids begin."""
+    until_ms = clock.now_ms() + expires_in_ms
+    return [
+        Entry(f"{topic.split('.')[0]}.>", topic, "DIRECTOR", number.to_bytes(16), until_ms, body or b"e%d" % number)
+        for number, topic in enumerate(topics, seed)
+    ]
