@@ -1,4 +1,7 @@
-"""Links that are not open yet: few at a time, for 5 seconds, and their papers are looked at a few in each turn of the loop."""
+"""Links that are not open yet: so many, for 5 seconds, with so much of papers in all; a few of these are looked at in each turn.
+
+Where there are too many, the oldest has to go: an honest one takes milliseconds, so it is not among the oldest for long.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from bus.protocol.frames import Frame
 from bus.protocol.handshake import MAX_SECONDS, Limits, told
 
 MAX_HALF_OPEN: Final = 1_024
-"""One more, and the oldest has to go: an honest one takes milliseconds."""
+MAX_BYTES: Final = 32 << 20
+"""Of papers that nobody has vouched for yet; one host may bring a mebibyte."""
 AT_ONCE: Final = 4
 """Papers: each may take a quarter of a millisecond."""
 
@@ -29,6 +33,7 @@ class Arriving:
     ) -> None:
         self._limits, self._counts, self._joining, self._offences, self._random = limits, counts, joining, offences, random
         self._greetings: dict[HostLink, Greeting] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._greetings)
@@ -36,8 +41,7 @@ class Arriving:
     def begin(self, host: HostLink, own: Session, *, now: float) -> None:
         """A new link; what comes on it goes to `frame`."""
         self._greetings[host] = Greeting(host, own, self._limits, now=now)
-        if len(self._greetings) > MAX_HALF_OPEN:
-            self.fail(next(iter(self._greetings)), "busy", "too many links in a handshake", now=now)
+        self._make_room(now)
 
     def frame(self, host: HostLink, fields: list[Any], moment: Moment) -> bool:
         """Whether both sides have proved themselves now, and its papers come next (`believe`)."""
@@ -46,7 +50,15 @@ class Arriving:
             greeting.received(fields, now_ms=moment.now_ms, random=self._random)
         except (RemoteProtocolError, VerificationError) as error:
             self.fail(host, told(error.reason), str(error), now=moment.now)
-        return greeting.is_done and not host.cut_for
+            return False
+        if not greeting.is_done:
+            self._bytes += greeting.size
+            self._make_room(moment.now)
+        return greeting.is_done
+
+    def _make_room(self, now: float) -> None:
+        while len(self._greetings) > MAX_HALF_OPEN or (self._bytes > MAX_BYTES and len(self._greetings) > 1):
+            self.fail(next(iter(self._greetings)), "busy", "too many links in a handshake", now=now)
 
     def believe(self, host: HostLink, believed: list[Believed], moment: Moment) -> bool:
         """A few more of its papers; True when that is over, for good (the link is open) or bad."""
@@ -62,16 +74,15 @@ class Arriving:
             return True
         if len(believed) < len(greeting.papers):
             return False
-        del self._greetings[host]
+        self._end(host, "open")
         host.is_open = True
-        self._counts.handshakes["open"] += 1
         self._joining.join(host, believed, moment)
+        self._joining.judge(host, moment)  # trust may have changed since the first of them was looked at
         return True
 
     def fail(self, host: HostLink, code: str, detail: str, *, now: float) -> None:
         """Its handshake is over."""
-        if self._greetings.pop(host, None) is not None:
-            self._counts.handshakes[code] += 1
+        if self._end(host, code):
             self._offences.note(host.link.peer, f"handshake refused as {code}", detail, now=now)
             host.send(Frame.REFUSE, code, b"")
             host.cut(code)
@@ -83,5 +94,13 @@ class Arriving:
             self.fail(host, "busy", "no handshake within 5 s", now=now)
 
     def lost(self, host: HostLink) -> None:
-        if self._greetings.pop(host, None) is not None:
-            self._counts.handshakes["lost"] += 1
+        self._end(host, "lost")
+
+    def _end(self, host: HostLink, how: str) -> bool:
+        """Whether it was in a handshake."""
+        greeting = self._greetings.pop(host, None)
+        if greeting is None:
+            return False
+        self._bytes -= greeting.size
+        self._counts.handshakes[how] += 1
+        return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -33,6 +34,7 @@ from bus.broker.pacing import Pacing
 from bus.broker.publishing import Publishing
 from bus.broker.pushing import Pushing
 from bus.broker.requests import Requests
+from bus.broker.room import Room
 from bus.broker.router import Router
 from bus.broker.seats import Seats
 from bus.broker.serving import Serving
@@ -87,8 +89,9 @@ class Broker:
         self._admission, self._pushing = Admission(snapshot), Pushing(trust)
         self.listing = Listing(self._hosts, self._seats, self._router, self._admission)
         self._interest = Interest(self._seats, self._lanes)
-        self._holding = Holding(self.counts, self._pacing, self._end)
-        self._groups = Groups(self.counts, self._pacing, self._holding)
+        self._room = Room()
+        self._holding = Holding(self.counts, self._pacing, self._room, end=self._end)
+        self._groups = Groups(self.counts, self._pacing, self._room, self._holding)
         self._watching = Watching(self.counts, self._interest, self._offences)
         self._subscribing = Subscribing(
             snapshot, limits, counts=self.counts, groups=self._groups, holding=self._holding,
@@ -124,26 +127,21 @@ class Broker:
         self.counts.links += 1
         now, soon = self._clock.monotonic(), scheduler()
         host = HostLink(self._numbers, link, now=now)
-        host.outbox = Outbox(host, self.counts, self._pacing, self._end, self._holding.overtaken)
-        host.intake = Intake(
-            link, lambda fields: self._frame(host, fields), lambda: soon(lambda: self._work(host, host.intake.go_on)), now=now
-        )
+        host.outbox = Outbox(host, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken)
+        go_on = partial(self._work, host, lambda _: host.intake.go_on(), [])
+        host.intake = Intake(link, partial(self._frame, host), lambda: soon(go_on), now=now)
         self._hosts[host] = None
         self._arriving.begin(host, self._own, now=now)
-        link.start(
-            lambda frames: self._work(host, lambda: host.intake.take(frames)),
-            lambda error: self._lost(host, error),
-            lambda: self._writable(host),
-        )
+        link.start(partial(self._work, host, host.intake.take), partial(self._lost, host), partial(self._writable, host))
         if self._is_draining:
             self._arriving.fail(host, "busy", "this broker is about to stop", now=now)
 
-    def _work(self, host: HostLink, work: Callable[[], None]) -> None:
+    def _work(self, host: HostLink, work: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
         self._now = self._moment()
         host.heard_at = self._now.now
         try:
             if not host.cut_for:
-                work()
+                work(frames)
         except RemoteProtocolError as error:
             self._watching.cut(host, error.reason, str(error), now=self._now.now)
         except Exception as error:  # noqa: BLE001  ours, not the peer's: it costs this link, and nobody else
@@ -269,6 +267,8 @@ class Broker:
         return {
             **self.counts.statistics(),
             "held": self.counts.held,
+            "held_bytes": self._room.used,
+            "offences": self._offences.statistics(),
             "links_open": sum(host.is_open for host in self._hosts),
             "links_half_open": len(self._arriving),
             "agents": len(self._seats),

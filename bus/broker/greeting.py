@@ -55,6 +55,11 @@ class Greeting:
         self._host_key = b""
 
     @property
+    def size(self) -> int:
+        """Bytes of its papers."""
+        return sum(map(len, self.papers))
+
+    @property
     def is_done(self) -> bool:
         return self._state is State.OPEN
 

@@ -17,12 +17,12 @@ from bus.broker.crossing import EXPIRED, GROUP_FULL, NOT_LIVE, Crossing
 from bus.broker.holding import Holding
 from bus.broker.host_link import Subscription
 from bus.broker.pacing import Pacing
+from bus.broker.room import Room
 from bus.broker.router import Members, Route
 from bus.broker.stopping import Stops
 
 MAX_WAITING_BYTES: Final = 8 << 20
 """For one topic; what comes beyond is dropped."""
-MAX_ALL_BYTES: Final = 64 << 20
 UNLIMITED: Final = 1 << 32
 """The credit of one that never blocks."""
 
@@ -40,11 +40,10 @@ class _Line(Stops):
 
 
 class Groups:
-    def __init__(self, counts: Counts, pacing: Pacing, holding: Holding) -> None:
-        self._counts, self._pacing, self._holding = counts, pacing, holding
+    def __init__(self, counts: Counts, pacing: Pacing, room: Room, holding: Holding) -> None:
+        self._counts, self._pacing, self._room, self._holding = counts, pacing, room, holding
         self._lines: dict[str, _Line] = {}
         self._picks = 0
-        self._bytes = 0
 
     def __len__(self) -> int:
         """Envelopes that wait for a member."""
@@ -59,7 +58,7 @@ class Groups:
             return
         self._counts.copies += 1
         size = len(crossing.envelope)
-        if (line is not None and line.bytes + size > MAX_WAITING_BYTES) or self._bytes + size > MAX_ALL_BYTES:
+        if (line is not None and line.bytes + size > MAX_WAITING_BYTES) or not self._room.has(size):
             self._counts.dropped[GROUP_FULL] += 1
             return
         if line is None:
@@ -67,7 +66,7 @@ class Groups:
         crossing.turn.pending += 1
         line.waiting.append((crossing, route))
         line.bytes += size
-        self._bytes += size
+        self._room.take(size)
         if crossing.lane is not None:
             crossing.turn.is_held(line, crossing.lane)
 
@@ -85,7 +84,7 @@ class Groups:
                 return
             line.waiting.popleft()
             line.bytes -= len(crossing.envelope)
-            self._bytes -= len(crossing.envelope)
+            self._room.take(-len(crossing.envelope))
             self._counts.copies -= 1
             if picks is not None and (picks or route.shared):
                 self._send(crossing, route, picks, now=now)

@@ -19,6 +19,7 @@ from bus.broker.crossing import EXPIRED, LINK_LOST, NOT_LIVE, Crossing, Reader
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.outbox import HALF_WINDOW, End
 from bus.broker.pacing import Pacing
+from bus.broker.room import Room
 from bus.broker.stopping import Stops
 
 STALL_SECONDS: Final = 2.0
@@ -39,8 +40,8 @@ class Gate(Stops):
 
 
 class Holding:
-    def __init__(self, counts: Counts, pacing: Pacing, end: End) -> None:
-        self._counts, self._pacing, self._end = counts, pacing, end
+    def __init__(self, counts: Counts, pacing: Pacing, room: Room, *, end: End) -> None:
+        self._counts, self._pacing, self._room, self._end = counts, pacing, room, end
         self._gates: dict[tuple[HostLink, str], Gate] = {}
         self._starving: dict[Subscription, dict[Gate, None]] = {}
         """Those without credit, and what they hold back."""
@@ -99,6 +100,7 @@ class Holding:
         for gate in [gate for gate in self._gates.values() if gate.host is host]:
             for crossing, _ in gate.waiting:
                 self._drop(crossing, LINK_LOST)
+            self._weigh(gate, -gate.bytes)
             self._close(gate)
 
     # ---- gates ---------------------------------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ class Holding:
         epochs[header.epoch] = min(header.seq, epochs.get(header.epoch, header.seq))
         if crossing.lane is not None:
             crossing.turn.is_held(gate, crossing.lane)
-        if gate.blocker.held_bytes > MAX_HELD_BYTES:
+        if gate.blocker.held_bytes > MAX_HELD_BYTES or not self._room.has(0):
             self._end(gate.blocker, "busy")
 
     def _go_on(self, gate: Gate, *, now: float, now_ms: int) -> None:
@@ -156,6 +158,7 @@ class Holding:
     def _weigh(self, gate: Gate, size: int) -> None:
         gate.bytes += size
         gate.blocker.held_bytes += size
+        self._room.take(size)
 
     def _close(self, gate: Gate) -> None:
         self._fed(gate)

@@ -80,6 +80,7 @@ class HostLink:
         "told_papers",
         "told_trust",
         "turns",
+        "writable_at",
     )
 
     def __init__(self, number: int, link: Link, *, now: float) -> None:
@@ -110,7 +111,7 @@ class HostLink:
         self.awaited: deque[tuple[int, Barrier]] = deque()
         """Subscriptions that are live once this link has seen that number."""
         self.serial = self.seen = 0
-        self.heard_at = self.pinged_at = now
+        self.heard_at = self.pinged_at = self.writable_at = now
         self.junk = 0
 
     def send(self, frame: Frame, *fields: Any) -> None:

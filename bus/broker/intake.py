@@ -29,11 +29,8 @@ COSTS: Final[Mapping[int, int]] = {
     Frame.UNSUBSCRIBE: 2,
     Frame.ASK: 2,
     Frame.AUTHORITY: 2,
-    Frame.TRUST: 1,
-    Frame.PING: 1,
-    Frame.REFUSE: 1,
-    Frame.SETTLE: 1,
 }
+"""Of frames that cost more than one step."""
 PAPERS_COST: Final = 25
 """Of each, in a frame of several: certificates and signatures are verified."""
 
@@ -55,8 +52,13 @@ class Intake:
         """What has come. Raises what `work` does."""
         if self._is_waiting:
             self._backlog += frames
-        else:
-            self._work_off(frames)
+            return
+        done = self._slice(frames)
+        if done < len(frames) or self._first is not None:
+            self._backlog = frames[done:]
+            self._is_waiting = True
+            self._link.pause()
+            self._wake()
 
     def go_on(self) -> None:
         """With what waits. Raises what `work` does."""
@@ -66,7 +68,13 @@ class Intake:
             self._soon()
             return
         self._first = None
-        self._work_off(self._backlog)
+        done = self._slice(self._backlog)
+        self._backlog = self._backlog[done:]
+        if self._backlog or self._first is not None:
+            self._wake()
+        else:
+            self._is_waiting = False
+            self._link.resume()
 
     def do_first(self, piece: Callable[[], bool]) -> None:
         """Before any other frame: call this once in each turn of the loop, until it says that it is done."""
@@ -79,17 +87,11 @@ class Intake:
             self._now = now
             was_empty = self._stock < 0
             self._stock = min(STOCK, self._stock + grown)
-            if was_empty and self._stock >= 0:
-                self._soon()
+            if was_empty:
+                self._wake()
 
-    def _work_off(self, frames: list[bytes]) -> None:
-        done = self._slice(frames)
-        self._backlog = frames[done:]
-        waits = done < len(frames) or self._first is not None
-        if waits != self._is_waiting:
-            self._is_waiting = waits
-            (self._link.pause if waits else self._link.resume)()
-        if waits and self._stock >= 0:
+    def _wake(self) -> None:
+        if self._stock >= 0:
             self._soon()
 
     def _slice(self, frames: list[bytes]) -> int:
@@ -99,15 +101,18 @@ class Intake:
             if steps >= SLICE or self._stock < 0 or self._first is not None:
                 return place
             fields = parse(data)
-            steps += self._pay(fields)
+            kind = fields[0]
+            if kind == Frame.PUBLISH:
+                steps += len(fields[3])
+            elif kind == Frame.CREDIT:
+                steps += 1
+            else:
+                steps += self._pay(fields)
             self._work(fields)
         return len(frames)
 
     def _pay(self, fields: list[Any]) -> int:
         """What this frame costs, in steps."""
-        kind = fields[0]
-        if kind == Frame.PUBLISH:
-            return len(fields[3])
-        cost = PAPERS_COST * len(fields[1]) if kind == Frame.PAPERS else COSTS.get(kind, 0)
+        cost = PAPERS_COST * len(fields[1]) if fields[0] == Frame.PAPERS else COSTS.get(fields[0], 1)
         self._stock -= cost
-        return cost or 1
+        return cost

@@ -21,6 +21,7 @@ _log = logging.getLogger("tpmbus.broker")
 @dataclass(slots=True)
 class _Offence:
     said_at: float
+    count: int = 1
     unsaid: int = 0
     last: str = ""
 
@@ -39,8 +40,13 @@ class Offences:
             self._known[key] = _Offence(now)
             _log.warning("%s: %s (%s)", key[0], what, detail)
             return
+        known.count += 1
         known.unsaid += 1
         known.last = detail
+
+    def statistics(self) -> dict[str, int]:
+        """Of those who have not been quiet for a minute."""
+        return {f"{who}: {what}": one.count for (who, what), one in self._known.items()}
 
     def tick(self, now: float) -> None:
         for key, known in [*self._known.items()]:

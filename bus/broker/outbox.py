@@ -17,6 +17,7 @@ from bus.broker.counts import Counts
 from bus.broker.crossing import EXPIRED, LINK_FULL, LINK_LOST, NOT_LIVE, Crossing, Reader
 from bus.broker.host_link import BLOCK, DISCONNECT, HostLink, Subscription
 from bus.broker.pacing import Pacing, Turn
+from bus.broker.room import Room
 from bus.protocol.codec import malformed, pack
 from bus.protocol.epochs import PRIORITIES
 from bus.protocol.frames import Frame
@@ -41,11 +42,24 @@ Overtaken = Callable[[HostLink, bytes, int], None]
 
 
 class Outbox:
-    __slots__ = ("_bytes", "_counts", "_end", "_host", "_link", "_next", "_overtaken", "_pacing", "_untaken", "_urgent", "_waiting")
+    __slots__ = (
+        "_bytes",
+        "_counts",
+        "_end",
+        "_host",
+        "_link",
+        "_next",
+        "_overtaken",
+        "_pacing",
+        "_room",
+        "_untaken",
+        "_urgent",
+        "_waiting",
+    )
 
-    def __init__(self, host: HostLink, counts: Counts, pacing: Pacing, end: End, overtaken: Overtaken) -> None:
+    def __init__(self, host: HostLink, counts: Counts, pacing: Pacing, room: Room, *, end: End, overtaken: Overtaken) -> None:
         """`end`: how a subscription is ended, with what it is told. `overtaken`: a much older number of an epoch is held back."""
-        self._host, self._link, self._counts, self._pacing = host, host.link, counts, pacing
+        self._host, self._link, self._counts, self._pacing, self._room = host, host.link, counts, pacing, room
         self._end, self._overtaken = end, overtaken
         self._next = FIRST
         self._untaken: deque[Turn] = deque()
@@ -83,7 +97,7 @@ class Outbox:
         """There is room again. What has expired is dropped, if the time is given."""
         while (queue := self._urgent or self._waiting) and self._has_room():
             crossing, reader = queue.popleft()
-            self._bytes -= len(crossing.envelope)
+            self._weigh(-len(crossing.envelope))
             live = reader.of_now() if reader.subscriptions else reader
             if live is None:
                 self._drop(crossing, NOT_LIVE)
@@ -97,7 +111,7 @@ class Outbox:
         for queue in (self._urgent, self._waiting):
             while queue and now_ms > queue[0][0].header.expires_ms:
                 crossing = queue.popleft()[0]
-                self._bytes -= len(crossing.envelope)
+                self._weigh(-len(crossing.envelope))
                 self._drop(crossing, EXPIRED)
 
     def lost(self) -> None:
@@ -106,7 +120,7 @@ class Outbox:
             self._drop(crossing, LINK_LOST)
         self._urgent.clear()
         self._waiting.clear()
-        self._bytes = 0
+        self._weigh(-self._bytes)
         while self._untaken:
             self._pacing.taken_in(self._untaken.popleft())
 
@@ -114,7 +128,8 @@ class Outbox:
         return self._link.writable and len(self._untaken) < MAX_UNTAKEN
 
     def _wait(self, crossing: Crossing, reader: Reader) -> None:
-        if len(self) >= MAX_WAITING or self._bytes + len(crossing.envelope) > MAX_WAITING_BYTES:
+        size = len(crossing.envelope)
+        if len(self) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES or not self._room.has(size):
             self._drop(crossing, LINK_FULL)
             for one in reader.subscriptions:
                 if one.is_live and one.overflow in (BLOCK, DISCONNECT):
@@ -122,7 +137,11 @@ class Outbox:
             return
         queue = self._urgent if crossing.header.priority <= _URGENT else self._waiting
         queue.append((crossing, reader))
-        self._bytes += len(crossing.envelope)
+        self._weigh(size)
+
+    def _weigh(self, size: int) -> None:
+        self._bytes += size
+        self._room.take(size)
 
     def _deliver(self, crossing: Crossing, reader: Reader) -> None:
         host, counts, header = self._host, self._counts, crossing.header

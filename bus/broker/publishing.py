@@ -9,6 +9,7 @@ What is refused is counted against the link that brought it, never against whom 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from bus.broker.admission import Admission, Permit
@@ -43,6 +44,9 @@ MAX_JUNK: Final = 4_096
 HARMLESS: Final = frozenset(("not_permitted", "busy"))
 """Told codes of what an honest host may send too, when policy changes under it."""
 
+_aliases: Final = lru_cache(maxsize=256)(numbers)
+"""A host's turns mostly look like its last ones."""
+
 
 class Publishing:
     def __init__(
@@ -70,8 +74,8 @@ class Publishing:
         """A PUBLISH. Raises RemoteProtocolError("malformed") for a turn that may not be; what is in it is judged one by one."""
         turn = self._pacing.begin(host, fields[1], now=moment.now)
         self._counts.turns += 1
-        for alias, envelope in zip(numbers(fields[2]), fields[3], strict=True):
-            self._counts.received += 1
+        self._counts.received += len(fields[3])
+        for alias, envelope in zip(_aliases(fields[2]), fields[3], strict=True):
             self._envelope(host, alias, envelope, turn, moment)
         self._pacing.begun(turn)
 

@@ -53,7 +53,7 @@ class Subscribing:
             raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
         code = self._refusal(host, agent, pattern, group, durable)
         if code is not None:
-            host.refuse(code, sub_ref(number))
+            host.send(Frame.REFUSE, code, sub_ref(number))
             return
         one = Subscription(host, number, agent, pattern, group, overflow, limit, limit if overflow == BLOCK else 0)
         host.subscriptions[number] = one

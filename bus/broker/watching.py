@@ -34,6 +34,10 @@ class Watching:
             elif silent >= PING_SECONDS and now - host.pinged_at >= PING_SECONDS:
                 host.pinged_at = now
                 host.send(Frame.PING, int(now * 1000))
+            if host.link.writable:
+                host.writable_at = now
+            elif now - host.writable_at >= LOST_SECONDS:
+                self.cut(host, "does_not_read", "what is sent to it has not left for 20 s", now=now)
             if self._interest.is_overdue(host, now):
                 self.cut(host, "interest_not_seen", "it does not say what it has seen of who listens", now=now)
             if forgives:

@@ -267,6 +267,23 @@ async def test_beyond_its_bounds_those_that_drop_lose_and_the_others_are_ended(
     assert stage.counted["dropped"] == {"link_full": 3}
 
 
+async def test_there_is_a_bound_for_all_slow_readers_together(stage: Stage, director: Played):
+    stage.broker._room._most = 20_000
+    slow = [await stage.host("BUILDER"), await stage.host("TESTER")]
+    await slow[0].subscribe(1, "tasks.>", overflow="drop_oldest")
+    await slow[1].subscribe(1, "tasks.>", limit=1)
+    slow[0].link.pause()
+    sent = [director.seal("tasks.build", os.urandom(size)) for size in (300_000, *[2_000] * 12)]
+    director.publish(*sent, topic="tasks.build")
+    await settle()
+    counted = stage.counted
+    assert counted["held_bytes"] <= 20_000
+    assert counted["ended"] == {"busy": 1}
+    slow[0].link.resume()
+    await slow[0].delivered()
+    assert stage.counted["held_bytes"] == 0
+
+
 async def test_a_link_that_takes_nothing_in_waits_like_one_that_does_not_read(
     stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch
 ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import anyio
+import anyio.lowlevel
 import pytest
 from played import Stage, settle
 from small_world import MINUTE
@@ -186,6 +188,33 @@ async def test_of_too_many_in_a_handshake_the_oldest_goes(stage: Stage, monkeypa
     assert [bool(host.lost) for host in hosts] == [True, False, False]
     await hosts[2].shake_hands()
     assert stage.counted["links_half_open"] == 1
+
+
+async def test_of_too_much_in_handshakes_the_oldest_goes(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    hosts = [stage.connect("DIRECTOR") for _ in range(3)]
+    papers = hosts[0].agents["DIRECTOR"].papers
+    monkeypatch.setattr(arriving, "MAX_BYTES", 5 * len(papers) + 100)
+    for host in hosts:
+        await host.say(Frame.HELLO_A, hello(*[papers] * 2))
+    assert [bool(host.lost) for host in hosts] == [True, False, False]
+    await hosts[2].say(Frame.PROVE, bytes(64))
+    await settle()
+    assert stage.broker._arriving._bytes == 2 * len(papers)
+
+
+async def test_who_is_revoked_while_its_papers_are_looked_at_does_not_come_in(stage: Stage):
+    names = ["DIRECTOR", "DEPUTY", "BUILDER", "TESTER", "PACKER", "MONITOR"]
+    host = stage.connect(*names)
+    hello_a = hello(*(agent.papers for agent in host.agents.values()))
+    (_, hello_b), _ = await host.say(Frame.HELLO_A, hello_a)
+    host.send(Frame.PROVE, host.keys.sign(agent_tbs(transcript(hello_a, hello_b))))
+    while stage.counted["sessions"] < arriving.AT_ONCE:
+        await anyio.lowlevel.checkpoint()
+    assert stage.counted["links_half_open"] == 1
+    serial = host.agents["DIRECTOR"].identity.certificate.serial
+    await stage.follow(revoked={serial: Revocation(stage.world.now, Reason.COMPROMISED)})
+    assert await host.hears(Frame.DRAIN) == [[Frame.DRAIN, "revoked DIRECTOR"]]
+    assert stage.counted["agents"] == 5
 
 
 async def test_a_link_that_is_lost_in_its_handshake_leaves_nothing(stage: Stage):

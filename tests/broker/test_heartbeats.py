@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from played import Stage, broker_session, settle
 
@@ -25,6 +27,26 @@ async def test_a_silent_peer_is_asked_after_ten_seconds_and_lost_after_twenty(st
         assert silent.lost
         assert not honest.lost
         assert stage.counted["cut"] == {"silent": 1}
+
+
+async def test_a_peer_that_does_not_read_what_it_is_sent_is_lost_after_twenty_seconds(stage: Stage):
+    async with stage.running():
+        director, deaf, slow = [await stage.host(name) for name in ("DIRECTOR", "BUILDER", "TESTER")]
+        await director.open("tasks.a")
+        for reader in (deaf, slow):
+            await reader.subscribe(1, "tasks.>", overflow="drop_oldest")
+            reader.link.pause()
+        for _ in range(4):
+            director.publish(director.seal("tasks.a", os.urandom(100_000)), topic="tasks.a")
+        for _ in range(11):
+            await stage.later(2)
+            deaf.send(Frame.PONG, 1)
+            slow.link.resume()
+            await slow.delivered()
+            slow.link.pause()
+        assert deaf.link.other._ending is not None or deaf.lost
+        assert not slow.lost
+        assert stage.counted["cut"] == {"does_not_read": 1}
 
 
 async def test_a_ping_is_answered_with_its_number(stage: Stage):

@@ -1,0 +1,129 @@
+"""What readers need to open kept messages, and where it is when nobody who could say it is here any more.
+
+    papers     of the session that signed: from who is live here, else from the backbone
+    grants     of the epoch for one reader, with the papers of those who granted: from the backbone
+    told       once to each link, before the first delivery that needs them; and again to whoever asks, because it forgot
+    asked for  what is kept is told first; whoever asks again after that is passed on to the epoch's sender, if it is live
+
+An agent that asks for an epoch of its own is never passed on: nobody else has it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from bus.backbone.interface import Backbone
+from bus.broker.asking import Asking
+from bus.broker.host_link import HostLink
+from bus.clock import Clock
+from bus.errors import BusError
+from bus.identity.envelopes.believe import Believed
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
+from bus.protocol.papers import Papers, SessionCertificate
+
+MOST_GRANTS: Final = 4
+"""Of one epoch for one reader, the newest: one for each of its keys that may still be there."""
+MAX_QUESTIONS: Final = 64
+"""Of one link that wait for the disk; what comes beyond is asked of others at once."""
+MAX_TOLD: Final = 8_192
+
+Find = Callable[[bytes], Believed | None]
+"""A session that is live here, or was a while ago."""
+
+
+class Kept:
+    def __init__(self, backbone: Backbone, asking: Asking, find: Find, clock: Clock) -> None:
+        self._backbone, self._asking, self._find, self._clock = backbone, asking, find, clock
+        self._questions: deque[tuple[HostLink, str, bytes, bytes]] = deque()
+        self._asked: dict[HostLink, int] = {}
+        self._wanted = anyio.Event()
+
+    # ---- before a delivery -----------------------------------------------------------------------------------------------------
+
+    async def show(self, host: HostLink, agent: str, epoch: bytes, session: bytes, sender: str) -> None:
+        """Have this link told what this agent needs to open an envelope. Raises BackboneError."""
+        if (epoch, agent) not in host.told_grants:
+            self._asking.note(epoch, sender)
+            await self._show_grants(host, agent, epoch)
+        if session not in host.told_papers:
+            await self.show_papers(host, session)
+
+    async def show_papers(self, host: HostLink, session: bytes) -> bool:
+        """Whether there are any. Raises BackboneError."""
+        found = self._find(session)
+        papers = found.papers.encode() if found is not None else await self._backbone.papers_for(session)
+        if papers is not None:
+            host.tell_session(session, papers)
+        return papers is not None
+
+    async def _show_grants(self, host: HostLink, agent: str, epoch: bytes) -> int:
+        grants = (await self._backbone.grants_for(epoch, agent))[-MOST_GRANTS:]
+        for grant in grants:
+            session = headers.parse(envelopes.split(grant)[0]).session
+            if session not in host.told_papers:
+                await self.show_papers(host, session)
+        for grant in grants:
+            host.outbox.deliver_kept(b"", 1, 0, grant)
+        host.told_grants[epoch, agent] = None
+        while len(host.told_grants) > MAX_TOLD:
+            del host.told_grants[next(iter(host.told_grants))]
+        return len(grants)
+
+    # ---- to those who ask ------------------------------------------------------------------------------------------------------
+
+    def ask(self, host: HostLink, epoch: bytes, papers: bytes) -> bool:
+        """Whether it is looked for here first. Raises RemoteProtocolError("malformed")."""
+        agent = _name(papers)
+        if agent not in host.agents or self._asked.get(host, 0) >= MAX_QUESTIONS:
+            return False
+        if (epoch, agent) in host.told_grants and not self._asking.is_sender(epoch, agent):
+            return False
+        self._put(host, agent, epoch, papers)
+        return True
+
+    def ask_papers(self, host: HostLink, session: bytes) -> bool:
+        """The same for the papers of a session."""
+        if self._asked.get(host, 0) >= MAX_QUESTIONS:
+            return False
+        self._put(host, "", session, b"")
+        return True
+
+    def _put(self, host: HostLink, agent: str, id_: bytes, papers: bytes) -> None:
+        self._asked[host] = self._asked.get(host, 0) + 1
+        self._questions.append((host, agent, id_, papers))
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Answer; until it is cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            while self._questions:
+                host, agent, id_, papers = self._questions.popleft()
+                self._asked[host] -= 1
+                if not self._asked[host]:
+                    del self._asked[host]
+                if not host.is_gone:
+                    await self._answer(host, agent, id_, papers)
+
+    async def _answer(self, host: HostLink, agent: str, id_: bytes, papers: bytes) -> None:
+        try:
+            if not agent:
+                if not await self.show_papers(host, id_):
+                    host.refuse("not_permitted", id_)
+            elif not await self._show_grants(host, agent, id_):
+                if self._asking.is_sender(id_, agent):
+                    host.refuse("busy", id_)
+                else:
+                    self._asking.ask(host, id_, papers, now=self._clock.monotonic())
+        except BusError:
+            host.refuse("busy", id_)
+
+
+def _name(papers: bytes) -> str:
+    return SessionCertificate.parse(Papers.parse(papers).session).body.name
