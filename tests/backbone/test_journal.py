@@ -17,7 +17,7 @@ from backbones import entries, on_disk, taken
 from bus.backbone.interface import DEDUPLICATION_MS, ConsumerName, Grant, Papers, RetentionClass
 from bus.backbone.journal import open_journal
 from bus.errors import BackboneError, StateInUseError
-from bus.flow.start import ALL
+from bus.flow.start import ALL, Start
 from bus.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -199,7 +199,7 @@ async def test_what_cannot_be_read_back_is_an_error_of_who_reads_it(tmp_path, cl
         other = await journal.consume(ConsumerName("MONITOR", "records"), "records.>", "records.>", ALL, allowed=10)
         assert len(await taken(other, 1)) == 1, "others are not concerned"
         (highest,) = await journal.append(entries(clock, "work.b", seed=7_000))
-        newest = await journal.consume(ConsumerName("MONITOR", "new"), "work.>", "work.b", ALL, allowed=10)
+        newest = await journal.consume(ConsumerName("MONITOR", "new"), "work.>", "work.b", Start("position", highest), allowed=10)
         await taken(newest, 1)
         await newest.settle(acks=[(highest, highest)])
     path.rename(tmp_path / "taken-away.db")
