@@ -52,10 +52,14 @@ async def test_only_agents_that_are_opened_have_a_key_and_a_certificate(home):
 async def test_from_nothing_with_a_software_tpm_of_its_own(nothing, swtpm_folder):
     home = nothing
     await to_thread.run_sync(swtpm_folder.rename, home.state.swtpm)  # made before, to save two seconds
-    async with home.open(tpm=None) as hub:
-        async with hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
-            await lead.publish("tasks.paint", b"the door")
-            assert (await anext(tasks)).body == b"the door"
+    async with (
+        home.open(tpm=None) as hub,
+        hub.agent("LEAD") as lead,
+        hub.agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        await lead.publish("tasks.paint", b"the door")
+        assert (await anext(tasks)).body == b"the door"
     assert {one.name: one.origin for one in (await public(home)).agents} == {"LEAD": "software-tpm", "PAINTER": "software-tpm"}
 
 
@@ -89,10 +93,14 @@ async def test_an_unknown_name_is_refused_with_both_ways_to_add_it(home):
 
 
 async def test_names_that_are_added_are_agents_like_others_and_stay(home):
-    async with home.open(agents={"BILLING": "worker"}) as hub:
-        async with hub.agent("BILLING") as billing, hub.agent("LEAD") as lead, billing.subscribe("tasks.>") as tasks:
-            await lead.publish("tasks.pay", 7)
-            assert (await anext(tasks)).body == 7
+    async with (
+        home.open(agents={"BILLING": "worker"}) as hub,
+        hub.agent("BILLING") as billing,
+        hub.agent("LEAD") as lead,
+        billing.subscribe("tasks.>") as tasks,
+    ):
+        await lead.publish("tasks.pay", 7)
+        assert (await anext(tasks)).body == 7
     async with home.open() as hub, hub.agent("BILLING"):
         pass
 
