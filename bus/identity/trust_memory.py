@@ -129,8 +129,8 @@ class TrustMemory:
         return self._clock_ms
 
     def clock_is_due(self) -> bool:
-        """Whether `keep_clock` has something to write."""
-        return self._clock_ms >= self._seen.clock_ms + CLOCK_STEP_MS
+        """Whether `keep_clock` has something to write; never without a disk."""
+        return self.on_disk and self._clock_ms >= self._seen.clock_ms + CLOCK_STEP_MS
 
     def keep_clock(self) -> None:
         """Write down how late it is, if that has moved by a minute."""

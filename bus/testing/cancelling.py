@@ -51,7 +51,7 @@ _NUMBERED: Final = re.compile(r"Task-\d+")
 
 
 class Watched(Protocol):
-    def statistics(self) -> Mapping[str, Any]: ...
+    def statistics(self) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]: ...
 
 
 Scenario = Callable[..., Awaitable[object]]
@@ -114,8 +114,8 @@ async def cancel_everywhere(
     """How many checkpoints there were. On asyncio, uvloop and trio.
 
     `scenario()` or `scenario(watch)` is run in a task of its own; `watch(thing)` registers what the scenario made. `watched` are
-    things with `statistics()`, or functions that give numbers; they live on. `settle` is awaited after each run, before anybody
-    looks: to turn a clock, for instance. Raises LeftBehindError.
+    things with `statistics()`, awaitable or not, or functions that give numbers; they live on. `settle` is awaited after each
+    run, before anybody looks: to turn a clock, for instance. Raises LeftBehindError.
     """
     await _run(_Run(0), scenario, settle)
     rest = await _rest(watched, at_rest)
@@ -152,10 +152,10 @@ async def _run(run: _Run, scenario: Scenario, settle: Callable[[], Awaitable[obj
 
 async def _rest(watched: Collection[Readable], at_rest: Collection[str]) -> State:
     """What there is when nothing has changed for a while."""
-    state, since = _state(watched, at_rest), 0
+    state, since = await _state(watched, at_rest), 0
     for turn in range(_TURNS):
         await _pass(turn)
-        now = _state(watched, at_rest)
+        now = await _state(watched, at_rest)
         state, since = (state, since + 1) if now == state else (now, 0)
         if since == _QUIET_TURNS:
             break
@@ -168,9 +168,9 @@ async def _left(
     """What is not as it was, after the loop had its turns; what ends over a socket also gets a moment of time."""
     left: dict[str, tuple[object, object]] = {}
     for turn in range(_TURNS):
-        after = _state(watched, at_rest)
+        after = await _state(watched, at_rest)
         left = {name: (before.get(name, 0), value) for name, value in after.items() if before.get(name, 0) != value}
-        left |= {f"made by it: {name}": (0, value) for name, value in _numbers(made, at_rest).items() if value}
+        left |= {f"made by it: {name}": (0, value) for name, value in (await _numbers(made, at_rest)).items() if value}
         if not left:
             break
         await _pass(turn)
@@ -181,10 +181,10 @@ async def _pass(turn: int) -> None:
     await anyio.sleep(0 if turn < _TURNS // 2 else _MOMENT_SECONDS)
 
 
-def _state(watched: Collection[Readable], at_rest: Collection[str]) -> State:
+async def _state(watched: Collection[Readable], at_rest: Collection[str]) -> State:
     """Tasks by what they run: one that ends and is begun again, as some are every few seconds, is no other one."""
     tasks = Counter(f"tasks in {_work_of(task)}" for task in anyio.get_running_tasks())
-    return {**tasks, **{f"descriptor {number}": 1 for number in _descriptors()}, **_numbers(watched, at_rest)}
+    return {**tasks, **{f"descriptor {number}": 1 for number in _descriptors()}, **await _numbers(watched, at_rest)}
 
 
 def _work_of(task: anyio.TaskInfo) -> str:
@@ -193,11 +193,12 @@ def _work_of(task: anyio.TaskInfo) -> str:
     return str(getattr(task.coro, "__qualname__", "?")) if _NUMBERED.fullmatch(name) else name
 
 
-def _numbers(watched: Collection[Readable], at_rest: Collection[str]) -> State:
+async def _numbers(watched: Collection[Readable], at_rest: Collection[str]) -> State:
     found: State = {}
     for place, thing in enumerate(watched):
         whole = callable(thing)
-        reading = thing() if callable(thing) else thing.statistics()
+        answer = thing() if callable(thing) else thing.statistics()
+        reading = await answer if isinstance(answer, Awaitable) else answer
         name = f"{type(thing).__name__} {place}" if len(watched) > 1 else type(thing).__name__
         found |= {path: value for path, leaf, value in _flat(reading, name) if whole or leaf in at_rest}
     return found

@@ -17,7 +17,6 @@ import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Final
 
 import anyio
@@ -26,10 +25,12 @@ from anyio.abc import TaskGroup
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
+from bus.backbone.memory import memory_backbone
 from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.errors import BusError
 from bus.hub.household import Household, Leaving
+from bus.hub.hub import Opening
 from bus.identity.authority.statements import INTERVAL_SECONDS
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.host import renewal
@@ -71,13 +72,16 @@ async def _inside(
 ) -> AsyncIterator[MemoryHub]:
     world = World(await texts_of(policy, agents), clock, seconds=tpm_seconds)
     made = world.broker_materials()
-    broker = Broker(snapshot=made.snapshot, trust=made.trust, verifier=made.verifier, memory=made.memory, clock=clock)
+    backbone = memory_backbone(clock)
+    broker = Broker(
+        snapshot=made.snapshot, trust=made.trust, verifier=made.verifier, memory=made.memory, clock=clock, backbone=backbone
+    )
     made.sessions.on_change.append(lambda: _introduce(broker, made.sessions.held))
     await made.sessions.open(made.holder)
     url = f"memory:testing-{next(_numbers)}"
     async with listening(url, broker.attach), anyio.create_task_group() as tasks:
-        hub = MemoryHub(url, world, broker, tasks)
-        for part in (broker.run, partial(renewal.run, made.sessions), hub.keep_stating):
+        hub = MemoryHub(url, world, broker, tasks, policy=policy, agents=agents)
+        for part in (broker.run, backbone.run, partial(renewal.run, made.sessions), hub.keep_stating):
             tasks.start_soon(part)
         try:
             yield hub
@@ -86,6 +90,7 @@ async def _inside(
             with anyio.CancelScope(shield=True):
                 hub.close()
                 await broker.aclose()
+                await backbone.aclose()
             tasks.cancel_scope.cancel()
 
 
@@ -97,8 +102,11 @@ def _introduce(broker: Broker, held: Mapping[str, Any]) -> None:
 class MemoryHub:
     """What `bus.testing.open` gives: the API of a hub, and what a test may do to its world."""
 
-    def __init__(self, url: str, world: World, broker: Broker, tasks: TaskGroup) -> None:
-        self.url, self.broker = url, broker
+    def __init__(
+        self, url: str, world: World, broker: Broker, tasks: TaskGroup, *, policy: PolicyGiven, agents: Mapping[str, str]
+    ) -> None:
+        self.url, self.urls, self.broker = url, (url,), broker
+        self._policy, self._agents = policy, agents
         self._world, self._tasks = world, tasks
         self._hosts: list[MemoryHost] = []
         self._here = self._another(is_apart=False)
@@ -117,9 +125,17 @@ class MemoryHub:
     def policy(self) -> Policy:
         return self._world.policy
 
-    def agent(self, name: str) -> AbstractAsyncContextManager[Agent]:
-        """An agent of this process. Entering raises what `bus.Hub.agent` raises."""
+    def agent(self, name: str) -> Opening:
+        """An agent of this process, as `bus.open` gives it."""
         return self._here.agent(name)
+
+    async def reload(self) -> bool:
+        """Sign the policy's files as they are now; whether they say something new. Raises PolicyError: then the old one stays."""
+        texts = await texts_of(self._policy, self._agents)
+        if texts == self._world.texts:
+            return False
+        self._follow(self._world.change(texts))
+        return True
 
     def host(self) -> MemoryHost:
         """As another process: with host keys, caches and a link of its own. What it fails with ends its agents alone."""
@@ -156,8 +172,9 @@ class MemoryHub:
     # ---- what a test may do --------------------------------------------------------------------------------------------------
 
     async def change_policy(self, policy: PolicyGiven, agents: Mapping[str, str] | None = None) -> None:
-        """Sign another policy; broker and hosts follow. Raises PolicyError, and changes nothing then."""
-        self._follow(self._world.change(await texts_of(policy, agents)))
+        """Sign another policy; broker and hosts follow. Without `agents`, who joined before stays. Raises PolicyError."""
+        self._policy, self._agents = policy, self._agents if agents is None else agents
+        await self.reload()
 
     def revoke(self, *names: str) -> None:
         """Cut agents off, as `tpmbus trust revoke` does. Who opens such a name again is somebody else."""
@@ -177,7 +194,7 @@ class MemoryHub:
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
-    def statistics(self) -> dict[str, Any]:
+    async def statistics(self) -> dict[str, Any]:
         """Of the broker, and of each host; `waiting` is what somebody has accepted and not handed on."""
         hosts = {str(number): host.statistics() for number, host in enumerate(self._hosts)}
         return {"broker": {**self.broker.statistics(), "waiting": self.broker.waiting}, "hosts": hosts}
@@ -200,11 +217,12 @@ class MemoryHost:
         self._links: list[Link] = []
         self._made: Host | None = None
 
-    def agent(self, name: str) -> AbstractAsyncContextManager[Agent]:
-        return _Opening(self, name)
+    def agent(self, name: str) -> Opening:
+        async def open_it() -> Agent:
+            holder = self._world.holder(name)
+            return await self._host().open(holder, inbox=self._world.inbox(holder))
 
-    async def open(self, name: str) -> Agent:
-        return await self._host().open(self._world.holder(name))
+        return Opening(open_it, clock=self._world.clock)
 
     def disconnect(self) -> None:
         """The link is lost, as when a cable is pulled: the host dials again by itself, when the clock lets it."""
@@ -238,6 +256,7 @@ class MemoryHost:
                 brokers=made.brokers,
                 clock=made.clock,
                 dial=self._dial,
+                ledgers=self._world.ledgers,
             )
             self._tasks.start_soon(self._run, self._made)
         return self._made
@@ -253,21 +272,3 @@ class MemoryHost:
         link = await dial(self._url)
         self._links = [link]
         return link
-
-
-class _Opening:
-    """`async with hub.agent(name) as agent`: it may be left by any task, in any order."""
-
-    def __init__(self, host: MemoryHost, name: str) -> None:
-        self._host, self._name = host, name
-        self._agent: Agent | None = None
-
-    async def __aenter__(self) -> Agent:
-        self._agent = await self._host.open(self._name)
-        return self._agent
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._agent is not None:
-            if error is None:
-                await self._agent.drain()
-            await self._agent.aclose()

@@ -36,6 +36,7 @@ from bus.protocol.sampling import AuditRecord
 from bus.protocol.suites import IDENTITY_SUITES, Suite
 from bus.protocol.topics import overlaps
 from bus.testing.authority import MadeUpAuthority, serial_of
+from bus.testing.inboxes import MemoryInbox, MemoryLedgers
 from bus.testing.inline_engine import InlineEngine
 from bus.testing.inline_keys import InlineKeys, ready
 from bus.testing.policy_texts import Texts
@@ -102,6 +103,9 @@ class World:
         self.authority = MadeUpAuthority(clock.now_ms())
         self._keys = InlineKeys(clock, ready)
         self.engine = InlineEngine(clock, self._keys, seconds=seconds)
+        self.ledgers = MemoryLedgers()
+        """Of all agents, as in one state folder."""
+        self._inboxes: dict[str, MemoryInbox] = {}
         self._cosigners: dict[str, CosigningKey] = {}
         bundle = self._bundle(1, texts)
         crl = self.authority.revocations(1, {}, now_ms=clock.now_ms())
@@ -123,6 +127,11 @@ class World:
     @property
     def policy(self) -> Policy:
         return trust_documents.policy_of(self._trust.bundle)
+
+    @property
+    def texts(self) -> Texts:
+        """The files of the policy in force."""
+        return dict(self._trust.bundle.files)
 
     def restate(self) -> Snapshot:
         """The next trust statement: due every few minutes, and after each change."""
@@ -196,6 +205,14 @@ class World:
         certificate, key = self._identity(Profile.AGENT, name, role.suite, role.key_origin, serial=serial)
         cosigner = self._cosigners.get(name)
         return Holder.of(certificate, key, role, ml_dsa=cosigner.public if cosigner is not None else b"")
+
+    def inbox(self, holder: Holder) -> MemoryInbox | None:
+        """Where durable messages are sealed to; None where policy has no durable topics."""
+        if not any(rule.is_durable for rule in self.policy.topics):
+            return None
+        inbox = self._inboxes.setdefault(holder.name, MemoryInbox(self.engine))
+        inbox.renew(holder, self._keys, now_ms=self.clock.now_ms())
+        return inbox
 
     # ---- parts ---------------------------------------------------------------------------------------------------------------
 

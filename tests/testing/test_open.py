@@ -81,7 +81,7 @@ async def test_agents_of_another_process_have_keys_and_a_link_of_their_own():
         async with painter.subscribe("tasks.>") as tasks:
             await lead.publish("tasks.paint", "blue")
             assert (await next_of(tasks)).body == "blue"
-        assert hub.statistics()["broker"]["links_open"] == 2
+        assert (await hub.statistics())["broker"]["links_open"] == 2
 
 
 async def test_a_request_that_nobody_answers_in_time_fails_when_the_clock_says_so():
