@@ -23,6 +23,8 @@ import anyio
 from anyio import to_thread
 
 from bus.agent.host import Host
+from bus.backbone.interface import Backbone
+from bus.backbone.journal import open_journal
 from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.hub.admin import Desk
@@ -90,7 +92,9 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
         await in_force.begin()
         holder = await enroll_broker(authority, own_engine, clock=clock)
         running = _Running(state, wishes, engine, authority, in_force)
-        async with running.alive(own_engine, holder, memory) as hub:
+        backbone = await open_journal(state.journal, clock)
+        stack.push_async_callback(_closed, backbone)
+        async with running.alive(own_engine, holder, memory, backbone) as hub:
             yield hub
             await leaving.within(running.drain)
 
@@ -111,7 +115,7 @@ class _Running:
         self._local: LocalDesk
 
     @asynccontextmanager
-    async def alive(self, own_engine: TpmEngine, holder: Holder, memory: TrustMemory) -> AsyncIterator[Hub]:
+    async def alive(self, own_engine: TpmEngine, holder: Holder, memory: TrustMemory, backbone: Backbone) -> AsyncIterator[Hub]:
         clock, in_force, state = self.wishes.clock, self.in_force, self.state
         self.broker = Broker(
             snapshot=in_force.snapshot,
@@ -119,6 +123,7 @@ class _Running:
             verifier=Verifier(self.authority.root, self.authority.domain, ml_dsa_root=self.authority.ml_dsa_root),
             memory=memory,
             clock=clock,
+            backbone=backbone,
         )
         in_force.followers.append(self.broker.follow)
         sessions = Sessions(own_engine, lambda: in_force.snapshot.trust.statement, clock)
@@ -128,11 +133,11 @@ class _Running:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(materials.aclose)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            for part in (in_force.run, partial(renewal.run, sessions), self.broker.run, self.host.run):
+            for part in (in_force.run, partial(renewal.run, sessions), backbone.run, self.broker.run, self.host.run):
                 tasks.start_soon(part)
             for url in (own_url(self.state), *self.wishes.listen):
                 await stack.enter_async_context(listening(url, self.broker.attach))
-            self._register()
+            self._register(backbone)
             await tasks.start(self.desk.serve, state.admin_socket)
             try:
                 yield Hub([*self.wishes.listen, own_url(self.state)], self, self._open, clock=clock)
@@ -163,10 +168,10 @@ class _Running:
 
     # ---- what other processes of this user ask ---------------------------------------------------------------------------------
 
-    def _register(self) -> None:
+    def _register(self, backbone: Backbone) -> None:
         for verb in (self.reload, self.statistics, self.join, self.enroll):
             self.desk.register(verb.__name__, verb)
-        Overview(self.broker.listing, None, policy=self._policy, status=self._status).register(self.desk)
+        Overview(self.broker.listing, backbone, policy=self._policy, status=self._status).register(self.desk)
 
     async def _status(self) -> dict[str, Any]:
         """What an operator sees first."""
@@ -216,6 +221,11 @@ class _Running:
         if self.host.is_connected:
             await self.host.outbox.drained()
         self.broker.drain()
+
+
+async def _closed(backbone: Backbone) -> None:
+    with anyio.CancelScope(shield=True):
+        await backbone.aclose()
 
 
 def _introduce(broker: Broker, sessions: Sessions) -> None:
