@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
+import bus.testing
+
 PAGE = Path(__file__).parents[2] / "docs/how-to/test-your-agents.md"
 
 
@@ -21,6 +23,7 @@ def examples() -> dict[str, Any]:
 
 
 EXAMPLES = examples()
+assert bus.testing.open  # imported here: to import blocks, and a loop that runs is guarded against that
 
 
 def test_the_page_has_its_examples():
