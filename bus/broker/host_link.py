@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_TOLD: Final = 8_192
 """Sessions whose papers a link was told of; beyond, the oldest are told again when they are needed again."""
+MAX_UNREAD_BYTES: Final = 16 << 20
+"""Of answers, and of what it has to know. Deliveries stop long before."""
 BLOCK: Final = "block"
 DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = frozenset((BLOCK, DISCONNECT, "drop_oldest", "drop_newest"))
@@ -117,10 +119,14 @@ class HostLink:
     def send(self, frame: Frame, *fields: Any) -> None:
         self.link.send(encode(frame, *fields))
 
+    def answer(self, frame: Frame, *fields: Any) -> None:
+        """What the peer can ask for as often as it likes. One that does not read its answers is cut."""
+        self.link.send(encode(frame, *fields))
+        if self.link.buffered > MAX_UNREAD_BYTES:
+            self.cut("does_not_read")
+
     def refuse(self, code: str, ref: bytes) -> None:
-        """Unless the peer does not read what it is told: it is counted in any case."""
-        if self.link.writable:
-            self.link.send(encode(Frame.REFUSE, code, ref))
+        self.answer(Frame.REFUSE, code, ref)
 
     def tell_papers(self, sessions: Sequence[Believed]) -> None:
         """Those that were not told yet."""

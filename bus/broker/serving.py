@@ -126,9 +126,9 @@ class Serving:
         if len(id_) == EPOCH_ID_BYTES:
             self._asking.ask(host, id_, papers, now=moment.now)
             return
-        found = self._joining.find(id_) if host.link.writable else None
+        found = self._joining.find(id_)
         if found is None:
-            host.refuse("not_permitted", id_)  # not even that to one that does not read
+            host.refuse("not_permitted", id_)
         else:
             host.told_papers.pop(found.id, None)
             host.tell_papers((found,))
@@ -150,8 +150,7 @@ class Serving:
             self._asking.refused(host, code, ref)
 
     def _ping(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        if host.link.writable:
-            host.send(Frame.PONG, fields[1])
+        host.answer(Frame.PONG, fields[1])
 
     def _drain(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         word, _, agent = fields[1].partition(" ")

@@ -8,7 +8,7 @@ import pytest
 from played import Stage, broker_session, settle
 
 from bus.errors import LocalProtocolError
-from bus.protocol.frames import Frame
+from bus.protocol.frames import GONE, Frame
 from bus.transport.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +59,22 @@ async def test_a_host_that_says_bye_is_let_go(stage: Stage):
     await host.say(Frame.DRAIN, "bye")
     assert host.lost
     assert stage.counted["links_open"] == 0
+
+
+async def test_an_agent_that_its_host_closes_is_off_the_link_and_the_others_stay(stage: Stage):
+    director, host = await stage.host("DIRECTOR"), await stage.host("BUILDER", "TESTER")
+    await director.open("tasks.a")
+    for number, agent in enumerate(host.agents, 1):
+        await host.subscribe(number, "tasks.>", by=agent)
+    await director.hears()
+    assert await host.say(Frame.DRAIN, "closed BUILDER") == []
+    assert [one[2] for one in await director.hears(Frame.INTEREST)] == [[["BUILDER", "tasks.>", GONE]]]
+    director.publish(director.seal("tasks.a"), topic="tasks.a")
+    assert [subs for subs, _ in await host.delivered()] == [(2,)]
+    host.send(Frame.DRAIN, "closed DIRECTOR")
+    assert await host.hears(Frame.DRAIN) == [], "it has no such agent"
+    assert not host.lost
+    assert stage.counted["agents"] == 2
 
 
 async def test_a_broker_that_drains_says_so_and_goes_on_until_it_is_closed(stage: Stage):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from played import Played, Stage, settle
 
-from bus.broker import intake, offences
+from bus.broker import host_link, intake, offences
 from bus.broker.broker import LIMITS
 from bus.broker.offences import Offences
 from bus.protocol.frames import MAX_ROWS, Frame, column, encode, sub_ref
@@ -122,6 +122,20 @@ async def test_a_frame_that_finds_a_fault_of_ours_costs_its_link_alone(stage: St
     assert host.lost
     assert stage.counted["cut"] == {"internal": 1}
     assert any(record.exc_info for record in caplog.records)
+
+
+async def test_who_does_not_read_its_answers_is_cut(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host_link, "MAX_UNREAD_BYTES", 200_000)
+    host, other = await stage.host("DIRECTOR"), await stage.host("MONITOR")
+    host.link.pause()
+    agent = other.agents["MONITOR"]
+    for _ in range(200):
+        host.send(Frame.ASK, agent.session, b"papers")
+        host.send(Frame.PING, 1)
+        host.send(Frame.ASK, bytes(16), b"papers")
+        await settle()
+    assert host.link.inbox_bytes < 250_000
+    assert stage.counted["links_open"] == 1
 
 
 async def test_frames_that_come_after_the_end_are_not_looked_at(stage: Stage):
