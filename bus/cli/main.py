@@ -31,13 +31,24 @@ EXIT_CODES = {
 }
 
 _COMMANDS = {
+    "agents": ("bus.cli.admin", "agents", "Which agents there are, and which are live."),
     "completion": ("bus.cli.completion", "completion", "Print a script that lets the shell complete tpmbus."),
+    "consumers": ("bus.cli.kept", "consumers", "Who reads what is kept, and how far behind they are."),
+    "dead": ("bus.cli.kept", "dead", "Messages that nobody could deal with."),
     "doctor": ("bus.cli.doctor", "doctor", "What works on this machine, what does not, and what to do about it."),
     "keys": ("bus.cli.keys", "keys", "List, show, rotate and export the agents' keys, inbox keys too."),
     "policy": ("bus.cli.policy", "policy", "Check, explain, compare, test and sign policy files."),
     "provision": ("bus.cli.provision", "provision", "Give every agent of the fleet its key and its certificate."),
+    "pub": ("bus.cli.pub", "pub", "Publish a message, or one for each line of stdin."),
+    "request": ("bus.cli.request", "request", "Ask something, and print the reply."),
     "rollout": ("bus.cli.rollout", "rollout", "Which agent uses the TPM, and what decided that."),
+    "run": ("bus.cli.run", "run", "Run the hub and the whole fleet, and show what they do."),
+    "status": ("bus.cli.admin", "status", "What the running hub is doing."),
+    "sub": ("bus.cli.sub", "sub", "Print the messages of a topic or pattern."),
+    "subscriptions": ("bus.cli.admin", "subscriptions", "Who listens to what."),
+    "topics": ("bus.cli.admin", "topics", "Topics that are open: who publishes there, and who hears it."),
     "tpm": ("bus.cli.tpm", "tpm", "The TPM service that processes share."),
+    "trace": ("bus.cli.trace", "trace", "Show each envelope as it passes the broker."),
     "trust": ("bus.cli.trust", "trust", "Whom the agents believe: the authority, its certificates and revocations."),
 }
 

@@ -14,7 +14,8 @@ from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
 if TYPE_CHECKING:
-    from bus.hub.fleet_papers import Fleet, Member
+    from bus.hub.fleet_papers import Fleet, Member, Order
+    from bus.hub.state import State
 
 
 @click.command(short_help="Give every agent of the fleet its key and its certificate.")
@@ -72,12 +73,9 @@ async def _provision(
     policy_path: str | None,
     output: Output,
 ) -> int:
-    from bus.clock import SystemClock
     from bus.fleet.roster import with_roster
-    from bus.hub.core_dumps import forbid_core_dumps
-    from bus.hub.fleet_papers import KEYS, Order, provision_fleet
+    from bus.hub.fleet_papers import Order
     from bus.hub.state import open_state
-    from bus.hub.tpm_process import open_engine
     from bus.policy import files, load
 
     texts = files.read(policy_path)
@@ -90,19 +88,28 @@ async def _provision(
     listed.with_agents(joined)  # what is wrong with it is said before a TPM is asked
     order = Order(listed, texts, names, joined, passphrase, clock_is_right)
     begun = time.perf_counter()
+    fleet = await provision_with_progress(open_state(state), order, policy=policy_path, tpm=tpm, output=output)
+    _show(fleet, seconds=time.perf_counter() - begun, output=output)
+    return 0 if all(member.certificate for member in fleet.members) else EXIT_NO
+
+
+async def provision_with_progress(state: State, order: Order, *, policy: str | None, tpm: str | None, output: Output) -> Fleet:
+    """Make what is missing, with a bar where there is a terminal."""
+    from bus.clock import SystemClock
+    from bus.hub.core_dumps import forbid_core_dumps
+    from bus.hub.fleet_papers import KEYS, provision_fleet
+    from bus.hub.tpm_process import open_engine
+
     forbid_core_dumps()
-    opened = open_state(state)
-    async with open_engine(opened, policy=policy_path, tpm=tpm) as engine:
+    async with open_engine(state, policy=policy, tpm=tpm) as engine:
         with output.progress() as progress:
-            bar = progress.add_task("Provisioning", total=2 * len(names))
+            bar = progress.add_task("Provisioning", total=2 * len(order.names))
 
             def tell(phase: str, name: str) -> None:
                 what = "key" if phase == KEYS else "certificate"
                 progress.update(bar, advance=1, description=f"{what:<11} {name:<20.20}")
 
-            fleet = await provision_fleet(opened, engine, order, environ=os.environ, clock=SystemClock(), tell=tell)
-    _show(fleet, seconds=time.perf_counter() - begun, output=output)
-    return 0 if all(member.certificate for member in fleet.members) else EXIT_NO
+            return await provision_fleet(state, engine, order, environ=os.environ, clock=SystemClock(), tell=tell)
 
 
 def _show(fleet: Fleet, *, seconds: float, output: Output) -> None:

@@ -41,7 +41,7 @@ def complete(*words: str) -> list[str]:
     ("words", "offered"),
     [
         (["tpmbus", "pol"], ["policy"]),
-        (["tpmbus", "p"], ["policy", "provision"]),
+        (["tpmbus", "p"], ["policy", "provision", "pub"]),
         (["tpmbus", "policy", "l"], ["lint"]),
         (["tpmbus", "policy", "explain", "DIRECTOR", "pub"], ["publish"]),
         (["tpmbus", "policy", "lint", "--js"], ["--json"]),

@@ -1,0 +1,87 @@
+"""`tpmbus status`, `agents`, `topics`, `subscriptions`: what the running hub of a state folder knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bus.cli.desk import ask
+from bus.cli.options import command
+from bus.cli.output import Output
+
+
+@click.command(short_help="What the running hub is doing.")
+@command(state=True)
+def status(*, state: Path | None, output: Output) -> None:
+    """What the running hub is, and what it has counted since it began."""
+    found = ask(state, "status")
+    output.document(found)
+    rows = [(name, value) for name, value in found.items() if not isinstance(value, dict)]
+    output.table(
+        ("what", "value"),
+        [(name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value) for name, value in rows],
+        title="Hub",
+    )
+    for part, numbers in found["numbers"].items():
+        output.table(("what", "count"), _flat(numbers), title=part)
+
+
+@click.command(short_help="Which agents there are, and which are live.")
+@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@click.option("--live", is_flag=True, help="Only those that are live.")
+@command(state=True)
+def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Output) -> None:
+    """Every agent of the policy: its role, whether it is live, in which process, and with how many subscriptions."""
+    found = [one for one in ask(state, "agents", names=list(names)) if one["live"] or not live]
+    output.document(found)
+    output.table(
+        ("agent", "role", "live", "process", "subscriptions", "session until"),
+        (
+            (one["agent"], one["role"], "yes" if one["live"] else "", one["process"], one["subscriptions"] or "", one["until"])
+            for one in found
+        ),
+    )
+
+
+@click.command(short_help="Topics that are open: who publishes there, and who hears it.")
+@click.argument("pattern", default=">")
+@command(state=True)
+def topics(*, pattern: str, state: Path | None, output: Output) -> None:
+    """Topics on which somebody publishes now, and that PATTERN matches."""
+    found = ask(state, "topics", pattern=pattern)
+    output.document(found)
+    output.table(
+        ("topic", "class", "unit", "publishers", "readers"),
+        ((one["topic"], one["class"], one["unit"], ", ".join(one["publishers"]), ", ".join(one["readers"])) for one in found),
+    )
+
+
+@click.command(short_help="Who listens to what.")
+@click.argument("agent", required=False)
+@command(state=True)
+def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> None:
+    """Subscriptions that are open now, of AGENT or of all."""
+    found = ask(state, "subscriptions", agent=agent)
+    output.document(found)
+    output.table(
+        ("agent", "pattern", "group", "overflow", "credit", "held bytes"),
+        ((one["agent"], one["pattern"], one["group"], one["overflow"], one["credit"], one["held_bytes"] or "") for one in found),
+    )
+
+
+def _flat(numbers: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{before}{name} ")
+        else:
+            rows.append((before + name.replace("_", " "), _shown(value)))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000 else str(value)

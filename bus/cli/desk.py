@@ -1,0 +1,40 @@
+"""How commands ask the running hub of a state folder: over its admin socket, which only its own user can open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from bus.cli.loop import Stopped, run, until_stopped
+
+
+def ask(state: Path | None, verb: str, **arguments: Any) -> Any:
+    """What the hub answers. Raises its error, and ConnectError where none runs."""
+    from bus.hub import admin
+    from bus.hub.state import open_state
+
+    socket = open_state(state).admin_socket
+
+    async def answer() -> Any:
+        return await admin.ask(socket, verb, **arguments)
+
+    return run(answer)
+
+
+def watch(state: Path | None, verb: str, show: Callable[[Any], bool], **arguments: Any) -> Stopped:
+    """Show what the hub tells, item by item, until `show` has seen enough or a signal comes."""
+    from bus.hub import admin
+    from bus.hub.state import open_state
+
+    socket = open_state(state).admin_socket
+
+    async def follow() -> Stopped:
+        async with until_stopped() as stopped, aclosing(admin.watch(socket, verb, **arguments)) as items:
+            async for item in items:
+                if not show(item):
+                    break
+        return stopped
+
+    return run(follow)

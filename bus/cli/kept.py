@@ -1,0 +1,91 @@
+"""`tpmbus consumers` and `tpmbus dead`: what is kept, for whom, and what could not be done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bus.cli.desk import ask
+from bus.cli.options import command
+from bus.cli.output import Output
+
+
+@click.group(short_help="Who reads what is kept, and how far behind they are.")
+def consumers() -> None:
+    """Who reads what is kept. A consumer is an agent's (capitals) or a group's (small letters), under a name."""
+
+
+@consumers.command("list")
+@command(state=True)
+def list_consumers(*, state: Path | None, output: Output) -> None:
+    """All consumers. `behind`: positions that it has not looked at yet; `outstanding`: handed out and not settled."""
+    found = ask(state, "consumers")
+    output.document(found)
+    columns = ("owner", "name", "class", "pattern", "open", "behind", "outstanding", "waiting", "used")
+    output.table(columns, ([one[column] if column != "open" else "yes" * one["open"] for column in columns] for one in found))
+
+
+@consumers.command("remove")
+@click.argument("owner")
+@click.argument("name")
+@command(state=True)
+def remove_consumer(*, owner: str, name: str, state: Path | None, output: Output) -> None:
+    """Forget the consumer NAME of OWNER. What waits for it is kept for others until its time, and no longer for it."""
+    ask(state, "remove_consumer", owner=owner, name=name)
+    output.document({"removed": f"{owner}/{name}"})
+    output.line(f"The consumer {name} of {owner} is removed.")
+
+
+@click.group(short_help="Messages that nobody could deal with.")
+def dead() -> None:
+    """Dead letters: what was handed out as often as its topic's rule says, or given up by its reader."""
+
+
+@dead.command("list")
+@click.option("--class", "class_", default="", help="Of this retention class alone.")
+@click.option("--most", type=click.IntRange(1, 10_000), default=100, show_default=True, help="So many of them.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="After this position.")
+@command(state=True)
+def list_dead(*, class_: str, most: int, after: int, state: Path | None, output: Output) -> None:
+    """Dead letters, the oldest first."""
+    found = ask(state, "dead_letters", class_=class_, most=most, after=after)
+    output.document(found)
+    columns = ("class", "position", "topic", "sender", "consumer", "reason", "deliveries", "died")
+    output.table(columns, ([one[column] for column in columns] for one in found))
+
+
+def _letter(verb: str, text: str, *, state: Path | None, output: Output, class_: str, position: int) -> None:
+    found = ask(state, verb, class_=class_, position=position)
+    output.document(found or {"class": class_, "position": position})
+    if found is not None:
+        output.table(("what", "value"), found.items())
+    else:
+        output.line(f"Dead letter {position} of {class_} {text}.")
+
+
+@dead.command("show")
+@click.argument("class_", metavar="CLASS")
+@click.argument("position", type=int)
+@command(state=True)
+def show_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
+    """What is known of a dead letter. Its content is sealed: who may read it subscribes to `_dead.` and its topic."""
+    _letter("show_dead", "", state=state, output=output, class_=class_, position=position)
+
+
+@dead.command("requeue")
+@click.argument("class_", metavar="CLASS")
+@click.argument("position", type=int)
+@command(state=True)
+def requeue_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
+    """Hand the original to its consumer again, as if for the first time."""
+    _letter("requeue_dead", "is handed out again", state=state, output=output, class_=class_, position=position)
+
+
+@dead.command("drop")
+@click.argument("class_", metavar="CLASS")
+@click.argument("position", type=int)
+@command(state=True)
+def drop_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
+    """Forget a dead letter."""
+    _letter("drop_dead", "is dropped", state=state, output=output, class_=class_, position=position)

@@ -1,0 +1,267 @@
+"""`tpmbus run`: the hub of a state folder, and the whole fleet on it, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bus.cli.options import command
+from bus.cli.output import EXIT_NO, Output
+from bus.errors import StateInUseError
+
+if TYPE_CHECKING:
+    from bus.fleet.crew import Crew, Place
+    from bus.fleet.mix import Mix
+    from bus.fleet.running import Fleet
+    from bus.policy import Policy
+
+RATE = 200.0
+DRAW_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    listen: tuple[str, ...]
+    roster: str | None
+    processes: int
+    part: int | None
+    """The number of this child, if it is one."""
+    seconds: float | None
+    rate: float
+    mix: str | None
+    tpm: str | None
+    state: Path | None
+    policy: str | None
+
+
+@click.command(short_help="Run the hub and the whole fleet, and show what they do.")
+@click.option(
+    "--listen", multiple=True, metavar="URL", help="Also listen there (unix:///path, tls://host:port); may be given again."
+)
+@click.option("--fleet", "roster", metavar="ROSTER", help="A roster file in place of the policy's agents; `none` for a hub alone.")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Spread the agents over so many processes."
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=RATE,
+    show_default=True,
+    help="Messages a second of the reference traffic; 0: none.",
+)
+@click.option("--mix", metavar="FILE", help="Another traffic than agents/mix.yaml; `none` for none.")
+@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option("--part", type=int, hidden=True, help="Be this one of the processes.")
+@command(state=True, policy=True)
+def run(
+    *,
+    listen: tuple[str, ...],
+    roster: str | None,
+    processes: int,
+    seconds: float | None,
+    rate: float,
+    mix: str | None,
+    tpm: str | None,
+    part: int | None,
+    state: Path | None,
+    policy: str | None,
+    output: Output,
+) -> int:
+    """Start the TPM service, the broker and all agents, and show what they do, until Ctrl-C or SIGTERM.
+
+    Each agent does what its role does (agents/handlers), and beside that all play the reference traffic (agents/mix.yaml). Others
+    reach the bus at the state folder's own socket: `tpmbus sub`, `pub`, `request`, `status`.
+
+    With --seconds and --json, one document at the end. In its `books` every message is counted once for each reader:
+    published = delivered + dropped + refused + unaccounted. Exit code 1 where something is unaccounted for, or an agent was lost.
+    """
+    from bus.cli.loop import run as run_loop
+
+    wanted = Wanted(listen, roster, processes, part, seconds, rate, mix, tpm, state, policy)
+    if output.json and seconds is None and part is None:
+        raise click.UsageError("--json prints one document at the end: say when with --seconds")
+    return run_loop(_be_a_part if part is not None else _run, wanted, output)
+
+
+# ---- what there is to run --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    listed: Policy
+    """As its files say."""
+    texts: Mapping[str, bytes]
+    roles: Mapping[str, str]
+    """Of each agent to run."""
+    joined: Mapping[str, str]
+    """Those whom the policy's files do not list."""
+    mix: Mix | None
+
+
+def _plan(wanted: Wanted) -> Plan:
+    from bus import shipped
+    from bus.fleet.mix import read_mix
+    from bus.fleet.roster import with_roster
+    from bus.policy import files, load
+
+    texts = files.read(wanted.policy)
+    listed = load(texts)
+    policy = listed if wanted.roster in (None, "none") else with_roster(listed, Path(str(wanted.roster)))
+    roles = {} if wanted.roster == "none" else dict(policy.agents)
+    joined = {name: role for name, role in roles.items() if name not in listed.agents}
+    is_ours = wanted.policy in (None, "default")
+    path = shipped.folder("agents") / "mix.yaml" if wanted.mix is None else Path(wanted.mix)
+    if wanted.mix == "none" or not roles or wanted.rate == 0 or (wanted.mix is None and not is_ours):
+        return Plan(listed, texts, roles, joined, None)
+    return Plan(listed, texts, roles, joined, read_mix(path.read_bytes(), file=str(path), policy=policy))
+
+
+def _crew(place: Place, plan: Plan, names: Sequence[str]) -> Crew:
+    from bus import shipped
+    from bus.clock import SystemClock
+    from bus.fleet.crew import Crew
+    from bus.fleet.handlers import load_handlers
+    from bus.fleet.player import Player
+
+    clock = SystemClock()
+    player = None if plan.mix is None else Player(plan.mix, lambda name: plan.roles.get(name, "?"), clock=clock)
+    does = load_handlers(shipped.folder("agents") / "handlers") if names else {}
+    return Crew(place, {name: plan.roles[name] for name in names}, does, player, clock=clock)
+
+
+# ---- the process that has the hub ------------------------------------------------------------------------------------------------
+
+
+async def _run(wanted: Wanted, output: Output) -> int:
+    from anyio import to_thread
+
+    import bus
+    from bus.cli.loop import until_stopped
+    from bus.clock import SystemClock
+    from bus.fleet.running import Measured, running
+    from bus.tpm.serving import notify
+
+    plan = await to_thread.run_sync(_plan, wanted)
+    await _provision(wanted, plan, output)
+    async with bus.open(
+        policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm
+    ) as hub:
+        output.note(f"The bus listens at {', '.join(hub.urls)}")
+        crew = None if wanted.processes > 1 else await to_thread.run_sync(_crew, hub, plan, list(plan.roles))
+        commands = [_child(wanted, number) for number in range(wanted.processes)] if crew is None else []
+        async with running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock()) as fleet:
+            output.note(f"{len(plan.roles)} agents listen")
+            await fleet.speak_up(rate=wanted.rate)
+            notify("READY=1")
+            async with until_stopped():
+                await _watch(fleet, wanted, output)
+            notify("STOPPING=1")
+            last = await fleet.come_to_rest()
+            report = fleet.report(last)
+    output.document(report)
+    if not output.json:
+        _say_the_end(report, output)
+    books = report.get("books", {"unaccounted": 0})
+    return EXIT_NO if books["unaccounted"] or report["lost"] else 0
+
+
+async def _provision(wanted: Wanted, plan: Plan, output: Output) -> None:
+    """Keys and certificates of all that lack them: together, because their TPM operations share batches."""
+    from anyio import to_thread
+
+    from bus.cli.provision import provision_with_progress
+    from bus.hub.fleet_papers import Order
+    from bus.hub.state import holder_of, open_state
+
+    opened = await to_thread.run_sync(open_state, wanted.state)
+    holder = await to_thread.run_sync(holder_of, opened.hub_lock)
+    if holder is not None:  # said before anything is made or waited for
+        raise StateInUseError(holder["pid"], str(holder.get("url", "")))
+    if plan.roles:
+        order = Order(plan.listed, plan.texts, tuple(plan.roles), plan.joined)
+        await provision_with_progress(opened, order, policy=wanted.policy, tpm=wanted.tpm, output=output)
+
+
+async def _watch(fleet: Fleet, wanted: Wanted, output: Output) -> None:
+    import anyio
+
+    with anyio.move_on_after(wanted.seconds):
+        if output.json or not sys.stdout.isatty():
+            await anyio.sleep_forever()
+        await _draw(fleet)
+
+
+async def _draw(fleet: Fleet) -> None:
+    import anyio
+    from rich.live import Live
+
+    from bus.fleet.live_table import drawn
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            live.update(drawn(await fleet.figures()), refresh=True)
+            await anyio.sleep(DRAW_SECONDS)
+
+
+def _say_the_end(report: dict[str, Any], output: Output) -> None:
+    books = report.get("books")
+    if books is not None:
+        output.line(
+            f"{books['messages']:,} messages, {books['published']:,} times for a reader: {books['delivered']:,} delivered, "
+            f"{sum(books['dropped'].values()):,} dropped, {sum(books['refused'].values()):,} refused, "
+            f"{books['unaccounted']:,} unaccounted for"
+        )
+    output.line(f"Ended after {report['seconds']:.0f} s.")
+
+
+# ---- one of several processes ----------------------------------------------------------------------------------------------
+
+
+def _child(wanted: Wanted, part: int) -> list[str]:
+    words = [sys.executable, "-P", "-m", "bus.cli.main", "run", "--json", "--part", str(part), "--processes", str(wanted.processes)]
+    words += ["--rate", str(wanted.rate)]
+    options = {
+        "--fleet": wanted.roster,
+        "--mix": wanted.mix,
+        "--tpm": wanted.tpm,
+        "--state": wanted.state,
+        "--policy": wanted.policy,
+    }
+    for name, value in options.items():
+        words += [name, str(value)] if value is not None else []
+    return words
+
+
+async def _be_a_part(wanted: Wanted, _: Output) -> int:
+    from anyio import to_thread
+
+    import bus
+    from bus.fleet.children import be_a_child
+    from bus.fleet.crew import share_out
+
+    plan = await to_thread.run_sync(_plan, wanted)
+    names = share_out(list(plan.roles), wanted.processes)[wanted.part or 0]
+    async with bus.open(state=wanted.state, join=True) as hub:
+        crew = await to_thread.run_sync(_crew, hub, plan, names)
+
+        async def host() -> Mapping[str, Any]:
+            return dict((await hub.statistics())["host"])
+
+        await be_a_child(crew, host, stdin_stream())
+    return 0
+
+
+def stdin_stream() -> Any:
+    """Standard input as a stream of bytes."""
+    import anyio.streams.file
+
+    return anyio.streams.file.FileReadStream(os.fdopen(os.dup(0), "rb", buffering=0))

@@ -1,0 +1,76 @@
+"""A hub in a process of its own, and the command line beside it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+COMMAND = [sys.executable, "-c", "from bus.cli.main import main; main()"]
+SECONDS = 60
+
+
+class Running:
+    """A command that goes on; what it writes can be looked at meanwhile."""
+
+    def __init__(self, fleet: Any, *arguments: str, typed: str | None = None) -> None:
+        self._out = self._file(fleet.folder, "out", arguments)
+        self._errors = self._file(fleet.folder, "err", arguments)
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=self._out, stderr=self._errors, text=True, env=fleet.environ
+        )
+        if typed is not None:
+            self.process.stdin.write(typed)
+            self.process.stdin.close()
+
+    @staticmethod
+    def _file(folder: Path, kind: str, arguments: tuple[str, ...]) -> IO[str]:
+        return (folder / f"{arguments[0]}-{time.monotonic_ns()}.{kind}").open("w+")
+
+    @property
+    def said(self) -> str:
+        return Path(self._out.name).read_text()
+
+    @property
+    def noted(self) -> str:
+        return Path(self._errors.name).read_text()
+
+    def until(self, text: str) -> None:
+        """Wait until it has written this, to either."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self.said + self.noted:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said}{self.noted}"
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.said}{self.noted}"
+            time.sleep(0.02)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            code = self.process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"it does not end:\n{self.said}{self.noted}") from None
+        for stream in (self._out, self._errors, self.process.stdin):
+            stream.close()
+        return code
+
+
+@contextmanager
+def running(fleet: Any, *arguments: str) -> Iterator[Running]:
+    """Ended, and without having failed, when the block ends."""
+    command = Running(fleet, *arguments)
+    try:
+        yield command
+    finally:
+        code = command.end() if command.process.poll() is None else command.wait()
+        assert code == 0, command.noted
