@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 import bus.testing
-from bus.errors import NotPermittedError, PolicyError, RevokedError, TpmUnavailableError
+from bus.clock import SystemClock
+from bus.errors import NotPermittedError, PolicyError, RevokedError, SessionReplacedError, TpmUnavailableError
 from bus.testing import ManualClock, authority, cancel_everywhere, ready_made
 from bus.trust.testing_domain import DOMAIN
 
@@ -35,10 +36,14 @@ async def next_of(subscription):
 
 
 async def test_the_first_example_runs_as_it_stands_with_the_default_policy():
-    async with bus.testing.open() as hub, hub.agent("DIRECTOR") as director, hub.agent("MONITOR") as monitor:
-        async with monitor.subscribe("tasks.>") as tasks:
-            await director.publish("tasks.build", {"ref": "main"})
-            message = await next_of(tasks)
+    async with (
+        bus.testing.open() as hub,
+        hub.agent("DIRECTOR") as director,
+        hub.agent("MONITOR") as monitor,
+        monitor.subscribe("tasks.>") as tasks,
+    ):
+        await director.publish("tasks.build", {"ref": "main"})
+        message = await next_of(tasks)
     assert (message.sender, message.topic, message.body, message.signed_by) == (
         "DIRECTOR",
         "tasks.build",
@@ -70,10 +75,14 @@ async def test_my_own_agents_have_roles_of_the_policy():
 
 
 async def test_critical_messages_are_signed_by_the_identity_key_and_co_signed():
-    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.host().agent("PAINTER") as painter:
-        async with painter.subscribe("control.>") as orders:
-            await lead.publish("control.stop", {"now": True})
-            assert (await next_of(orders)).signed_by == "identity"
+    async with (
+        bus.testing.open(policy=POLICY) as hub,
+        hub.agent("LEAD") as lead,
+        hub.host().agent("PAINTER") as painter,
+        painter.subscribe("control.>") as orders,
+    ):
+        await lead.publish("control.stop", {"now": True})
+        assert (await next_of(orders)).signed_by == "identity"
 
 
 async def test_agents_of_another_process_have_keys_and_a_link_of_their_own():
@@ -111,15 +120,20 @@ async def test_a_slow_tpm_is_played_by_the_clock():
         await lead.publish("control.stop", {})
         done.append("sent")
 
-    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
-        async with painter.subscribe("control.>"), anyio.create_task_group() as tasks:
-            hub.tpm.seconds = 1.5
-            tasks.start_soon(order, lead)
-            await hub.settle()
-            await hub.advance(1)
-            assert done == []
-            await hub.advance(1)
-            assert done == ["sent"]
+    async with (
+        bus.testing.open(policy=POLICY) as hub,
+        hub.agent("LEAD") as lead,
+        hub.agent("PAINTER") as painter,
+        painter.subscribe("control.>"),
+        anyio.create_task_group() as tasks,
+    ):
+        hub.tpm.seconds = 1.5
+        tasks.start_soon(order, lead)
+        await hub.settle()
+        await hub.advance(1)
+        assert done == []
+        await hub.advance(1)
+        assert done == ["sent"]
 
 
 async def test_a_tpm_that_fails_is_played_too():
@@ -134,12 +148,16 @@ async def test_a_tpm_that_fails_is_played_too():
 
 
 async def test_trust_and_sessions_are_renewed_while_hours_pass():
-    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.host().agent("PAINTER") as painter:
-        async with painter.subscribe("tasks.>") as tasks:
-            for hour in range(3):
-                await hub.advance(3600)
-                await lead.publish("tasks.paint", hour)
-                assert (await next_of(tasks)).body == hour
+    async with (
+        bus.testing.open(policy=POLICY) as hub,
+        hub.agent("LEAD") as lead,
+        hub.host().agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        for hour in range(3):
+            await hub.advance(3600)
+            await lead.publish("tasks.paint", hour)
+            assert (await next_of(tasks)).body == hour
 
 
 async def test_an_agent_that_is_revoked_is_cut_off_at_once():
@@ -200,10 +218,14 @@ async def test_it_needs_no_disk_no_thread_and_no_child(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", None)
     monkeypatch.setattr(threading.Thread, "start", None)
     monkeypatch.setattr(os, "fork", None)
-    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
-        async with painter.subscribe("tasks.>") as tasks:
-            await lead.publish("tasks.paint", 1)
-            await next_of(tasks)
+    async with (
+        bus.testing.open(policy=POLICY) as hub,
+        hub.agent("LEAD") as lead,
+        hub.agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        await lead.publish("tasks.paint", 1)
+        await next_of(tasks)
     assert not list(tmp_path.iterdir())
 
 
@@ -233,10 +255,14 @@ class Noted(dict):
 
 async def test_cancelled_anywhere_it_leaves_nothing_behind():
     async def scenario() -> None:
-        async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
-            async with painter.subscribe("tasks.>") as tasks:
-                await lead.publish("tasks.paint", 1)
-                await anext(tasks)
+        async with (
+            bus.testing.open(policy=POLICY) as hub,
+            hub.agent("LEAD") as lead,
+            hub.agent("PAINTER") as painter,
+            painter.subscribe("tasks.>") as tasks,
+        ):
+            await lead.publish("tasks.paint", 1)
+            await anext(tasks)
 
     assert await cancel_everywhere(scenario) > 10
 
@@ -258,3 +284,53 @@ async def test_cancelled_anywhere_what_an_agent_does_leaves_nothing_in_the_hub()
             await hub.settle()
             assert await cancel_everywhere(scenario, hub, settle=hub.settle) >= 2
             tasks.cancel_scope.cancel()
+
+
+async def test_who_opens_again_elsewhere_takes_over():
+    async with (
+        bus.testing.open(policy=POLICY) as hub,
+        hub.agent("LEAD") as lead,
+        hub.agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+        hub.host().agent("PAINTER") as successor,
+    ):
+        with pytest.raises(SessionReplacedError):
+            await next_of(tasks)
+        async with successor.subscribe("tasks.>") as again:
+            await lead.publish("tasks.paint", "blue")
+            assert (await next_of(again)).body == "blue"
+
+
+async def test_what_fails_in_another_process_ends_its_agents_alone():
+    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead:
+        elsewhere = hub.host()
+        async with elsewhere.agent("PAINTER") as painter:
+            elsewhere._made.fail(RevokedError("PAINTER"))
+            await hub.settle()
+            with pytest.raises(RevokedError):
+                await painter.publish("results.paint", 1)
+        await lead.publish("tasks.paint", "still here")
+
+
+async def test_the_files_of_its_policy_are_read_again_when_it_is_told_to(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY)
+    async with bus.testing.open(policy=tmp_path, agents={"BILLING": "worker"}) as hub, hub.agent("LEAD") as lead:
+        assert not await hub.reload()
+        file.write_text(POLICY.replace("publish: [tasks.>, control.>]", "publish: [control.>]"))
+        assert await hub.reload()
+        await hub.settle()
+        with pytest.raises(NotPermittedError):
+            await lead.publish("tasks.paint", 1)
+        assert hub.policy.role_of("BILLING").name == "worker"
+        file.write_text("version: 3\n")
+        with pytest.raises(PolicyError):
+            await hub.reload()
+        async with hub.agent("BILLING"):
+            pass
+
+
+async def test_a_clock_that_nobody_turns_cannot_be_turned():
+    async with bus.testing.open(policy=POLICY, clock=SystemClock()) as hub, hub.agent("LEAD"):
+        with pytest.raises(TypeError):
+            await hub.advance(1)
