@@ -12,7 +12,7 @@ import anyio.lowlevel
 
 @dataclass(slots=True)
 class ManualClock:
-    """Starts at a fixed instant of 2026; `advance` moves both of its hands.
+    """Starts at a fixed instant of 2027; `advance` moves both of its hands.
 
     Who sleeps by it wakes when its hand passes, in a later step of the loop: after `advance`, let the others run
     (`anyio.wait_all_tasks_blocked`) before you look. `advance` itself belongs into the loop's own thread.
