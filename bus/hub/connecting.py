@@ -8,7 +8,7 @@ host      dials, and from then on keeps the link by itself
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +19,7 @@ from anyio import to_thread
 from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.clock import Clock
-from bus.errors import ConnectError
+from bus.errors import ConnectError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.enrolling import Enrolling, Held
@@ -27,14 +27,17 @@ from bus.hub.household import Leaving
 from bus.hub.hub import Hub
 from bus.hub.materials import Materials
 from bus.hub.state import State, holder_of
+from bus.hub.tls_papers import TlsPapers
 from bus.hub.tpm_process import open_engine
 from bus.identity import trust_documents
 from bus.identity.public_trust import read_agent
 from bus.policy import Policy
 from bus.tpm.interface import TpmEngine
 from bus.transport import address
+from bus.transport.address import TlsAddress
 from bus.transport.dialing import dial
 from bus.transport.link import Link
+from bus.transport.tls import Tls
 
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -54,7 +57,7 @@ class Target:
 @asynccontextmanager
 async def connected_agent(state: State, target: Target, name: str, leaving: Leaving) -> AsyncIterator[Agent]:
     """Raises ConnectError when nobody answers for so long; what refuses the agent is raised at once."""
-    async with _connected(state, target) as joined:
+    async with _connected(state, target, name) as joined:
         agent = await joined.open_agent(await joined.papers_of(name))
         try:
             yield agent
@@ -67,20 +70,22 @@ async def connected_agent(state: State, target: Target, name: str, leaving: Leav
 @asynccontextmanager
 async def joined_hub(state: State, target: Target, leaving: Leaving) -> AsyncIterator[Hub]:
     """The hub that runs in this state folder, as if it were this process's own."""
-    async with _connected(state, target) as joined:
+    async with _connected(state, target, "") as joined:
         yield Hub([target.url], joined, joined.open_agent, clock=target.clock)
         await leaving.within(joined.drain)
 
 
 @asynccontextmanager
-async def _connected(state: State, target: Target) -> AsyncIterator[_Joined]:
-    address.parse(target.url)
-    await _reach(target)
+async def _connected(state: State, target: Target, name: str) -> AsyncIterator[_Joined]:
+    """`name`: who is shown where the way is TLS."""
+    over_tls = isinstance(address.parse(target.url), TlsAddress)
+    if not over_tls:  # there the hub is asked for papers first, and dialled when they are there
+        await _reach(target, _no_tls)
     here = await to_thread.run_sync(holder_of, state.hub_lock)
     policy = None if here is None else str(here.get("policy") or "") or None
     async with open_engine(state, policy=policy) as engine, AsyncExitStack() as stack:
         joined = _Joined(state, target, engine, is_of_this_folder=here is not None)
-        await joined.gather()
+        await joined.gather(name if over_tls else "")
         stack.push_async_callback(joined.materials.aclose)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(joined.host.run)
@@ -95,9 +100,10 @@ class _Joined:
         self._state, self._target, self._engine, self._is_of_this_folder = state, target, engine, is_of_this_folder
         self.materials: Materials
         self._papers: AgentPapers
+        self._tls_papers: TlsPapers | None = None
         self.host: Host
 
-    async def gather(self) -> None:
+    async def gather(self, tls_name: str) -> None:
         target = self._target
         self.materials = await Materials.gather(self._state, self._engine, environ=target.environ, clock=target.clock)
         anchor = self.materials.anchor
@@ -107,6 +113,8 @@ class _Joined:
         )  # fmt: skip
         certifier = enrolling if self._is_of_this_folder else None
         self._papers = AgentPapers(self._state, self._engine, anchor, target.environ, target.clock, certifier)
+        if tls_name:
+            self._tls_papers = TlsPapers(self._state.tls, tls_name, anchor, self._state.trust / "public")
         self.host = self.materials.host(self._dial, give_up=target.give_up_seconds)
 
     async def open_agent(self, openable: Openable) -> Agent:
@@ -118,7 +126,10 @@ class _Joined:
             await self._ask("join", name=name)
             documents = await to_thread.run_sync(trust_documents.load, self._state.trust / "public")
             await self.host.trusting.take(documents)
-        return await self._papers.of(name, self._policy())
+        found = await self._papers.of(name, self._policy())
+        if self._tls_papers is not None:
+            await _reach(self._target, self._tls)
+        return found
 
     async def reload(self) -> bool:
         return bool(await self._ask("reload"))
@@ -131,7 +142,21 @@ class _Joined:
             await self.host.outbox.drained()
 
     async def _dial(self) -> Link:
-        return await dial(self._target.url)
+        return await dial(self._target.url, tls=await self._tls())
+
+    async def _tls(self) -> Tls | None:
+        """With a certificate that is good, and the newest list of revocations. Raises VaultError("missing")."""
+        if self._tls_papers is None:
+            return None
+        issue = self._issue_tls if self._is_of_this_folder else None
+        found = await self._tls_papers.get(issue, is_client=True, now_ms=self._target.clock.now_ms())
+        if found is None:
+            text = f"there is no TLS certificate in {self._state.tls}: connect once where the hub of this folder runs, it makes one"
+            raise VaultError("missing", text, path=str(self._state.tls))
+        return found
+
+    async def _issue_tls(self, spki: bytes) -> bytes:
+        return bytes.fromhex(await self._ask("issue_tls", name=self._tls_papers.name if self._tls_papers else "", spki=spki.hex()))
 
     async def _ask(self, verb: str, **arguments: Any) -> Any:
         return await admin.ask(self._state.admin_socket, verb, **arguments)
@@ -148,13 +173,17 @@ class _Joined:
         return self.materials.policy
 
 
-async def _reach(target: Target) -> None:
+async def _no_tls() -> None:
+    return None
+
+
+async def _reach(target: Target, tls: Callable[[], Awaitable[Tls | None]]) -> None:
     """Return when somebody answers there. What may be there in a moment is waited for: a socket that is missing or refuses."""
     clock, pause = target.clock, FIRST_PAUSE_SECONDS
     until = clock.monotonic() + target.wait_seconds
     while True:
         try:
-            (await dial(target.url)).close()
+            (await dial(target.url, tls=await tls())).close()
         except ConnectError as error:
             if isinstance(error.__cause__, PermissionError | ssl.SSLError) or clock.monotonic() + pause > until:
                 raise

@@ -11,7 +11,6 @@ takes long is begun at once (the TPM service, the root's key); then trust; then 
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.backbone.interface import Backbone
 from bus.backbone.journal import open_journal
@@ -33,14 +33,16 @@ from bus.hub.authority import patiently_opened
 from bus.hub.believed_chips import believed_chips
 from bus.hub.broker_identity import enroll_broker, open_broker_engine
 from bus.hub.core_dumps import forbid_core_dumps
+from bus.hub.doors import Doors
 from bus.hub.enrolling import LocalDesk
 from bus.hub.household import Leaving
 from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
-from bus.hub.overview import Overview
 from bus.hub.state import State, owned
 from bus.hub.tpm_process import open_engine, start_service
+from bus.hub.verbs import Verbs
+from bus.identity.anchor import BROKER
 from bus.identity.authority import Authority, TpmSeal
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host import renewal
@@ -52,7 +54,6 @@ from bus.policy import Policy, files, load
 from bus.tpm.interface import TpmEngine
 from bus.tpm.values import STATISTICS
 from bus.transport.link import Link
-from bus.transport.listening_links import listening
 from bus.transport.memory import memory_pair
 
 
@@ -91,10 +92,11 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
         in_force = InForce(authority, memory, policy=wishes.policy, agents=wishes.agents, clock=clock)
         await in_force.begin()
         holder = await enroll_broker(authority, own_engine, clock=clock)
-        running = _Running(state, wishes, engine, authority, in_force)
         backbone = await open_journal(state.journal, clock)
         stack.push_async_callback(_closed, backbone)
-        async with running.alive(own_engine, holder, memory, backbone) as hub:
+        local = await to_thread.run_sync(_local_desk, authority, in_force, state, clock)
+        running = _Running(state, wishes, engine, authority, in_force, local, backbone)
+        async with running.alive(own_engine, holder, memory) as hub:
             yield hub
             await leaving.within(running.drain)
 
@@ -106,108 +108,101 @@ def _listed(wishes: Wishes) -> Policy:
 class _Running:
     """A bus that runs, as its hub sees it."""
 
-    def __init__(self, state: State, wishes: Wishes, engine: TpmEngine, authority: Authority, in_force: InForce) -> None:
-        self.state, self.wishes, self.engine, self.authority, self.in_force = state, wishes, engine, authority, in_force
-        self.desk = Desk()
+    def __init__(  # noqa: PLR0917  what was opened, in its order
+        self,
+        state: State,
+        wishes: Wishes,
+        engine: TpmEngine,
+        authority: Authority,
+        in_force: InForce,
+        local: LocalDesk,
+        backbone: Backbone,
+    ) -> None:
+        self.state, self.wishes, self.clock = state, wishes, wishes.clock
+        self.engine, self.authority, self.in_force, self.local, self.backbone = engine, authority, in_force, local, backbone
         self.broker: Broker
         self.host: Host
+        self.doors: Doors
         self._papers: AgentPapers
-        self._local: LocalDesk
 
     @asynccontextmanager
-    async def alive(self, own_engine: TpmEngine, holder: Holder, memory: TrustMemory, backbone: Backbone) -> AsyncIterator[Hub]:
-        clock, in_force, state = self.wishes.clock, self.in_force, self.state
-        self.broker = Broker(
-            snapshot=in_force.snapshot,
-            trust=in_force.documents,
-            verifier=Verifier(self.authority.root, self.authority.domain, ml_dsa_root=self.authority.ml_dsa_root),
-            memory=memory,
-            clock=clock,
-            backbone=backbone,
-        )
-        in_force.followers.append(self.broker.follow)
-        sessions = Sessions(own_engine, lambda: in_force.snapshot.trust.statement, clock)
+    async def alive(self, own_engine: TpmEngine, holder: Holder, memory: TrustMemory) -> AsyncIterator[Hub]:
+        self._make_broker(memory)
+        sessions = Sessions(own_engine, lambda: self.in_force.snapshot.trust.statement, self.clock)
         sessions.on_change.append(partial(_introduce, self.broker, sessions))
         await sessions.open(holder)
-        materials = await self._prepare_agents(state, clock)
         async with AsyncExitStack() as stack:
+            materials = await self._make_host()
             stack.push_async_callback(materials.aclose)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            for part in (in_force.run, partial(renewal.run, sessions), backbone.run, self.broker.run, self.host.run):
+            parts = (self.in_force.run, partial(renewal.run, sessions), self.backbone.run, self.broker.run, self.host.run)
+            for part in (*parts, self.doors.run):
                 tasks.start_soon(part)
-            for url in (own_url(self.state), *self.wishes.listen):
-                await stack.enter_async_context(listening(url, self.broker.attach))
-            self._register(backbone)
-            await tasks.start(self.desk.serve, state.admin_socket)
+            await stack.enter_async_context(self.doors.open(self.broker.attach))
+            desk = Desk()
+            Verbs(self, listing=self.broker.listing).register(desk)
+            await tasks.start(desk.serve, self.state.admin_socket)
             try:
-                yield Hub([*self.wishes.listen, own_url(self.state)], self, self._open, clock=clock)
+                yield Hub(self.urls, self, self._open, clock=self.clock)
             finally:
                 with anyio.CancelScope(shield=True):
                     await self.broker.aclose()
                 tasks.cancel_scope.cancel()
 
-    async def _prepare_agents(self, state: State, clock: Clock) -> Materials:
-        roots = await to_thread.run_sync(believed_chips, state)
-        self._local = await to_thread.run_sync(lambda: LocalDesk(self.authority, self._policy, roots=roots, clock=clock))
-        materials = await Materials.gather(state, self.engine, environ=self.wishes.environ, clock=clock)
-        self.host = materials.host(self._dial)
-        certifier = self._local.enrolling(self.engine, self._policy, clock=clock)
-        self._papers = AgentPapers(state, self.engine, materials.anchor, self.wishes.environ, clock, certifier)
-        return materials
+    def _make_broker(self, memory: TrustMemory) -> None:
+        authority, in_force = self.authority, self.in_force
+        self.broker = Broker(
+            snapshot=in_force.snapshot,
+            trust=in_force.documents,
+            verifier=Verifier(authority.root, authority.domain, ml_dsa_root=authority.ml_dsa_root),
+            memory=memory,
+            clock=self.clock,
+            backbone=self.backbone,
+        )
+        in_force.followers.append(self.broker.follow)
 
-    def _policy(self) -> Policy:
-        return self.in_force.policy
+    async def _make_host(self) -> Materials:
+        state, clock, environ = self.state, self.clock, self.wishes.environ
+        materials = await Materials.gather(state, self.engine, environ=environ, clock=clock)
+        self.host = materials.host(self._dial)
+        certifier = self.local.enrolling(self.engine, self.policy, clock=clock)
+        self._papers = AgentPapers(state, self.engine, materials.anchor, environ, clock, certifier)
+        urls = [own_url(state), *self.wishes.listen]
+        self.doors = Doors(urls, state, materials.anchor, self.authority, broker=BROKER, clock=clock)
+        self.in_force.followers.append(self.doors.trust_changed)
+        return materials
 
     async def _dial(self) -> Link:
         near, far = memory_pair()
         self.broker.attach(far)
         return near
 
-    async def _open(self, openable: Openable) -> Any:
+    async def _open(self, openable: Openable) -> Agent:
         return await self.host.open(openable.holder, inbox=openable.inbox)
-
-    # ---- what other processes of this user ask ---------------------------------------------------------------------------------
-
-    def _register(self, backbone: Backbone) -> None:
-        for verb in (self.reload, self.statistics, self.join, self.enroll):
-            self.desk.register(verb.__name__, verb)
-        Overview(self.broker.listing, backbone, policy=self._policy, status=self._status).register(self.desk)
-
-    async def _status(self) -> dict[str, Any]:
-        """What an operator sees first."""
-        trust = self.in_force.snapshot.trust.statement
-        return {
-            "pid": os.getpid(),
-            "urls": [*self.wishes.listen, own_url(self.state)],
-            "state": str(self.state.folder),
-            "domain": self._policy().domain,
-            "policy": str(self.wishes.policy),
-            "policy_version": trust.policy_version,
-            "trust_statement": trust.number,
-            "agents_live": len(self.broker.listing.live()),
-            "numbers": await self.statistics(),
-        }
-
-    async def enroll(self, message: str) -> str:
-        """The authority's answer to a message of an enrolment, both in hex."""
-        answer = await to_thread.run_sync(self._local.answer, bytes.fromhex(message))
-        await self.in_force.settle()
-        return answer.hex()
-
-    async def join(self, name: str) -> None:
-        """From now on this name is one of the policy's agents, if policy gives one to whoever comes."""
-        role = self._policy().role_of(name)
-        if name not in self._policy().agents:
-            await self.in_force.join({name: role.name})
 
     # ---- what a hub asks -----------------------------------------------------------------------------------------------------
 
+    @property
+    def urls(self) -> list[str]:
+        """Those that somebody asked for come first."""
+        own, *others = self.doors.urls
+        return [*others, own]
+
+    def policy(self) -> Policy:
+        return self.in_force.policy
+
     async def papers_of(self, name: str) -> Openable:
         await self.join(name)
-        openable = await self._papers.of(name, self._policy())
+        openable = await self._papers.of(name, self.policy())
         await self.in_force.settle()
         await self.host.trusting.take(self.in_force.documents)  # it hears of nothing before it has a link
         return openable
+
+    async def join(self, name: str) -> None:
+        """From now on this name is one of the policy's agents, if policy has a role for whoever comes."""
+        role = self.policy().role_of(name)
+        if name not in self.policy().agents:
+            await self.in_force.join({name: role.name})
 
     async def reload(self) -> bool:
         return await self.in_force.reload()
@@ -221,6 +216,10 @@ class _Running:
         if self.host.is_connected:
             await self.host.outbox.drained()
         self.broker.drain()
+
+
+def _local_desk(authority: Authority, in_force: InForce, state: State, clock: Clock) -> LocalDesk:
+    return LocalDesk(authority, lambda: in_force.policy, roots=believed_chips(state), clock=clock)
 
 
 async def _closed(backbone: Backbone) -> None:

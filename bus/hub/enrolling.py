@@ -138,6 +138,10 @@ class LocalDesk:
         again = name in listed.chips or name in listed.uids
         return generation > 0 and not again and self._authority.holder(name) is None
 
+    def unlist(self, name: str) -> None:
+        """Nobody may enrol under this name any more."""
+        self._desk.unlist(name)
+
     def answer(self, message: bytes) -> bytes:
         """As `Desk.answer`, for messages that came from this user; nobody who is barred gets in this way."""
         if (name := next(filter(self.is_barred, _names(message)), None)) is not None:

@@ -70,6 +70,11 @@ class InForce:
     def policy(self) -> Policy:
         return self.snapshot.policy
 
+    @property
+    def place(self) -> str:
+        """Where the policy's files are."""
+        return str(self._place)
+
     # ---- changes -------------------------------------------------------------------------------------------------------------
 
     async def reload(self) -> bool:

@@ -56,6 +56,11 @@ class State:
         return self.folder / "ledger"
 
     @property
+    def tls(self) -> Path:
+        """What agents of this machine show over TLS."""
+        return self.folder / "tls"
+
+    @property
     def broker(self) -> Path:
         """The broker's own key; nothing else that is secret is for its process."""
         return self.folder / "broker"

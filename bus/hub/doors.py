@@ -1,0 +1,94 @@
+"""Where a hub lets others in: every address that it listens at, and what is shown at those of TLS.
+
+A certificate lasts a day, and the list of revocations changes with trust: whoever comes next is shown and asked what is newest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import anyio
+from anyio import to_thread
+
+from bus.clock import Clock
+from bus.errors import BusError
+from bus.hub.state import State
+from bus.hub.tls_papers import Hosts, TlsPapers
+from bus.identity.anchor import Anchor
+from bus.identity.authority import Authority
+from bus.transport import address
+from bus.transport.address import TlsAddress
+from bus.transport.link import Link
+from bus.transport.listening_links import Door, listening
+from bus.transport.tls import Tls
+
+_log = logging.getLogger(__name__)
+REFRESHED_SECONDS: Final = 3_600.0
+
+
+class Doors:
+    def __init__(
+        self, urls: Sequence[str], state: State, anchor: Anchor, authority: Authority, *, broker: str, clock: Clock
+    ) -> None:
+        """Raises ConnectError for what is no address."""
+        self._asked, self._authority, self._broker, self._clock = urls, authority, broker, clock
+        self._hosts = Hosts.of(*(place for url in urls if isinstance(place := address.parse(url), TlsAddress)))
+        public = state.trust / "public"
+        self._papers = TlsPapers(state.broker / "tls", broker, anchor, public, hosts=self._hosts)
+        self._doors: list[Door] = []
+        self._changed = anyio.Event()
+
+    @property
+    def urls(self) -> list[str]:
+        """Where others come in: with its number where any free port would do."""
+        return [door.url for door in self._doors]
+
+    @asynccontextmanager
+    async def open(self, on_link: Callable[[Link], None]) -> AsyncIterator[None]:
+        """Raises ConnectError, StateInUseError for an address that another live process has."""
+        tls = await self._tls()
+        async with AsyncExitStack() as stack:
+            for url in self._asked:
+                shown = tls if isinstance(address.parse(url), TlsAddress) else None
+                self._doors.append(await stack.enter_async_context(listening(url, on_link, tls=shown)))
+            yield
+
+    def trust_changed(self, *_: object) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Show what is newest, until cancelled."""
+        while self._hosts != Hosts():
+            await self._wait()
+            try:
+                tls = await self._tls()
+            except BusError as error:
+                _log.error("what is shown over TLS stays as it is: %s", error)
+                continue
+            for door in self._doors:
+                if door.tls is not None:
+                    door.tls = tls
+
+    async def _wait(self) -> None:
+        """Until trust has changed, or it is time to look."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._timer, tasks.cancel_scope)
+            await self._changed.wait()
+            tasks.cancel_scope.cancel()
+        self._changed = anyio.Event()
+
+    async def _timer(self, scope: anyio.CancelScope) -> None:
+        await self._clock.sleep(REFRESHED_SECONDS)
+        scope.cancel()
+
+    async def _tls(self) -> Tls | None:
+        if self._hosts == Hosts():
+            return None
+        return await self._papers.get(self._issue, is_client=False, now_ms=self._clock.now_ms())
+
+    async def _issue(self, spki: bytes) -> bytes:
+        hosts = self._hosts
+        return await to_thread.run_sync(lambda: self._authority.issue_tls(self._broker, spki, hosts.dns, hosts.ips))
