@@ -6,21 +6,22 @@ nineteen thousand. The host yields once a turn.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from bus.agent.asking import MOST_ANSWERS, Asking
+from bus.agent.asking import MOST_ANSWERS, Answers, Asking
 from bus.agent.bodies import pack_body
+from bus.agent.events import Events, PolicyChanged
+from bus.agent.hooks import Hooks
 from bus.agent.lanes import Lanes
 from bus.agent.many import Many
-from bus.agent.message import Message
-from bus.agent.publishing import Publishing, until_of
+from bus.agent.message import Body, Message
+from bus.agent.publishing import Publishing
 from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
-from bus.agent.settling import Place, Settling
-from bus.agent.starts import encode_start
-from bus.agent.subscription import BLOCK, Subscription, check_options
+from bus.agent.subscribing import Subscribing
+from bus.agent.subscription import BLOCK, Subscription
 from bus.errors import BusError, ClosedError, MessageTooLargeError, twin
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 from bus.identity.envelopes.reserved import AUDIT
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 class Agent:
     def __init__(self, host: Host, name: str, *, began_ms: int) -> None:
         self.name, self.began_ms = name, began_ms
-        self.refused = Refusals()
+        self.hooks = Hooks(self._hooks_changed)
+        """Functions in the way of its messages: see `bus.Hooks`."""
+        self.refused, self.happened = Refusals(is_logged=False), Events()
         self.error: BusError | None = None
         self._host = host
         self._lanes = Lanes(host, name)
         self._quick = self._lanes.quick
-        self._publishing = Publishing(name, self._lanes, host.outbox)
-        self._asking = Asking(name, host, self._publishing)
+        self._publishing = Publishing(name, self._lanes, self.hooks, host.outbox)
+        self._subscribing = Subscribing(name, host, self.hooks, began_ms=began_ms, happened=self.happened.add)
+        self._asking = Asking(name, host, self._publishing, self._subscribing.replies)
         self._is_open = True
 
     # ---- publish -------------------------------------------------------------------------------------------------------------
@@ -65,11 +69,10 @@ class Agent:
         """
         lane = self._quick.get(topic)
         if lane is None or headers is not None or id is not None or ttl is not None or priority is not None or wait is not None:
-            self.check_open()
             return await self._publishing.publish(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority, wait=wait)
         waiting = lane.waiting
         if len(waiting.payloads) >= MAX_RECORDS or waiting.size_bytes >= MAX_BYTES:
-            await lane.wait_for_room()
+            return await self._publishing.publish(topic, body, headers=None, id_=None, ttl=None, priority=None, wait=None)
         if type(body) is not bytes:
             body = pack_body(body, lane.most_bytes)
             waiting.packed.append(len(waiting.payloads))
@@ -124,8 +127,7 @@ class Agent:
         An error carries `accepted`: how many were taken before it. Raises as `publish` does.
         """
         self.check_open()
-        lane = self._lanes.get(topic, ttl=ttl, priority=priority)
-        many = Many(self._publishing, lane, headers, until_of(lane, wait))
+        many = Many(self._publishing, topic, headers=headers, ttl=ttl, priority=priority, wait=wait)
         try:
             await many.all(bodies)
         except BaseException as error:
@@ -143,7 +145,10 @@ class Agent:
         timeout: float = 2.0,  # noqa: ASYNC109  part of the API
         headers: Mapping[str, str] | None = None,
     ) -> Message:
-        """Ask, and return the first answer. Raises NoRespondersError at once if nobody listens, RequestTimeoutError."""
+        """Ask, and return the first answer.
+
+        Raises NoRespondersError at once if nobody listens, RequestTimeoutError, RequestFailedError, and what `publish` raises.
+        """
         self.check_open()
         return await self._asking.request(topic, body, timeout=timeout, headers=headers)
 
@@ -155,8 +160,8 @@ class Agent:
         most: int = MOST_ANSWERS,
         timeout: float = 2.0,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Message]:
-        """Ask, and give each answer that comes within the time, at most so many."""
+    ) -> Answers:
+        """Ask, and give each answer that comes within the time, at most so many. A failed one says so in `message.error`."""
         self.check_open()
         return self._asking.request_many(topic, body, most=most, timeout=timeout, headers=headers)
 
@@ -176,44 +181,30 @@ class Agent:
         start: str | int | datetime = "new",
         limit: int = 1_024,
         overflow: str = BLOCK,
+        decode: type[Body] | Callable[[Any], Body] | None = None,
         dead: bool = False,
-    ) -> Subscription:
+    ) -> Subscription[Body]:
         """`async with` it, then `async for`. What was published once it is entered is delivered.
 
-        `*` stands for one token, a final `>` for the rest. Entering raises NotPermittedError.
+        `*` stands for one token, a final `>` for the rest. `decode` makes of each body what is wanted: a function, a dataclass, a
+        class of msgspec or pydantic; a message of which that cannot be made is refused. Entering raises NotPermittedError.
         """
-        check_options(overflow, limit)
-
-        settling: Settling | None = None
-
-        async def enter(one: Subscription) -> None:
-            nonlocal settling
-            self.check_open()
-            host = self._host
-            if durable:
-                settling = await self._settling(Place(self.name, durable, one.number))
-            begins = encode_start(start) if durable else ""
-            await host.joining.join(one, host.keyring.snapshot, began_ms=self.began_ms, start=begins, settling=settling, dead=dead)
-
-        async def leave(one: Subscription) -> None:
-            if settling is not None and self._host.settling is not None:
-                await self._host.settling.leave(settling)
-            self._host.joining.leave(one)
-
-        return Subscription(
-            self.name, pattern, number=self._host.joining.next_number(), group=group or "", durable=durable or "", limit=limit,
-            overflow=overflow, credit=self._host.give_credit, enter=enter, leave=leave,
-        )  # fmt: skip
-
-    async def _settling(self, place: Place) -> Settling:
-        writer = self._host.settling
-        if writer is None:
-            raise ValueError("durable= needs a state folder, in which is kept what was handled: open the bus with state=")
-        return await writer.open(place, self._host.send)
+        self.check_open()
+        return self._subscribing.make(
+            pattern, group=group, durable=durable, start=start, limit=limit, overflow=overflow, decode=decode, dead=dead
+        )
 
     def refusals(self) -> Refusals:
-        """What was refused of what this agent sent, and of what came for its host, as it happens."""
+        """What was refused of what this agent sent, and of what came for its host, as it happens: an async iterator."""
         return self.refused
+
+    def events(self) -> Events:
+        """What happens to it: Connected, Disconnected, Renewed, PolicyChanged, Missed: an async iterator."""
+        return self.happened
+
+    def _hooks_changed(self) -> None:
+        self._quick.clear()
+        self._subscribing.hooks_changed()
 
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
@@ -238,14 +229,14 @@ class Agent:
         self._is_open, self.error = False, error
         self._host.joining.close(self.name, error)
         self._lanes.close(error or ClosedError(f"{self.name} is closed"))
+        self.refused.close()
+        self.happened.close()
         self._host.forget(self)
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Another policy: what may be said, and how, is asked again."""
+        """Another policy or trust: what may be said, and how, is asked again."""
         self._lanes.follow(snapshot)
-
-    def disconnected(self, error: BusError) -> None:
-        """The link is gone; iterators wait for the next one."""
+        self.happened.add(PolicyChanged())
 
     def audit(self, record: AuditRecord) -> None:
         """A sampled message of this agent was vouched for by its identity key: whoever audits hears of it."""

@@ -1,16 +1,21 @@
-"""Requests of one agent, and its answers to others'. A request is a record of its own, which says who may answer and until when."""
+"""Requests of one agent, and its answers to others'. A request is a record of its own, which says who may answer and until when.
+
+A reply with the header `tpmbus-error` says that there is no answer, and why: `request` raises RequestFailedError with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import finalize
 
+from bus.agent.delivering import Delivering
 from bus.agent.lane import Note
 from bus.agent.message import Message
 from bus.agent.publishing import Publishing
 from bus.agent.requests import Pending
-from bus.errors import RequestTimeoutError
+from bus.clock import Clock
+from bus.errors import Drop, RequestFailedError, RequestTimeoutError
 from bus.protocol.header import ID_BYTES, REQUEST
 
 if TYPE_CHECKING:
@@ -20,51 +25,127 @@ MOST_ANSWERS: Final = 1_024
 
 
 class Asking:
-    def __init__(self, agent: str, host: Host, publishing: Publishing) -> None:
-        self._agent, self._host, self._publishing = agent, host, publishing
+    def __init__(self, agent: str, host: Host, publishing: Publishing, delivering: Delivering) -> None:
+        self._agent, self._host, self._publishing, self._delivering = agent, host, publishing, delivering
 
-    async def request(self, topic: str, body: Any, *, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109
-        async with self._asking(topic, body, timeout, headers) as pending:
-            try:
-                with self._host.clock.fail_after(timeout):
-                    return await pending.next()
-            except TimeoutError as error:
-                raise RequestTimeoutError(topic, timeout) from error
+    async def request(self, topic: str, body: Any, *, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109  part of the API
+        answers = self.request_many(topic, body, most=1, timeout=timeout, headers=headers)
+        try:
+            answer = await answers.first()
+        finally:
+            answers.close()
+        if answer is None:
+            raise RequestTimeoutError(topic, timeout)
+        if answer.error is not None:
+            raise RequestFailedError(answer.sender, answer.error)
+        return answer
 
-    async def request_many(
+    def request_many(
         self,
         topic: str,
         body: Any,
         *,
         most: int,
-        timeout: float,  # noqa: ASYNC109  part of the API
+        timeout: float,
         headers: Mapping[str, str] | None,
-    ) -> AsyncIterator[Message]:
-        until = self._host.clock.monotonic() + timeout
-        async with self._asking(topic, body, timeout, headers) as pending:
-            for _ in range(most):
-                try:
-                    with self._host.clock.fail_after(until - self._host.clock.monotonic()):
-                        answer = await pending.next()
-                except TimeoutError:
-                    return
-                yield answer
+    ) -> Answers:
+        return Answers(self, topic, body, most=most, timeout=timeout, headers=headers)
 
-    @asynccontextmanager
-    async def _asking(self, topic: str, body: Any, timeout: float, headers: Mapping[str, str] | None) -> AsyncIterator[Pending]:  # noqa: ASYNC109
-        lane = self._publishing.lanes.get(topic, ttl=timeout, flags=REQUEST)
-        await lane.wait_for_room()
-        host = self._host
+    async def ask(self, topic: str, body: Any, timeout: float, headers: Mapping[str, str] | None) -> tuple[bytes, Pending]:  # noqa: ASYNC109  the same
+        """The request is accepted. `done` must follow."""
+        publishing, host = self._publishing, self._host
+        if not publishing.is_plain():
+            publishing.lanes.get(topic, ttl=timeout, flags=REQUEST)  # hooks get nothing that may not be said
+            _, body, headers = await publishing.hooked(topic, body, headers)
+        lane = await publishing.lanes.with_room(topic, ttl=timeout, flags=REQUEST)
         id_ = host.random(ID_BYTES)
         pending = host.requests.ask(self._agent, id_, topic, host.keyring.now_ms() + int(timeout * 1000))
         try:
-            self._publishing.add(lane, body, headers, Note(id_, b"", pending))
-            yield pending
-        finally:
-            host.requests.done(self._agent, id_)
+            publishing.add(lane, body, headers, Note(id_, b"", pending))
+        except BaseException:
+            self.done(id_)
+            raise
+        return id_, pending
+
+    async def next(self, pending: Pending) -> Message:
+        """The next answer that hooks let through."""
+        while True:
+            answer = await self._delivering.reply(await pending.next())
+            if answer is not None:
+                return answer
+
+    def done(self, id_: bytes) -> None:
+        self._host.requests.done(self._agent, id_)
+
+    @property
+    def clock(self) -> Clock:
+        return self._host.clock
 
     async def answer(self, message: Message, body: Any, headers: Mapping[str, str] | None) -> None:
         """What `message.reply` does."""
-        lane = self._publishing.lanes.reply_to(message)
-        await lane.wait_for_room()
-        self._publishing.add(lane, body, headers, Note(b"", message.header.id, None))
+        publishing = self._publishing
+        if not publishing.is_plain():
+            try:
+                _, body, headers = await publishing.hooked(message.topic, body, headers)
+            except Drop:
+                return
+        while (lane := publishing.lanes.reply_to(message)).waiting.is_full:
+            await lane.wait_for_room()
+        publishing.add(lane, body, headers, Note(b"", message.header.id, None))
+
+
+class Answers:
+    """An async iterator: each answer that comes within the time, and no more than are wanted. It asks when it is first asked."""
+
+    def __init__(
+        self, asking: Asking, topic: str, body: Any, *, most: int, timeout: float, headers: Mapping[str, str] | None
+    ) -> None:
+        self._asking, self._topic, self._body, self._headers = asking, topic, body, headers
+        self._left, self._timeout = most, timeout
+        self._until = 0.0
+        self._pending: Pending | None = None
+        self._id = b""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """Raises NoRespondersError, and what keeps the request from being sent."""
+        found = None
+        try:
+            if self._left > 0:
+                found = await (self.first() if self._pending is None else self._next(self._pending))
+        finally:
+            if found is None:
+                self.close()
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+    async def first(self) -> Message | None:
+        """Ask, and wait. None if the time is over."""
+        clock = self._asking.clock
+        self._until = clock.monotonic() + self._timeout
+        try:
+            with clock.fail_after(self._timeout):
+                self._id, self._pending = await self._asking.ask(self._topic, self._body, self._timeout, self._headers)
+        except TimeoutError:
+            return None
+        if self._left > 1:  # if nobody waits for the rest, it is over as well
+            finalize(self, self._asking.done, self._id).atexit = False
+        return await self._next(self._pending)
+
+    def close(self) -> None:
+        """No answer is waited for any more."""
+        self._left = 0
+        if self._id:
+            self._asking.done(self._id)
+
+    async def _next(self, pending: Pending) -> Message | None:
+        clock = self._asking.clock
+        self._left -= 1
+        try:
+            with clock.fail_after(self._until - clock.monotonic()):
+                return await self._asking.next(pending)
+        except TimeoutError:
+            return None

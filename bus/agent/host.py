@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from bus.agent.acquaintance import Acquaintance
 from bus.agent.agent import Agent
 from bus.agent.connection import Connection, Dial
+from bus.agent.events import Connected, Disconnected, Event
 from bus.agent.inbox import Inbox
 from bus.agent.joining import Joining
 from bus.agent.lane import Lane
@@ -210,6 +211,7 @@ class Host:
         self.show_inboxes()
         self.joining.join_again()
         self.outbox.connected(link)
+        self._happened(Connected())
 
     def _lost(self, error: BusError) -> None:
         self.outbox.lost()
@@ -218,8 +220,7 @@ class Host:
             self.settling.lost()
         self.inbox.taken = 0
         self.inbox.take(self.keyring.link_lost())
-        for agent in self.agents.values():
-            agent.disconnected(error)
+        self._happened(Disconnected(str(error)))
 
     def _table(self) -> Mapping[int, Callable[..., Any]]:
         topics = self.outbox.topics
@@ -294,23 +295,37 @@ class Host:
             refusal = Refusal("in", header.sender, header.topic, reason, header.id.hex())
         except BusError:
             refusal = Refusal("in", str(getattr(error, "agent", "")), "", reason, "")
-        self.refusals.add(refusal, now=self.clock.monotonic())
+        self._tell_refusal(refusal, *self.agents.values())
 
     def _not_believed(self, agent: str, reason: str) -> None:
-        self.refusals.add(Refusal("in", agent, "", reason, ""), now=self.clock.monotonic())
+        self._tell_refusal(Refusal("in", agent, "", reason, ""), *self.agents.values())
+
+    def not_handed_over(self, agent: str, refusal: Refusal, error: Exception) -> None:
+        """What was verified, and refused by the application itself."""
+        self.inbox.counts[refusal.reason] += 1
+        self._tell_refusal(refusal, *self._named(agent), error=error)
 
     def _not_sent(self, lane: Lane, id_: bytes, reason: str) -> None:
-        refusal = Refusal("out", lane.agent, lane.key.topic, reason, id_.hex())
-        self.refusals.add(refusal, now=self.clock.monotonic())
-        agent = self.agents.get(lane.agent)
-        if agent is not None:
-            agent.refused.add(refusal, now=self.clock.monotonic())
+        self._tell_refusal(Refusal("out", lane.agent, lane.key.topic, reason, id_.hex()), *self._named(lane.agent))
+
+    def _named(self, agent: str) -> list[Agent]:
+        return [found] if (found := self.agents.get(agent)) is not None else []
+
+    def _tell_refusal(self, refusal: Refusal, *agents: Agent, error: Exception | None = None) -> None:
+        now = self.clock.monotonic()
+        self.refusals.add(refusal, now=now, error=error)
+        for agent in agents:
+            agent.refused.add(refusal, now=now)
 
     def _disk_failed(self, error: BusError) -> None:
         reason = str(getattr(error, "code", type(error).__name__))
         self.refusals.add(Refusal("out", "", "", reason, ""), now=self.clock.monotonic())
 
     # ---- sessions, replies, samples ------------------------------------------------------------------------------------------
+
+    def _happened(self, event: Event) -> None:
+        for agent in self.agents.values():
+            agent.happened.add(event)
 
     def _sessions_changed(self) -> None:
         self.requests.renewed(self.sessions.held)

@@ -166,12 +166,9 @@ class Inbox:
             one = self._of.get(hears)
             if one is None or one not in named:
                 continue
-            missed = 0
             settling = self._settling.get(one.number)
             if settling is not None:
                 settling.arrived(header, ticket.position)
-            elif not one.group:
-                missed = one.gap(header.epoch, header.topic, header.before, header.records)
             batch = Batch(
                 received,
                 one.agent,
@@ -179,7 +176,6 @@ class Inbox:
                 redelivered=redelivered,
                 deliveries=ticket.deliveries,
                 position=ticket.position or None,
-                missed=missed,
                 answer=self._answer,
                 settling=settling,
                 dead_reason=ticket.reason,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from bus.agent.lane import Lane, LaneKey
 from bus.agent.message import Message
 from bus.agent.opened_topics import private_topic
-from bus.errors import BusError, NotPermittedError, OverloadedError
+from bus.errors import BusError, NotPermittedError, OverloadedError, twin
 from bus.identity.envelopes.reserved import reply_topic, why_not_publish
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy import TopicRule
@@ -29,9 +29,12 @@ class Lanes:
         self._replies: dict[LaneKey, Lane] = {}
         self._retired: list[Lane] = []
         """Of an older policy: what waits in them still goes, if it may."""
-        self._snapshot = host.keyring.snapshot
+        self.snapshot = host.keyring.snapshot
+        self._end: BusError | None = None
         self.quick: dict[str, Lane] = {}
         """By topic: those of the default options into which a record can be put without a further look."""
+        self.is_plain: Callable[[], bool] = lambda: True
+        """Whether nobody looks at records before they are packed."""
 
     def __iter__(self) -> Iterator[Lane]:
         return iter([*self._all.values(), *self._replies.values(), *self._retired])
@@ -39,20 +42,33 @@ class Lanes:
     def get(
         self, topic: str, *, ttl: float | None = None, priority: str | None = None, flags: int = 0, single: bool = False
     ) -> Lane:
-        """Raises NotPermittedError, ValueError."""
-        rule = self._snapshot.rule(topic)
+        """Raises NotPermittedError, ValueError, OverloadedError, and what has ended its agent."""
+        if self._end is not None:
+            raise twin(self._end)
+        rule = self.snapshot.rule(topic)
         chosen = priority or rule.priority
         ttl_ms = rule.ttl_ms if ttl is None else min(_milliseconds(ttl), rule.ttl_ms)
         key = LaneKey(topic, chosen, ttl_ms, flags, None, single)
         lane = self._all.get(key)
         if lane is None:
             lane = self._made(topic, key, rule)
-        if lane.quick is not None and lane.trouble is None:
+        if lane.quick is not None and lane.trouble is None and self.is_plain():
             lane.quick[topic] = lane
         return lane
 
+    async def with_room(
+        self, topic: str, *, ttl: float | None = None, priority: str | None = None, flags: int = 0, single: bool = False
+    ) -> Lane:
+        """The same, when something can be put in. Raises its trouble, too."""
+        while True:
+            lane = self.get(topic, ttl=ttl, priority=priority, flags=flags, single=single)
+            if not lane.waiting.is_full:
+                lane.check()
+                return lane
+            await lane.wait_for_room()  # and by then there may be another one
+
     def _made(self, topic: str, key: LaneKey, rule: TopicRule) -> Lane:
-        wrong = why_not_publish(self._snapshot.policy, self._agent, topic)
+        wrong = why_not_publish(self.snapshot.policy, self._agent, topic)
         if wrong is not None:
             raise NotPermittedError(self._agent, f"publish {topic}", wrong)
         if key.priority not in rule.priorities:
@@ -67,9 +83,11 @@ class Lanes:
         return lane
 
     def reply_to(self, message: Message) -> Lane:
-        """Where answers to this request go."""
+        """Where answers to this request go. Raises what has ended its agent."""
+        if self._end is not None:
+            raise twin(self._end)
         header = message.header
-        rule = self._snapshot.rule(header.topic, reply=True)
+        rule = self.snapshot.rule(header.topic, reply=True)
         key = LaneKey(reply_topic(header.sender, header.session), rule.priority, rule.ttl_ms, REPLY, header.topic)
         lane = self._replies.pop(key, None)
         if lane is None:
@@ -82,7 +100,7 @@ class Lanes:
 
     def follow(self, snapshot: Snapshot) -> None:
         """Those in use for which nothing changed go on; what waits in others is judged again before it is sent."""
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self.quick.clear()
         in_use = [lane for lane in self if lane.waiting or lane.signing]
         self._replies.clear()
@@ -90,11 +108,12 @@ class Lanes:
         self._retired = [lane for lane in in_use if self._all.get(lane.key) is not lane]
 
     def _is_as_before(self, lane: Lane) -> bool:
-        topic, snapshot = lane.key.topic, self._snapshot
+        topic, snapshot = lane.key.topic, self.snapshot
         is_ours = lane.key.request is None and lane not in self._retired
         return is_ours and lane.rule == snapshot.rule(topic) and why_not_publish(snapshot.policy, self._agent, topic) is None
 
     def close(self, error: BusError) -> None:
+        self._end = error
         for lane in self:
             self._close(lane, error)
         for lanes in (self._all, self._replies, self._retired, self.quick):

@@ -1,39 +1,64 @@
 """One `publish_many`: as many bodies at a time as there is room for, and no more are asked for.
 
-Plain bytes go into their lane by the chunk. Everything else goes one by one, as `publish` would put it there.
+Plain bytes go into their lane by the chunk. Everything else goes one by one, as `publish` would put it there; hooks that take a
+batch get a chunk.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from bus.agent.lane import Lane, Note
-from bus.agent.publishing import ACCEPTED, STORED, Publishing
+from bus.agent import tracing
+from bus.agent.hooks import Chain
+from bus.agent.lane import Note
+from bus.agent.publishing import ACCEPTED, STORED, Publishing, until_of
 from bus.agent.receipts import Receipt
+from bus.agent.record import NO_HEADERS, Record
+from bus.errors import Drop
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 
 MOST_WAITING: Final = 1_024
 """Receipts that are waited for at a time."""
+FIRST_CHUNK: Final = 64
+"""Before anything is known of how large they are."""
 _ONLY_BYTES: Final = {bytes}
 
 
 class Many:
     """As far as it has come: `accepted` bodies were taken."""
 
-    def __init__(self, publishing: Publishing, lane: Lane, headers: Mapping[str, str] | None, until: str) -> None:
-        self._publishing, self._lane, self._headers, self._until = publishing, lane, headers, until
+    def __init__(
+        self,
+        publishing: Publishing,
+        topic: str,
+        *,
+        headers: Mapping[str, str] | None,
+        ttl: float | None,
+        priority: str | None,
+        wait: str | None,
+    ) -> None:
+        """Raises NotPermittedError, ValueError."""
+        self._publishing, self._topic, self._ttl, self._priority = publishing, topic, ttl, priority
+        self._lane = publishing.lanes.get(topic, ttl=ttl, priority=priority)
+        self._snapshot = publishing.lanes.snapshot
+        self._until = until_of(self._lane, wait)
+        self._headers = tracing.with_trace(headers) if tracing.is_on() else headers
         self._receipts: deque[Receipt] = deque()
+        self._chunk = FIRST_CHUNK
         self.accepted = 0
 
     async def all(self, bodies: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Return when they are where they are waited for."""
+        hooks = self._publishing.hooks.publishing
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
                 await self._one(body)
-        elif self._until != ACCEPTED or self._headers:
+        elif hooks is not None and hooks.is_batch:
+            await self._batches(iter(bodies), hooks)
+        elif hooks is not None or self._until != ACCEPTED or self._headers:
             for body in bodies:
                 await self._one(body)
         else:
@@ -41,38 +66,75 @@ class Many:
         await self._finished(0)
 
     async def _chunks(self, bodies: Iterator[Any]) -> None:
-        lane = self._lane
-        while True:
-            await lane.wait_for_room()
-            waiting = lane.waiting
-            chunk = list(islice(bodies, MAX_RECORDS - len(waiting.payloads)))
-            if not chunk:
-                return
-            if {*map(type, chunk)} == _ONLY_BYTES and max(map(len, chunk)) * len(chunk) <= MAX_BYTES and self._fit(chunk):
-                waiting.payloads += chunk
-                waiting.size_bytes += sum(map(len, chunk))
-                self.accepted += len(chunk)
-                if not lane.ready:
-                    self._publishing.outbox.put(lane)
+        while chunk := await self._next(bodies):
+            if {*map(type, chunk)} == _ONLY_BYTES and self._fit(chunk):
+                self._put(chunk)
             else:
                 for body in chunk:
-                    await self._one(body)
+                    await self._accept(body, self._headers)
+
+    async def _batches(self, bodies: Iterator[Any], hooks: Chain[Record]) -> None:
+        topic, headers = self._topic, self._headers or NO_HEADERS
+        while chunk := await self._next(bodies):
+            records = [Record(topic, body, headers) for body in chunk]
+            for record in await hooks.many(self._publishing.context, records, self._lost):
+                self._publishing.check_topic(topic, record)
+                await self._accept(record.body, record.headers)
 
     async def _one(self, body: Any) -> None:
-        await self._lane.wait_for_room()
+        headers = self._headers
+        if self._publishing.hooks.publishing is not None:
+            try:
+                _, body, headers = await self._publishing.hooked(self._topic, body, headers)
+            except Drop:
+                return
+        await self._accept(body, headers)
+
+    async def _accept(self, body: Any, headers: Mapping[str, str] | None) -> None:
+        await self._wait_for_room()
         receipt = None if self._until == ACCEPTED else Receipt(durable=self._lane.rule.is_durable)
-        note = None if receipt is None else Note(b"", b"", receipt)
-        self._publishing.add(self._lane, body, self._headers, note)
+        self._publishing.add(self._lane, body, headers, None if receipt is None else Note(b"", b"", receipt))
         self.accepted += 1
         if receipt is not None:
             self._receipts.append(receipt)
             await self._finished(MOST_WAITING)
+
+    async def _wait_for_room(self) -> None:
+        """In the lane of the moment: under another policy it may be another one."""
+        lanes = self._publishing.lanes
+        if self._lane.waiting.is_full or lanes.snapshot is not self._snapshot:
+            self._lane = await lanes.with_room(self._topic, ttl=self._ttl, priority=self._priority)
+            self._snapshot = lanes.snapshot
+
+    # ---- chunks --------------------------------------------------------------------------------------------------------------
+
+    async def _next(self, bodies: Iterator[Any]) -> list[Any]:
+        """As many as there is room for, going by how large the last ones were."""
+        await self._wait_for_room()
+        chunk = list(islice(bodies, min(self._chunk, MAX_RECORDS - len(self._lane.waiting))))
+        largest = max((len(body) for body in chunk if type(body) is bytes), default=0)
+        self._chunk = min(max(MAX_BYTES // max(largest, 1), 1), MAX_RECORDS)
+        return chunk
+
+    def _fit(self, chunk: list[bytes]) -> bool:
+        return max(map(len, chunk)) <= self._lane.most_bytes and self._lane.trouble is None
+
+    def _put(self, chunk: list[bytes]) -> None:
+        lane, waiting = self._lane, self._lane.waiting
+        waiting.payloads += chunk
+        waiting.size_bytes += sum(map(len, chunk))
+        self.accepted += len(chunk)
+        if not lane.ready:
+            self._publishing.outbox.put(lane)
+
+    async def _lost(self, records: Sequence[Record], error: Exception) -> None:
+        """A hook took them out, or refuses them: then all that came with them are not published."""
+        if not isinstance(error, Drop):
+            raise error
+        self._publishing.dropped(len(records))
 
     async def _finished(self, most: int) -> None:
         """Return when at most so many are still waited for."""
         while len(self._receipts) > most:
             receipt = self._receipts.popleft()
             await (receipt.stored() if self._until == STORED else receipt.sent())
-
-    def _fit(self, chunk: list[bytes]) -> bool:
-        return max(map(len, chunk)) <= self._lane.rule.max_bytes and self._lane.trouble is None

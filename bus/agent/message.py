@@ -5,20 +5,34 @@ A batch is what one envelope brought to one subscription; its messages are made 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic
 
-from bus.agent.bodies import unpack_body
+from bus.agent.bodies import pack_body, unpack_body
+from bus.agent.record import NO_HEADERS, checked_headers
+from bus.agent.tracing import TRACEPARENT
 from bus.identity.envelopes.receive import Received
 from bus.protocol.header import Header
-from bus.protocol.records import BYTES
+from bus.protocol.records import BYTES, MSGPACK
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from bus.agent.settling import Settling
 
-_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+    Body = TypeVar("Body", default=Any)
+else:
+    from typing import TypeVar
+
+    Body = TypeVar("Body")
+
+FAILED: Final = "tpmbus-error"
+"""A header of replies: there is no answer, and why."""
+_SAME: Final = object()
+_NO_LIMIT: Final = 1 << 32
 Answer = Callable[["Message", Any, Mapping[str, str] | None], Any]
 
 
@@ -39,7 +53,6 @@ class Batch:
         redelivered: bool = False,
         deliveries: int = 1,
         position: int | None = None,
-        missed: int = 0,
         answer: Answer | None = None,
         settling: Settling | None = None,
         dead_reason: str = "",
@@ -49,18 +62,28 @@ class Batch:
             raise ValueError("an envelope whose records were not handed over makes no batch")
         self.header: Header = received.header
         self.agent = agent
-        self.kinds, self.payloads, self.headers = records.kinds, records.payloads, records.headers
+        self.kinds: Sequence[int] | Mapping[int, int] = records.kinds
+        self.payloads: Sequence[bytes] | Mapping[int, bytes] = records.payloads
+        self.headers = records.headers
         self.indexes: Sequence[int] = range(len(records.payloads)) if indexes is None else indexes
         self.by_identity = received.by_identity
-        self.redelivered, self.deliveries, self.position, self.missed = redelivered, deliveries, position, missed
+        self.redelivered, self.deliveries, self.position = redelivered, deliveries, position
+        self.missed = 0
+        """Set when it is begun."""
         self.answer, self.settling = answer, settling
         self.until_ms, self.dead_reason = received.until_ms, dead_reason
 
     def __len__(self) -> int:
         return len(self.indexes)
 
+    def changed(self, index: int, payload: bytes, kind: int, headers: Mapping[str, str]) -> Batch:
+        """The same, with another content of one record: of that alone it may be asked."""
+        other = copy.copy(self)
+        other.payloads, other.kinds, other.headers = {index: payload}, {index: kind}, {index: headers}
+        return other
 
-class Message:
+
+class Message(Generic[Body]):
     """One record. Made by subscriptions; nothing in it can be changed."""
 
     __slots__ = ("_batch", "_index")
@@ -93,15 +116,30 @@ class Message:
         return self._batch.payloads[self._index]
 
     @property
-    def body(self) -> Any:
+    def is_packed(self) -> bool:
+        """Whether `data` is msgpack, and no bytes that were published as they are."""
+        return self._batch.kinds[self._index] == MSGPACK
+
+    @property
+    def body(self) -> Body:
         """Bytes as they were published, or the value that they stand for, decoded each time. Raises ValueError for none."""
-        data = self._batch.payloads[self._index]
-        return data if self._batch.kinds[self._index] == BYTES else unpack_body(data)
+        data: Any = self._batch.payloads[self._index]
+        return data if self._batch.kinds[self._index] == BYTES else unpack_body(data)  # type: ignore[no-any-return]  # by msgpack
 
     @property
     def headers(self) -> Mapping[str, str]:
         found = self._batch.headers.get(self._index)
-        return _NO_HEADERS if found is None else MappingProxyType(dict(found))
+        return NO_HEADERS if found is None else MappingProxyType(dict(found))
+
+    @property
+    def trace(self) -> str | None:
+        """The W3C `traceparent` of the span in which it was published. `bus.trace_context(message.headers)` is OpenTelemetry's."""
+        return self.headers.get(TRACEPARENT)
+
+    @property
+    def error(self) -> str | None:
+        """Of a reply: why there is no answer."""
+        return self.headers.get(FAILED)
 
     @property
     def id(self) -> str:
@@ -148,6 +186,19 @@ class Message:
         """Whether somebody waits for a reply."""
         return self._batch.header.is_request
 
+    def replace(self, *, body: Any = _SAME, headers: Mapping[str, str] | None = None) -> Message:
+        """The same with another content, for a deliver hook to give back. What is said of its signature is of the original's.
+
+        Raises TypeError and ValueError for what could not travel either.
+        """
+        batch, index = self._batch, self._index
+        payload, kind = batch.payloads[index], batch.kinds[index]
+        if body is not _SAME:
+            kind = BYTES if type(body) is bytes else MSGPACK
+            payload = body if kind == BYTES else pack_body(body, _NO_LIMIT)
+        others = batch.headers.get(index, NO_HEADERS) if headers is None else checked_headers(headers, _NO_LIMIT)[0]
+        return Message(batch.changed(index, payload, kind, others), index)
+
     async def reply(self, body: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Answer a request. Raises LocalProtocolError if it is none; what `publish` raises."""
         from bus.errors import LocalProtocolError  # noqa: PLC0415  only where it is misused
@@ -179,3 +230,18 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self.sender} on {self.topic}>"
+
+
+class DecodedMessage(Message[Body]):
+    """One whose body was decoded as its subscription wants it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, message: Message, value: Body) -> None:
+        super().__init__(message._batch, message._index)  # noqa: SLF001  they are one
+        self._value = value
+
+    @property
+    def body(self) -> Body:
+        """What `decode` made of it, once."""
+        return self._value

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from bus.agent import tracing
 from bus.agent.bodies import pack_body
+from bus.agent.hooks import HookContext, Hooks
 from bus.agent.lane import Lane, Note
 from bus.agent.lanes import Lanes
 from bus.agent.receipts import Receipt
-from bus.errors import MessageTooLargeError, OverloadedError, twin
+from bus.agent.record import NO_HEADERS, Record, checked_headers
+from bus.errors import Drop, MessageTooLargeError, OverloadedError
 from bus.flow.waiting import MAX_RECORDS
 from bus.identity.envelopes.seal import given_id
 from bus.protocol.records import BYTES, MSGPACK
@@ -29,8 +32,15 @@ WAITS: Final = (ACCEPTED, SENT, STORED)
 
 
 class Publishing:
-    def __init__(self, agent: str, lanes: Lanes, outbox: Outbox) -> None:
-        self._agent, self.lanes, self.outbox = agent, lanes, outbox
+    def __init__(self, agent: str, lanes: Lanes, hooks: Hooks, outbox: Outbox) -> None:
+        self.lanes, self.hooks, self.outbox = lanes, hooks, outbox
+        self.context = HookContext(agent)
+        self._agent = agent
+        lanes.is_plain = self.is_plain
+
+    def is_plain(self) -> bool:
+        """Whether nobody looks at a record before it is packed."""
+        return self.hooks.publishing is None and not tracing.is_on()
 
     async def publish(
         self,
@@ -46,7 +56,14 @@ class Publishing:
         """With options, for the first time, or where more is to be waited for."""
         lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
         until = until_of(lane, wait)
-        await lane.wait_for_room()
+        if not self.is_plain():
+            try:
+                _, body, headers = await self.hooked(topic, body, headers)
+            except Drop:
+                if until == ACCEPTED:
+                    return None
+                raise
+        lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
         receipt = None if until == ACCEPTED else Receipt(durable=lane.rule.is_durable)
         self.add(lane, body, headers, self._note(id_, receipt))
         if receipt is None:
@@ -62,6 +79,11 @@ class Publishing:
         lane = self.lanes.get(topic, ttl=ttl, priority=priority)
         if lane.waiting.is_full:
             raise OverloadedError(f"{self._agent} on {topic}", pending=len(lane.waiting), limit=MAX_RECORDS)
+        if not self.is_plain():
+            try:
+                _, body, headers = self._hooked_nowait(topic, body, headers)
+            except Drop:
+                return
         self.add(lane, body, headers, None)
 
     async def publish_soon(
@@ -75,22 +97,71 @@ class Publishing:
         priority: str | None,
     ) -> Receipt:
         lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
-        await lane.wait_for_room()
         receipt = Receipt(durable=lane.rule.is_durable)
+        if not self.is_plain():
+            try:
+                _, body, headers = await self.hooked(topic, body, headers)
+            except Drop as dropped:
+                receipt.failed(dropped)
+                return receipt
+        lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
         self.add(lane, body, headers, self._note(id_, receipt))
         return receipt
 
     def add(self, lane: Lane, body: Any, headers: Mapping[str, str] | None, note: Note | None) -> None:
         """Into its lane. Raises what keeps the lane from being sealed, MessageTooLargeError, TypeError, ValueError."""
-        if lane.trouble is not None:
-            raise twin(lane.trouble)
-        most = lane.rule.max_bytes
+        lane.check()
+        most = lane.most_bytes
         kind = BYTES if type(body) is bytes else MSGPACK
         payload = body if kind == BYTES else pack_body(body, most)
-        if len(payload) > most:
-            raise MessageTooLargeError(len(payload), limit=most)
+        size = len(payload)
+        if headers:
+            headers, more = checked_headers(headers, most)
+            size += more
+        if size > most:
+            raise MessageTooLargeError(size, limit=most)
         lane.waiting.add(payload, kind, headers=headers, note=note)
         self.outbox.put(lane)
+
+    # ---- hooks ---------------------------------------------------------------------------------------------------------------
+
+    async def hooked(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
+        """What the hooks make of it. Raises Drop, and what they raise."""
+        record, chain = self._traced(topic, body, headers), self.hooks.publishing
+        if chain is None:
+            return record
+        try:
+            return self.check_topic(topic, await chain.one(self.context, record))
+        except Drop:
+            self.dropped(1)
+            raise
+
+    def _hooked_nowait(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
+        record, chain = self._traced(topic, body, headers), self.hooks.publishing
+        if chain is None:
+            return record
+        try:
+            return self.check_topic(topic, chain.one_nowait(self.context, record))
+        except Drop:
+            self.dropped(1)
+            raise
+
+    def dropped(self, records: int) -> None:
+        """Hooks took them out."""
+        self.outbox.counts["dropped"] += records
+
+    def _traced(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
+        if tracing.is_on():
+            headers = tracing.with_trace(headers)
+        return Record(topic, body, headers or NO_HEADERS)
+
+    def check_topic(self, topic: str, record: Record) -> Record:
+        """Raises ValueError if a hook has moved it."""
+        if record.topic != topic:
+            raise ValueError(
+                f"a hook made {record.topic} of {topic}: whether that may be said was not asked; have it publish there"
+            )
+        return record
 
     def _note(self, id_: str | None, receipt: Receipt | None) -> Note | None:
         if id_ is None and receipt is None:

@@ -79,7 +79,8 @@ class Requests:
 
     def done(self, agent: str, id_: bytes) -> None:
         """Nobody waits for it any more."""
-        del self.outstanding[agent, id_], self._pending[agent, id_]
+        self.outstanding.pop((agent, id_), None)
+        self._pending.pop((agent, id_), None)
 
     def answered(self, agent: str, ref: bytes, batch: Batch) -> None:
         pending = self._pending.get((agent, ref))

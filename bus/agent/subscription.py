@@ -1,23 +1,26 @@
 """A subscription: batches come in, messages are taken out one by one, and no task stands between.
 
     put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says
-    taking     the next message of a batch suspends nobody; between two batches is one checkpoint
+    taking     the next message of a batch suspends nobody; between two batches is one checkpoint. Several tasks may take
     credit     whoever must not lose anything is sent no more than its limit; what was taken is given back by quarters
+    missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
     end        an error of its own, or a quiet one; what came before is still handed out
 
-Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect.
+Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records that wait; an envelope that
+alone has more does not end who waits for it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final, Self
+from collections.abc import Awaitable, Callable, Iterator
+from operator import length_hint
+from typing import Any, Final, Generic, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from bus.agent.message import Batch, Message
+from bus.agent.message import Batch, Body, Message
 from bus.errors import BusError, SlowReaderError, twin
 
 BLOCK: Final = "block"
@@ -29,10 +32,16 @@ MAX_SERIES: Final = 4_096
 """Senders' epochs and topics whose gaps are looked at."""
 
 Deliver = Callable[[Message], Awaitable[Message | None]]
-"""What hooks do with a message: it, another one, or None if it is dropped."""
+"""What hooks and decoding do with a message: it, another one, or None if it is not handed over."""
+DeliverAll = Callable[[list[Message]], Awaitable[list[Message]]]
+"""What hooks do with all that came together."""
 
 
-class Subscription:
+def _nobody(count: int) -> None:
+    """Whom it is told that messages were missed, before anybody wants to know."""
+
+
+class Subscription(Generic[Body]):
     """Made by `agent.subscribe`. An async context manager and an async iterator of messages."""
 
     def __init__(
@@ -46,64 +55,104 @@ class Subscription:
         limit: int,
         overflow: str,
         credit: Callable[[int, int], None],
-        leave: Callable[[Subscription], Awaitable[None]],
-        enter: Callable[[Subscription], Awaitable[None]],
+        leave: Callable[[Subscription[Any]], Awaitable[None]],
+        enter: Callable[[Subscription[Any]], Awaitable[None]],
+        missed: Callable[[int], None] = _nobody,
     ) -> None:
         self.agent, self.pattern, self.group, self.durable = agent, pattern, group, durable
         self.number, self.limit, self.overflow = number, limit, overflow
         self.hooks: Deliver | None = None
+        self.batch_hooks: DeliverAll | None = None
         self.dropped = 0
         """Messages that came and were not wanted, as the overflow says."""
-        self.delivered = 0
-        """Messages in batches that were begun."""
-        self._credit, self._leave, self._enter = credit, leave, enter
+        self._credit, self._leave, self._enter, self._missed = credit, leave, enter, missed
         self._batches: deque[Batch] = deque()
-        self._pending = 0
+        self._queued = 0
+        """In batches that were not begun."""
         self._it: Iterator[Message] = iter(())
-        self._taken = 0
-        """Of the current batch, and of those before it that no credit was given back for."""
-        self._current = 0
+        """What is left of the batch that was begun."""
+        self._begun = self._taken = 0
+        """Messages in that batch; and in those before it for which no credit was given back."""
+        self._delivered = 0
         self._wake: anyio.Event | None = None
         self._end: BusError | None = None
         self._ended = False
         self._lost = 0
+        """Dropped, where numbers do not tell."""
         self._next_of: dict[tuple[bytes, str], int] = {}
 
     # ---- for the host --------------------------------------------------------------------------------------------------------
 
     def put(self, batch: Batch) -> None:
-        if self._ended:
+        if self._ended or not self._fits(batch):
             return
-        count = len(batch.indexes)
-        if self._pending + count > self.limit and self.overflow != BLOCK and not self._make_room(count):
-            self.dropped += count
-            self._lost += count
-            return
-        if self._lost:
-            batch.missed += self._lost
-            self._lost = 0
         self._batches.append(batch)
-        self._pending += count
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        self._queued += len(batch.indexes)
+        self._wake_up()
 
-    def gap(self, epoch: bytes, topic: str, before: int, records: int) -> int:
-        """How many records were lost before this envelope."""
-        key = (epoch, topic)
-        expected = self._next_of.get(key, before)
-        if len(self._next_of) >= MAX_SERIES and key not in self._next_of:
+    def _fits(self, batch: Batch) -> bool:
+        """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
+        too_many = self.pending + len(batch.indexes) - self.limit
+        if too_many <= 0 or self.overflow == BLOCK:
+            return True
+        header = batch.header
+        self._next_of.setdefault((header.epoch, header.topic), header.before + batch.indexes[0])
+        if self.overflow == DISCONNECT:
+            if self.pending:
+                self.end(SlowReaderError(self.pattern, pending=self.pending, limit=self.limit))
+            return not self._ended
+        if self.overflow == DROP_NEWEST:
+            self._drop(batch, slice(max(len(batch.indexes) - too_many, 0)))
+        else:
+            self._drop_oldest(too_many)
+            self._drop(batch, slice(max(len(batch.indexes) - self.limit, 0), None))
+        return bool(batch.indexes)
+
+    def _drop_oldest(self, count: int) -> None:
+        """So many of those that wait in whole batches."""
+        while count > 0 and self._batches:
+            oldest = self._batches[0]
+            dropped = min(count, len(oldest.indexes))
+            count -= dropped
+            self._queued -= dropped
+            self._drop(oldest, slice(dropped, None))
+            if not oldest.indexes:
+                self._batches.popleft()
+
+    def _drop(self, batch: Batch, kept: slice) -> None:
+        before = len(batch.indexes)
+        batch.indexes = batch.indexes[kept]
+        self.dropped += before - len(batch.indexes)
+        self._lost += before - len(batch.indexes)
+
+    def _gap(self, batch: Batch) -> int:
+        """How many of its sender's records on its topic were lost before the first of these."""
+        header, last = batch.header, len(batch.indexes) - 1
+        key = (header.epoch, header.topic)
+        first = header.before + batch.indexes[0]
+        expected = self._next_of.get(key, first)
+        if len(self._next_of) >= MAX_SERIES:
             self._next_of.clear()
-        self._next_of[key] = before + records
-        return max(before - expected, 0)
+        self._next_of[key] = max(header.before + batch.indexes[last] + 1, expected)
+        return max(first - expected, 0)
 
     def end(self, error: BusError | None = None) -> None:
         """Nothing comes any more. What is here is handed out, then this is raised, or the iteration is over."""
         if not self._ended:
             self._ended, self._end = True, error
-            if self._wake is not None:
-                self._wake.set()
-                self._wake = None
+            self._wake_up()
+
+    def stop(self) -> None:
+        """Nothing is handed out any more."""
+        self.end()
+        self._delivered = self.delivered
+        self._batches.clear()
+        self._queued, self._it = 0, iter(())
+
+    def _wake_up(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+            self._wake = None
 
     @property
     def is_open(self) -> bool:
@@ -112,20 +161,12 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Messages that wait to be taken."""
-        return self._pending
+        return self._queued + length_hint(self._it)
 
-    def _make_room(self, count: int) -> bool:
-        if self.overflow == DISCONNECT:
-            self.end(SlowReaderError(self.pattern, pending=self._pending, limit=self.limit))
-            return False
-        if self.overflow == DROP_NEWEST:
-            return False
-        while self._batches and self._pending + count > self.limit:
-            gone = len(self._batches.popleft().indexes)
-            self._pending -= gone
-            self.dropped += gone
-            self._lost += gone
-        return True
+    @property
+    def delivered(self) -> int:
+        """Messages that were taken, or taken out by hooks."""
+        return self._delivered - length_hint(self._it)
 
     # ---- for the agent -------------------------------------------------------------------------------------------------------
 
@@ -138,43 +179,45 @@ class Subscription:
 
     async def aclose(self) -> None:
         """Nothing is delivered any more; what was not taken is forgotten."""
-        self.end()
-        self._batches.clear()
-        self._pending, self._it = 0, iter(())
+        self.stop()
         await self._leave(self)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Message[Body]:
         """The next message. No checkpoint, unless a new batch begins or has to be waited for."""
         while True:
-            for message in self._it:
+            batch = self._it
+            for message in batch:
                 if self.hooks is None:
                     return message
-                kept = await self.hooks(message)
+                kept = await self._hooked(self.hooks, message)
                 if kept is not None:
                     return kept
-            await self._begin_batch()
+            await self._begin_batch(batch)
 
-    async def batches(self) -> AsyncIterator[list[Message]]:
+    def batches(self) -> Batches[Body]:
         """The same in bulk: whole envelopes, as they come."""
-        while True:
-            found = [*self._it]
-            if self.hooks is not None:
-                found = [kept for message in found if (kept := await self.hooks(message)) is not None]
-            if found:
-                yield found
-            try:
-                await self._begin_batch()
-            except StopAsyncIteration:
-                return
+        return Batches(self)
 
-    async def _begin_batch(self) -> None:
-        self._finish_batch()
+    async def next_batch(self) -> list[Message[Body]]:
+        """What is left of the current envelope, or the next one."""
+        while True:
+            batch = self._it
+            found = [*batch]
+            if self.hooks is not None:
+                found = await self._all_hooked(self.hooks, found)
+            if found:
+                return found
+            await self._begin_batch(batch)
+
+    async def _begin_batch(self, done: Iterator[Message]) -> None:
+        """Another one than this, of which nothing is left; if another task has begun one meanwhile, that."""
+        self._finish_batch(done)
         if self._batches:
             await checkpoint()
-        while not self._batches:
+        while self._it is done and not self._batches:
             if self._ended:
                 if self._end is not None:
                     raise twin(self._end)
@@ -182,21 +225,82 @@ class Subscription:
             if self._wake is None:
                 self._wake = anyio.Event()
             await self._wake.wait()
+        if self._it is not done:
+            return
         batch = self._batches.popleft()
-        self._current = len(batch.indexes)
-        self.delivered += self._current
-        self._it = map(Message, (batch,) * self._current, batch.indexes)
+        self._begun = len(batch.indexes)
+        self._queued -= self._begun
+        self._delivered += self._begun
+        self._tell_missed(batch)
+        messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]
+        if self.batch_hooks is None:
+            self._it = iter(messages)
+        else:
+            await self._hook_batch(self.batch_hooks, batch, messages)
 
-    def _finish_batch(self) -> None:
-        self._pending -= self._current
-        self._taken += self._current
-        self._current = 0
-        if self._taken * 4 >= self.limit and not self._ended:
-            self._credit(self.number, self._taken)
-            self._taken = 0
+    def _tell_missed(self, batch: Batch) -> None:
+        if batch.settling is None and not self.group:
+            missed = self._gap(batch)
+        else:
+            missed, self._lost = self._lost, 0
+        if missed:
+            batch.missed += missed
+            self._missed(missed)
+
+    def _finish_batch(self, done: Iterator[Message]) -> None:
+        if self._it is done:
+            self._taken += self._begun
+            self._begun = 0
+            if self._taken * 4 >= self.limit and self.overflow == BLOCK and not self._ended:
+                self._credit(self.number, self._taken)
+                self._taken = 0
+
+    # ---- hooks: a task that is cancelled within one has not taken the message ------------------------------------------------
+
+    async def _hooked(self, hooks: Deliver, message: Message) -> Message | None:
+        try:
+            return await hooks(message)
+        except BaseException:
+            self._it = iter([message, *self._it])
+            raise
+
+    async def _all_hooked(self, hooks: Deliver, messages: list[Message]) -> list[Message]:
+        try:
+            return [kept for message in messages if (kept := await hooks(message)) is not None]
+        except BaseException:
+            self._it = iter([*messages, *self._it])
+            raise
+
+    async def _hook_batch(self, hooks: DeliverAll, batch: Batch, messages: list[Message]) -> None:
+        count = len(messages)
+        self._it = iter(())  # who else takes goes on with the batch after it
+        try:
+            kept = await hooks(messages)
+        except BaseException:
+            self._batches.appendleft(batch)
+            self._queued += count
+            self._delivered -= count
+            self._begun = 0
+            raise
+        self._it = iter([*kept, *self._it])
 
     def __repr__(self) -> str:
-        return f"<Subscription of {self.agent} to {self.pattern}, {self._pending} waiting>"
+        return f"<Subscription of {self.agent} to {self.pattern}, {self.pending} waiting>"
+
+
+class Batches(Generic[Body]):
+    """An async iterator of lists of messages."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: Subscription[Body]) -> None:
+        self._subscription = subscription
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Message[Body]]:
+        return await self._subscription.next_batch()
 
 
 def check_options(overflow: str, limit: int) -> None:

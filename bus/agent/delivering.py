@@ -1,0 +1,83 @@
+"""Between verified and handed over: an agent's deliver hooks, then `decode` of the subscription.
+
+What goes no further is told, and if it is durable, settled:
+
+    dropped        a hook raised Drop: it is ended, with the hook's reason, and stands with the dead letters
+    hook_failed    a hook raised something else: it is given back, and comes again
+    undecodable    the body is not what its reader wants, and never will be: it is ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from bus.agent.decoding import Decode
+from bus.agent.hooks import Chain, HookContext
+from bus.agent.message import DecodedMessage, Message
+from bus.agent.subscription import Subscription
+from bus.errors import Drop
+
+DROPPED: Final = "dropped"
+HOOK_FAILED: Final = "hook_failed"
+UNDECODABLE: Final = "undecodable"
+Told = Callable[[Message, str, Exception], None]
+"""Hears of a message, why it was not handed over, and the error."""
+
+
+class Delivering:
+    """Of one subscription, or of replies."""
+
+    def __init__(self, context: HookContext, *, decode: Decode | None, told: Told) -> None:
+        self._context, self._decode, self._told = context, decode, told
+        self._chain: Chain[Message] | None = None
+
+    def install(self, one: Subscription[Any], chain: Chain[Message] | None) -> None:
+        """These are the hooks from now on."""
+        self._chain = chain
+        is_batch = chain is not None and chain.is_batch
+        one.batch_hooks = self._all if is_batch else None
+        one.hooks = self.one if self._decode is not None or (chain is not None and not is_batch) else None
+
+    def follow(self, chain: Chain[Message] | None) -> None:
+        """The same, where nobody iterates."""
+        self._chain = chain
+
+    async def one(self, message: Message) -> Message | None:
+        """It, another one, or None if it goes no further."""
+        chain = self._chain
+        if chain is not None and not chain.is_batch and (found := await self.reply(message)) is not message:
+            if found is None:
+                return None
+            message = found
+        return message if self._decode is None else await self._decoded(message, self._decode)
+
+    async def reply(self, message: Message) -> Message | None:
+        """The same for an answer: it comes alone, and is not decoded."""
+        if self._chain is None:
+            return message
+        try:
+            return await self._chain.one(self._context, message)
+        except Exception as error:  # noqa: BLE001  a hook is somebody else's
+            await self._lost([message], error)
+            return None
+
+    async def _all(self, messages: list[Message]) -> list[Message]:
+        return messages if self._chain is None else await self._chain.many(self._context, messages, self._lost)
+
+    async def _decoded(self, message: Message, decode: Decode) -> Message | None:
+        try:
+            return DecodedMessage(message, decode(message))
+        except Exception as error:  # noqa: BLE001  a decoder raises what it likes
+            self._told(message, UNDECODABLE, error)
+            await message.term(UNDECODABLE)
+            return None
+
+    async def _lost(self, messages: Sequence[Message], error: Exception) -> None:
+        for message in messages:
+            if isinstance(error, Drop):
+                self._told(message, DROPPED, error)
+                await message.term(error.reason or DROPPED)
+            else:
+                self._told(message, HOOK_FAILED, error)
+                await message.nak()

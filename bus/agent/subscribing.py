@@ -1,0 +1,95 @@
+"""The subscriptions of one agent: made with what they go through, entered by its host, and told of other hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from bus.agent.decoding import decoder
+from bus.agent.delivering import Delivering
+from bus.agent.events import Event, Missed
+from bus.agent.hooks import HookContext, Hooks
+from bus.agent.message import Message
+from bus.agent.refusals import Refusal
+from bus.agent.settling import Place, Settling
+from bus.agent.starts import encode_start
+from bus.agent.subscription import Subscription, check_options
+
+if TYPE_CHECKING:
+    from bus.agent.host import Host
+
+
+class Subscribing:
+    """`happened` hears of messages that were missed."""
+
+    def __init__(self, agent: str, host: Host, hooks: Hooks, *, began_ms: int, happened: Callable[[Event], None]) -> None:
+        self._agent, self._host, self._hooks, self._began_ms = agent, host, hooks, began_ms
+        self._happened = happened
+        self.replies = Delivering(HookContext(agent), decode=None, told=self._told)
+        """What answers to requests go through."""
+        self._through: WeakKeyDictionary[Subscription[Any], Delivering] = WeakKeyDictionary()
+
+    def make(
+        self,
+        pattern: str,
+        *,
+        group: str | None,
+        durable: str | None,
+        start: str | int | datetime,
+        limit: int,
+        overflow: str,
+        decode: Any,
+        dead: bool,
+    ) -> Subscription[Any]:
+        """Raises ValueError, TypeError."""
+        check_options(overflow, limit)
+        begins = encode_start(start) if durable else ""
+        delivering = Delivering(
+            HookContext(self._agent, pattern), decode=None if decode is None else decoder(decode), told=self._told
+        )
+        settling: Settling | None = None
+
+        async def enter(one: Subscription[Any]) -> None:
+            nonlocal settling
+            host = self._host
+            if durable:
+                settling = await self._settling(Place(self._agent, durable, one.number))
+            try:
+                snapshot = host.keyring.snapshot
+                await host.joining.join(one, snapshot, began_ms=self._began_ms, start=begins, settling=settling, dead=dead)
+            except BaseException:
+                await leave(one)
+                raise
+
+        async def leave(one: Subscription[Any]) -> None:
+            try:
+                if settling is not None and self._host.settling is not None:
+                    await self._host.settling.leave(settling)
+            finally:
+                self._host.joining.leave(one)
+
+        made: Subscription[Any] = Subscription(
+            self._agent, pattern, number=self._host.joining.next_number(), group=group or "", durable=durable or "", limit=limit,
+            overflow=overflow, credit=self._host.give_credit, enter=enter, leave=leave,
+            missed=lambda count: self._happened(Missed(pattern, count)),
+        )  # fmt: skip
+        self._through[made] = delivering
+        delivering.install(made, self._hooks.delivering)
+        return made
+
+    def hooks_changed(self) -> None:
+        for one, delivering in list(self._through.items()):
+            delivering.install(one, self._hooks.delivering)
+        self.replies.follow(self._hooks.delivering)
+
+    def _told(self, message: Message, reason: str, error: Exception) -> None:
+        refusal = Refusal("in", message.sender, message.topic, reason, message.id)
+        self._host.not_handed_over(self._agent, refusal, error)
+
+    async def _settling(self, place: Place) -> Settling:
+        writer = self._host.settling
+        if writer is None:
+            raise ValueError("durable= needs a state folder, in which is kept what was handled: open the bus with state=")
+        return await writer.open(place, self._host.send)
