@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bus.agent.asking import MOST_ANSWERS, Answers, Asking
 from bus.agent.bodies import pack_body
-from bus.agent.events import Events, PolicyChanged
+from bus.agent.events import Events, PolicyChanged, Renewed
 from bus.agent.hooks import Hooks
 from bus.agent.lanes import Lanes
 from bus.agent.many import Many
@@ -41,6 +41,7 @@ class Agent:
         self.refused, self.happened = Refusals(is_logged=False), Events()
         self.error: BusError | None = None
         self._host = host
+        self._session = host.sessions.held.get(name)
         self._lanes = Lanes(host, name)
         self._quick = self._lanes.quick
         self._publishing = Publishing(name, self._lanes, self.hooks, host.outbox)
@@ -235,8 +236,16 @@ class Agent:
 
     def follow(self, snapshot: Snapshot) -> None:
         """Another policy or trust: what may be said, and how, is asked again."""
+        if snapshot.policy is not self._lanes.snapshot.policy:
+            self.happened.add(PolicyChanged())
         self._lanes.follow(snapshot)
-        self.happened.add(PolicyChanged())
+
+    def sessions_changed(self) -> None:
+        """Its own may be another one."""
+        session = self._host.sessions.held.get(self.name)
+        if session is not None and session is not self._session:
+            self._session = session
+            self.happened.add(Renewed())
 
     def audit(self, record: AuditRecord) -> None:
         """A sampled message of this agent was vouched for by its identity key: whoever audits hears of it."""

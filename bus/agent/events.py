@@ -25,7 +25,7 @@ class Renewed(NamedTuple):
 
 
 class PolicyChanged(NamedTuple):
-    """Another policy or trust is in force, and everything was judged again."""
+    """Another policy is in force, and everything was judged again by it."""
 
 
 class Missed(NamedTuple):

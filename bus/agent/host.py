@@ -329,6 +329,8 @@ class Host:
 
     def _sessions_changed(self) -> None:
         self.requests.renewed(self.sessions.held)
+        for agent in self.agents.values():
+            agent.sessions_changed()
         self.acquaintance.own_papers()
         self.connection.show_papers()
         self.outbox.follow()
