@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
 from bus.protocol.frames import MAX_FRAME_BYTES
-from bus.transport.framing import LENGTH, Incoming
+from bus.transport.framing import LENGTH, READ_BYTES, Incoming
 from bus.transport.link import (
     FLUSH_SECONDS,
     HIGH_WATER_BYTES,
@@ -208,7 +208,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         if self._ending is None:
-            if exc is not None and self._transport is not None and self.ssl_object is None:
+            if self._transport is not None:
                 self._hear_out()
             self._ending = _closed_by_peer() if exc is None else _broken(exc)
         self.is_lost, self.writable = True, False
@@ -218,11 +218,15 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._tell()
 
     def _hear_out(self) -> None:
-        """Writing failed, and so the transport reads no more; but why the other end closed may still lie in the socket."""
-        connected: int = self._transport.get_extra_info("socket").fileno()
+        """The transport reads no more after it has failed to write; but why the other end closed may still lie there."""
+        room = self._incoming.room
         with suppress(OSError):  # nothing more, or not even that
             for _ in range(_LAST_READS):
-                if not (count := os.readv(connected, [self._incoming.room()])):
+                if self.ssl_object is not None:
+                    count = self.ssl_object.read(READ_BYTES, room())
+                else:
+                    count = os.readv(self._transport.get_extra_info("socket").fileno(), [room()])
+                if not count:
                     break
                 self._early += self._incoming.took(count)
 

@@ -32,7 +32,7 @@ from bus.transport.owner import LOST, Owner, nothing
 from bus.transport.tls import HANDSHAKE_SECONDS, Tls, tls_peer
 
 _PIECE_BYTES: Final = 64 << 10
-_BROKEN: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.BusyResourceError)
+_BROKEN: Final = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.BusyResourceError)
 """What a stream raises; busy is one whose peer has renewed its TLS keys in the middle of our writing."""
 _pack = LENGTH.pack
 
@@ -104,6 +104,8 @@ class TrioLink:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._read)
                     tasks.start_soon(self._write)
+        except Exception as error:  # noqa: BLE001  what ends a system task ends the whole run, and this is the end of one link
+            self._broken = _broken(error)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(self._stream)
@@ -111,7 +113,6 @@ class TrioLink:
 
     async def _read(self) -> None:
         while True:
-            await self._until_wanted()
             try:
                 data = await self._stream.receive(READ_BYTES)
             except anyio.EndOfStream:

@@ -149,7 +149,7 @@ def pairs_of(kind):
 
 @pytest.mark.parametrize("broken", BROKEN)
 async def test_a_broken_link_is_found_out(broken, monkeypatch):
-    monkeypatch.setattr(link_check, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(link_check, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(AssertionError):
         await check_link(pairs_of(broken))
 

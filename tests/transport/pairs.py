@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from bus.testing.link_check import turns
+from bus.testing.link_ear import turns
 from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.listening_links import Door, listening

@@ -14,7 +14,7 @@ from pairs import gone
 
 from bus.errors import ConnectionLostError, RemoteProtocolError
 from bus.protocol.frames import MAX_FRAME_BYTES
-from bus.testing.link_check import Ear, turns
+from bus.testing.link_ear import Ear, turns
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
 

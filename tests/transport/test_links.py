@@ -10,7 +10,7 @@ from pairs import KINDS, over_sockets, pairs
 
 from bus.errors import ClosedError
 from bus.testing import cancel_everywhere, check_link
-from bus.testing.link_check import Ear, start
+from bus.testing.link_ear import Ear, start
 from bus.transport import asyncio_link, trio_link
 from bus.transport.dialing import dial
 from bus.transport.link import FLUSH_SECONDS

@@ -17,7 +17,7 @@ import pytest
 from pairs import gone
 
 from bus.errors import ConnectError, StateInUseError
-from bus.testing.link_check import Ear, start, turns
+from bus.testing.link_ear import Ear, start, turns
 from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.listening_links import listening

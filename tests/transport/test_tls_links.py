@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import ssl
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import pytest
 from pairs import DAY, NOW, Papers, Root, gone, over_sockets
 
 from bus.errors import ConnectError, ConnectionLostError
-from bus.testing.link_check import Ear, turns
+from bus.testing.link_ear import Ear, turns
 from bus.transport import listening_links
 from bus.transport.dialing import dial
 from bus.transport.link import Link
@@ -178,6 +179,18 @@ async def test_nonsense_is_no_handshake(papers, nonsense, caplog):
                     await anyio.lowlevel.checkpoint()
         await echo(door.url, papers.client)
     assert not [record for record in caplog.records if record.name.startswith("bus")]
+
+
+async def test_a_door_that_closes_does_not_wait_for_those_who_shake_hands(papers):
+    async with listening(ANYWHERE, Ear, tls=papers.server) as door:
+        slow = socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2])))
+        slow.sendall(b"\x16\x03")
+        await turns()
+        assert door.links == 1
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 2
+    assert slow.recv(100) == b""
+    slow.close()
 
 
 async def test_a_handshake_that_failed_is_not_kept_in_memory(papers):
