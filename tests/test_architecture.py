@@ -93,6 +93,7 @@ PACKAGES_OF_FILES: dict[str, set[str]] = {
     "agent/bodies.py": {"msgpack"},  # what applications put into messages; the protocol's own bytes have their codec
     "tpm/esapi*.py": {"tpm2_pytss"},  # heavy, and not everywhere: nothing else may need it
     "backbone/nats.py": {"nats"},
+    "transport/soon.py": {"sniffio"},  # tells anyio which loop runs, in callbacks of programs that anyio did not start
     "fleet/live_table.py": {"rich"},  # what a person looks at; the rest of the room gives numbers
     "transport/trio_link.py": {"trio"},  # a task without a block to live in; where asyncio runs, nobody needs trio
     "testing/steps.py": {"trio"},  # an instrument that sees every step of every task

@@ -18,6 +18,8 @@ from typing import Protocol
 
 import anyio
 
+from bus.transport.soon import on_asyncio
+
 
 class Body(Protocol):
     """The task that is inside."""
@@ -32,7 +34,7 @@ class Body(Protocol):
 def start(main: Callable[[], Awaitable[None]]) -> object:
     """Run this in a task apart; keep what is given back until it has ended. It must not raise: nobody would hear of it."""
     if _on_asyncio():
-        return asyncio.get_running_loop().create_task(_coroutine(main))
+        return asyncio.get_running_loop().create_task(_coroutine(main), context=on_asyncio(copy_context()))
     import trio  # noqa: PLC0415  it runs already; nobody else needs it
 
     return trio.lowlevel.spawn_system_task(main, context=copy_context())

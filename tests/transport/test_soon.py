@@ -61,7 +61,6 @@ def test_in_a_program_that_anyio_did_not_start_it_knows_the_loop_all_the_same(ho
             else:
                 house = apart.start(from_its_callbacks)
             await asyncio.wait_for(done.wait(), 5)
-        del tasks
         if how == "apart":
             await house
 
