@@ -40,6 +40,7 @@ class Agent:
         """Functions in the way of its messages: see `bus.Hooks`."""
         self.refused, self.happened = Refusals(is_logged=False), Events()
         self.error: BusError | None = None
+        self._not_sent: BusError | None = None
         self._host = host
         self._session = host.sessions.held.get(name)
         self._lanes = Lanes(host, name)
@@ -210,8 +211,14 @@ class Agent:
     # ---- life ----------------------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Return when everything that was accepted is sent, taken in by its readers, and where that is due, stored."""
-        await self._host.outbox.drained()
+        """Return when everything that was accepted is sent, taken in by its readers, and where that is due, stored.
+
+        Raises what kept some of it from that since the last time, unless somebody heard of it in another way: `wait`, a receipt.
+        """
+        await self._host.outbox.drained(self.name, self._lanes)
+        error, self._not_sent = self._not_sent, None
+        if error is not None:
+            raise twin(error)
 
     async def aclose(self) -> None:
         """Nothing more; what is already sealed is still sent."""
@@ -239,6 +246,10 @@ class Agent:
         if snapshot.policy is not self._lanes.snapshot.policy:
             self.happened.add(PolicyChanged())
         self._lanes.follow(snapshot)
+
+    def not_sent(self, error: BusError) -> None:
+        """Something that was accepted is not sent, and nobody waits to hear of it."""
+        self._not_sent = self._not_sent or error
 
     def sessions_changed(self) -> None:
         """Its own may be another one."""

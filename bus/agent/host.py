@@ -27,7 +27,7 @@ from bus.agent.lane import Lane
 from bus.agent.message import Message
 from bus.agent.outbox import Outbox
 from bus.agent.own_inboxes import OwnInbox, OwnInboxes
-from bus.agent.refusals import Refusal, Refusals
+from bus.agent.refusals import Refusal, Refusals, reason_of
 from bus.agent.requests import Requests
 from bus.agent.sealing_turns import SealingTurns
 from bus.agent.settling import LedgerStore, LedgerWriter
@@ -305,8 +305,11 @@ class Host:
         self.inbox.counts[refusal.reason] += 1
         self._tell_refusal(refusal, *self._named(agent), error=error)
 
-    def _not_sent(self, lane: Lane, id_: bytes, reason: str) -> None:
-        self._tell_refusal(Refusal("out", lane.agent, lane.key.topic, reason, id_.hex()), *self._named(lane.agent))
+    def _not_sent(self, lane: Lane, id_: bytes, error: BusError) -> None:
+        agents = self._named(lane.agent)
+        self._tell_refusal(Refusal("out", lane.agent, lane.key.topic, reason_of(error), id_.hex()), *agents)
+        for agent in agents:
+            agent.not_sent(error)
 
     def _named(self, agent: str) -> list[Agent]:
         return [found] if (found := self.agents.get(agent)) is not None else []
@@ -318,8 +321,7 @@ class Host:
             agent.refused.add(refusal, now=now)
 
     def _disk_failed(self, error: BusError) -> None:
-        reason = str(getattr(error, "code", type(error).__name__))
-        self.refusals.add(Refusal("out", "", "", reason, ""), now=self.clock.monotonic())
+        self._tell_refusal(Refusal("out", "", "", reason_of(error), ""), *self.agents.values())
 
     # ---- sessions, replies, samples ------------------------------------------------------------------------------------------
 

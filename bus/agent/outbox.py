@@ -11,8 +11,9 @@ One turn in one step of the loop, so that others have theirs in between.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import anyio
@@ -37,7 +38,7 @@ MOST_TURN_BYTES: Final = 1 << 20
 SINGLES: Final = 128
 """Envelopes of one record that a lane seals in a turn: a millisecond's work."""
 
-Refused = Callable[[Lane, bytes, str], None]
+Refused = Callable[[Lane, bytes, BusError], None]
 """Hears of an envelope (its lane and id) that was refused, and why, if nobody waits for it."""
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Starts something in the host's task group."""
@@ -74,7 +75,7 @@ class Outbox:
         self._stalled: dict[Lane, None] = {}
         self._turns: dict[int, Turn] = {}
         self._last = 0
-        self._idle: anyio.Event | None = None
+        self._progress: anyio.Event | None = None
         self.window = TurnWindow()
         self.topics = OpenTopics(self._send, self._wake_lanes)
         self.counts: Counter[str] = Counter()
@@ -107,12 +108,25 @@ class Outbox:
         if lane.topic is not None:
             lane.topic.lanes.pop(lane, None)
 
-    async def drained(self) -> None:
-        """Return when nothing waits and everything is credited."""
-        while not self.is_idle:
-            if self._idle is None:
-                self._idle = anyio.Event()
-            await self._idle.wait()
+    async def drained(self, agent: str = "", lanes: Iterable[Lane] = ()) -> None:
+        """Return when nothing waits and everything is credited: of all, or of this agent with these lanes."""
+        while not (self._is_done(agent, lanes) if agent else self.is_idle):
+            if self._progress is None:
+                self._progress = anyio.Event()
+            await self._progress.wait()
+
+    def _is_done(self, agent: str, lanes: Iterable[Lane]) -> bool:
+        on_the_way = chain(self._signed, (turn.sent for turn in self._turns.values()))
+        return not (
+            any(lane.waiting or lane.signing for lane in lanes)
+            or any(one.lane.agent == agent for sent in on_the_way for one in sent)
+        )
+
+    def _moved(self) -> None:
+        """Whoever waits for the end looks again."""
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
 
     @property
     def is_idle(self) -> bool:
@@ -145,9 +159,7 @@ class Outbox:
         self.window.credited(gone, self._clock.monotonic())
         if self._rounds or self._control or self._signed:
             self.wake()
-        elif self._idle is not None and self.is_idle:
-            self._idle.set()
-            self._idle = None
+        self._moved()
 
     def stored(self, turn: int, rows: list[tuple[bytes, int]]) -> None:
         found = self._turns.get(turn)
@@ -191,9 +203,7 @@ class Outbox:
         self._tell_sent(sent)
         if self._rounds or self._control or self._signed:
             self.wake()
-        elif self._idle is not None and self.is_idle:
-            self._idle.set()
-            self._idle = None
+        self._moved()
 
     def _gather(self, link: Link) -> list[Sent]:
         parts = self._parts()
@@ -311,6 +321,7 @@ class Outbox:
                 if lane.waiting:
                     self._rounds.add(lane)
                 self.wake()
+                self._moved()
 
         self._start(sign)
 
@@ -340,17 +351,18 @@ class Outbox:
             taken = lane.waiting.take(MOST_RECORDS, MOST_TURN_BYTES)
             self._fail(lane, taken.notes.values(), len(taken.payloads), error)
         lane.has_room()
+        self._moved()
 
-    def _fail(self, lane: Lane, notes: Any, records: int, error: BusError) -> None:
+    def _fail(self, lane: Lane, notes: Any, records: int, error: BusError, *, id_: bytes = b"") -> None:
         self.counts["refused"] += records
         waited_for = [note.receipt for note in notes if isinstance(note, Note) and note.receipt is not None]
         for receipt in waited_for:
             receipt.failed(twin(error))
         if len(waited_for) < records:
-            self._refused(lane, b"", str(getattr(error, "reason", getattr(error, "code", type(error).__name__))))
+            self._refused(lane, id_, error)
 
     def _give_up(self, sent: Sent, error: BusError) -> None:
-        self._fail(sent.lane, sent.notes, sent.records, error)
+        self._fail(sent.lane, sent.notes, sent.records, error, id_=sent.id)
 
     # ---- small things --------------------------------------------------------------------------------------------------------
 
