@@ -6,8 +6,6 @@ import os
 
 import anyio
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from bus.errors import NotPermittedError, PolicyError, VerificationError
 from bus.identity import trust_documents
@@ -15,15 +13,12 @@ from bus.identity.envelopes import seal
 from bus.identity.envelopes.listening import Listening, Subscription
 from bus.identity.envelopes.receive import Received
 from bus.identity.envelopes.seal import Outgoing
-from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.sealing import Use
 from bus.policy.files import SHIPPED
 from bus.protocol.records import Records
 from bus.testing import ManualClock, authority, ready_made
-from bus.testing.authority import MadeUpAuthority
 from bus.testing.policy_texts import texts_given, texts_of
 from bus.testing.world import BROKER, World
-from bus.trust import root, testing_domain
 from bus.trust.certificates import Profile
 from bus.trust.profiles import DAY_MS
 from bus.trust.root_signature import HASH, PSS
@@ -187,54 +182,6 @@ async def test_a_mistake_is_shown_where_its_author_made_it():
     with pytest.raises(PolicyError) as caught:
         World(texts_given({"mine.yaml": "version: 1\ndomain: a.example\nagents: {LEAD: nothing}\n"}), ManualClock())
     assert (caught.value.file, caught.value.line) == ("mine.yaml", 3)
-
-
-# ---- the keys that everybody has -------------------------------------------------------------------------------------------------
-
-
-def foreign_root(domain: str, key: rsa.RSAPrivateKey) -> root.Root:
-    now = ManualClock().ms
-    draft = root.builder(domain=domain, spki=ready_made.spki(key), serial=9, not_before_ms=now - DAY_MS, not_after_ms=now + DAY_MS)
-    return root.Root.of(draft.sign(key, HASH, rsa_padding=PSS).public_bytes(Encoding.DER))
-
-
-def refuses(root: root.Root, domain: str, **changes) -> str:
-    with pytest.raises(VerificationError) as caught:
-        Verifier(root, domain, **changes)
-    return caught.value.reason
-
-
-async def test_the_domain_of_tests_is_refused_by_every_real_verifier_and_so_is_its_root_under_any_name():
-    everybodys = MadeUpAuthority(ManualClock().ms).root
-    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
-    assert refuses(everybodys, DOMAIN) == "untrusted"
-    assert refuses(everybodys, "bank.example") == "untrusted"
-    assert refuses(foreign_root(DOMAIN, mine), DOMAIN) == "untrusted"
-    another_name = foreign_root("bank.example", ready_made._rsa(0))
-    assert another_name.digest != everybodys.digest
-    assert refuses(another_name, "bank.example") == "untrusted"
-    Verifier(foreign_root("bank.example", mine), "bank.example")
-
-
-async def test_a_test_believes_nothing_real():
-    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
-    assert refuses(foreign_root("bank.example", mine), "bank.example", unsafe_for_tests=True) == "untrusted"
-    assert refuses(foreign_root(DOMAIN, mine), DOMAIN, unsafe_for_tests=True) == "untrusted"
-    assert refuses(MadeUpAuthority(ManualClock().ms).root, "bank.example", unsafe_for_tests=True) == "untrusted"
-
-
-async def test_papers_of_a_test_are_worth_nothing_to_a_real_host():
-    here = world()
-    lead = await host(here, "LEAD")
-    mine = rsa.generate_private_key(public_exponent=65537, key_size=4096)
-    real = Verifier(foreign_root("bank.example", mine), "bank.example")
-    with pytest.raises(VerificationError) as caught:
-        real.certificate(lead.holders["LEAD"].identity.der, profile=Profile.AGENT, now_ms=here.clock.now_ms())
-    assert caught.value.reason == "untrusted"
-
-
-def test_the_root_key_that_is_refused_is_the_one_that_signs():
-    assert MadeUpAuthority(ManualClock().ms).root.ski == testing_domain.ROOT_KEY
 
 
 def test_what_tests_need_is_signed_already_and_by_the_root(monkeypatch):

@@ -29,6 +29,7 @@ from bus.identity.authority.store import Store
 from bus.policy.kinds import DOMAIN_PATTERN
 from bus.protocol.skew import SKEW_MS
 from bus.trust import root as roots
+from bus.trust import testing_domain
 from bus.trust.profiles import ROOT_LIFETIME_MS
 from bus.trust.root import Root
 
@@ -41,10 +42,11 @@ async def open_authority(
 
     VaultError's codes: wrong_passphrase, wrong_tpm, wrong_protection (made with the other kind), wrong_domain, damaged,
     missing, version, disk_full, disk; clock (too far past what was done last, unless somebody says that the `clock_is_right`),
-    root_ended. What the authority does later raises the last two as well.
+    root_ended. What the authority does later raises the last two as well. VerificationError("untrusted") for the domain of tests.
     """
     if re.fullmatch(DOMAIN_PATTERN, domain) is None:
         raise ValueError(f"{domain!r} is no trust domain: small letters, digits, dots and hyphens")
+    testing_domain.check_domain(domain)
     async with _owned(folder) as (store, stack):
         secret = await keys.unlock(store, protection)
         if secret is None:
