@@ -92,6 +92,9 @@ PACKAGES_OF_FILES: dict[str, set[str]] = {
     "identity/host/host_keys.py": {"nacl"},  # the host key signs as the protocol verifies: with libsodium
     "agent/bodies.py": {"msgpack"},  # what applications put into messages; the protocol's own bytes have their codec
     "tpm/esapi*.py": {"tpm2_pytss"},  # heavy, and not everywhere: nothing else may need it
+    "agent/tracing.py": {"opentelemetry"},  # an extra: imported late, and only where the program has
+    "agent/decoding.py": {"msgspec", "pydantic"},  # when a subscription names a class of theirs
+    "agent/message.py": {"typing_extensions"},  # for type checkers alone: a body is Any where nothing else is said
     "backbone/nats.py": {"nats"},
     "transport/soon.py": {"sniffio"},  # tells anyio which loop runs, in callbacks of programs that anyio did not start
     "fleet/live_table.py": {"rich"},  # what a person looks at; the rest of the room gives numbers
