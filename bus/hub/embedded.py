@@ -40,7 +40,8 @@ from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
 from bus.hub.state import State, owned
-from bus.hub.tpm_process import open_engine, start_service
+from bus.hub.tpm_process import end_service_of_another_policy, needs_another_service, open_engine, start_service
+from bus.hub.upkeep import Upkeep
 from bus.hub.verbs import Verbs
 from bus.identity.anchor import BROKER
 from bus.identity.authority import Authority, TpmSeal
@@ -120,6 +121,7 @@ class _Running:
     ) -> None:
         self.state, self.wishes, self.clock = state, wishes, wishes.clock
         self.engine, self.authority, self.in_force, self.local, self.backbone = engine, authority, in_force, local, backbone
+        self._served = in_force.policy
         self.broker: Broker
         self.host: Host
         self.doors: Doors
@@ -134,9 +136,12 @@ class _Running:
         async with AsyncExitStack() as stack:
             materials = await self._make_host()
             stack.push_async_callback(materials.aclose)
+            besides = partial(self._look_after_the_rest, own_engine, sessions)
+            upkeep = Upkeep(self.host, self._renewed_papers_of, besides=besides, clock=self.clock)
+            self.in_force.followers.append(upkeep.follow)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             parts = (self.in_force.run, partial(renewal.run, sessions), self.backbone.run, self.broker.run, self.host.run)
-            for part in (*parts, self.doors.run):
+            for part in (*parts, self.doors.run, upkeep.run):
                 tasks.start_soon(part)
             await stack.enter_async_context(self.doors.open(self.broker.attach))
             desk = Desk()
@@ -159,7 +164,7 @@ class _Running:
             clock=self.clock,
             backbone=self.backbone,
         )
-        in_force.followers.append(self.broker.follow)
+        in_force.followers.append(lambda snapshot: self.broker.follow(snapshot, in_force.documents))
 
     async def _make_host(self) -> Materials:
         state, clock, environ = self.state, self.clock, self.wishes.environ
@@ -197,6 +202,20 @@ class _Running:
         await self.in_force.settle()
         await self.host.trusting.take(self.in_force.documents)  # it hears of nothing before it has a link
         return openable
+
+    async def _renewed_papers_of(self, name: str) -> Openable:
+        openable = await self._papers.of(name, self.policy())
+        await self.in_force.settle()
+        return openable
+
+    async def _look_after_the_rest(self, own_engine: TpmEngine, sessions: Sessions) -> None:
+        """The TPM service goes by the policy too, and the broker's certificate lasts a year."""
+        before, self._served = self._served, self.policy()
+        if needs_another_service(before, self._served):
+            await end_service_of_another_policy(self.state, self.wishes.policy_word)
+        holder = await enroll_broker(self.authority, own_engine, clock=self.clock)
+        if sessions.holders.get(holder.name) != holder:
+            await sessions.replace(holder)
 
     async def join(self, name: str) -> None:
         """From now on this name is one of the policy's agents, if policy has a role for whoever comes."""

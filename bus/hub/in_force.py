@@ -33,7 +33,7 @@ from bus.trust.bundle import Bundle
 _log = logging.getLogger(__name__)
 WATCH_SECONDS: Final = 1.0
 
-Follow = Callable[[Snapshot, TrustDocuments], None]
+Follow = Callable[[Snapshot], None]
 Stamps = tuple[tuple[str, int, int, int], ...]
 
 
@@ -123,7 +123,7 @@ class InForce:
         age_ms = max(0, self._clock.now_ms() - self.snapshot.trust.statement.issued_ms)
         self._issue_at = self._clock.monotonic() + INTERVAL_SECONDS - age_ms / 1000
         for follow in self.followers:
-            follow(self.snapshot, documents)
+            follow(self.snapshot)
 
     def _issue_if_due(self) -> None:
         said = self._authority.last_statement()

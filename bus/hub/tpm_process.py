@@ -25,6 +25,7 @@ import anyio.to_thread
 from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
 from bus.hub.state import State, holder_of
 from bus.hub.which_tpm import chosen_tpm
+from bus.policy import Policy
 from bus.policy import files as policy_files
 from bus.tpm.remote import RemoteEngine
 
@@ -53,8 +54,7 @@ async def open_engine(state: State, *, policy: str | None = None, tpm: str | Non
     async def start() -> None:
         await _start_or_wait(state, policy, tpm)
 
-    if await anyio.to_thread.run_sync(_obeys_another_policy, state, policy):
-        await stop_service(state)
+    await end_service_of_another_policy(state, policy)
     async with await RemoteEngine.connect(await anyio.to_thread.run_sync(service_socket, state), start=start) as engine:
         await anyio.to_thread.run_sync(_check_same_tpm, state, tpm)
         yield engine
@@ -63,9 +63,30 @@ async def open_engine(state: State, *, policy: str | None = None, tpm: str | Non
 async def start_service(state: State, *, policy: str | None = None, tpm: str | None = None) -> None:
     """What `open_engine` may have to wait for, done before. Raises as it does."""
     policy = named_policy(policy)
+    await end_service_of_another_policy(state, policy)
+    await _start_or_wait(state, policy, tpm)
+
+
+async def end_service_of_another_policy(state: State, policy: str) -> None:
+    """Whoever needs it next starts one under this policy. Raises StateInUseError for one that somebody started by hand."""
     if await anyio.to_thread.run_sync(_obeys_another_policy, state, policy):
         await stop_service(state)
-    await _start_or_wait(state, policy, tpm)
+
+
+def needs_another_service(before: Policy, after: Policy) -> bool:
+    """Whether a service under the first policy would do what the second forbids, or not do what it allows.
+
+    Names that are new are none of its business: it asks the signed policy for them (see `which_tpm`).
+    """
+    return before.primary_handle != after.primary_handle or any(
+        _terms(before, name) != _terms(after, name) for name in [*before.agents, ""]
+    )
+
+
+def _terms(policy: Policy, name: str) -> object:
+    """Where a name's key may live, and which users may have it sign."""
+    role = policy.roles.get(policy.agents.get(name) or policy.others or "")
+    return None if role is None else (role.key_origin, role.uids)
 
 
 def named_policy(policy: str | None) -> str:

@@ -41,7 +41,7 @@ class Place:
         async with opened(self.state, self.clock) as authority:
             memory = await to_thread.run_sync(TrustMemory, self.state.trust)
             found = InForce(authority, memory, policy=self.policy, agents=agents, clock=self.clock)
-            found.followers.append(lambda snapshot, _: self.told.append(snapshot))
+            found.followers.append(self.told.append)
             await found.begin()
             self.authority = authority
             yield found

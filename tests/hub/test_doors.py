@@ -1,0 +1,126 @@
+"""How others come in: over TLS with certificates for a day, by whom the authority knows, until it does not any more."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio import to_thread
+
+import bus
+from bus.errors import ConnectError
+from bus.hub import admin
+from bus.hub.tls_papers import Hosts
+from bus.identity.public_trust import read_root
+from bus.transport.address import TlsAddress
+from bus.transport.dialing import dial
+from bus.transport.tls import Tls, load_tls
+
+pytestmark = pytest.mark.anyio
+ANY_PORT = "tls://127.0.0.1:0"
+
+
+async def test_an_agent_comes_over_tls(home):
+    async with (
+        home.open(listen=[ANY_PORT]) as hub,
+        hub.agent("LEAD") as lead,
+        home.connect(hub.url, agent="PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        assert hub.url.startswith("tls://127.0.0.1:")
+        assert not hub.url.endswith(":0")
+        await lead.publish("tasks.paint", b"the door")
+        assert (await anext(tasks)).body == b"the door"
+
+
+async def test_keys_and_certificates_are_files_of_ours_that_are_used_again(home):
+    def seen() -> dict[str, tuple[int, bytes]]:
+        folders = [home.state.tls, home.state.broker / "tls"]
+        return {path.name: (path.stat().st_mode & 0o777, path.read_bytes()) for folder in folders for path in folder.iterdir()}
+
+    found = []
+    for _ in range(2):
+        async with home.open(listen=[ANY_PORT]) as hub, home.connect(hub.url, agent="PAINTER"):
+            found.append(await to_thread.run_sync(seen))
+    assert found[0] == found[1]
+    assert {name: mode for name, (mode, _) in found[0].items()} == dict.fromkeys(
+        ("BROKER.key", "BROKER.pem", "PAINTER.key", "PAINTER.pem"), 0o600
+    )
+
+
+async def test_a_hub_that_listens_at_another_address_shows_another_certificate(home):
+    async with home.open(listen=["tls://localhost:0"]) as hub, home.connect(hub.url, agent="PAINTER"):
+        pass
+    async with home.open(listen=[ANY_PORT]) as hub, home.connect(hub.url, agent="PAINTER"):
+        pass
+
+
+async def test_who_was_revoked_is_not_let_in_and_gets_no_papers_again(home):
+    async with home.open(listen=[ANY_PORT]) as hub:
+        async with home.connect(hub.url, agent="PAINTER"):
+            pass
+        shown = home.state.tls / "PAINTER"
+        root = (await to_thread.run_sync(read_root, home.state.trust / "public")).der
+        tls = await to_thread.run_sync(
+            lambda: load_tls(shown.with_suffix(".pem"), shown.with_suffix(".key"), roots=root, is_client=True)
+        )
+        assert not await lost_at_once(hub.url, tls)
+        await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        with anyio.fail_after(10):
+            while not await lost_at_once(hub.url, tls):
+                pass  # the doors are told in the next step, and read their files in a thread
+        with pytest.raises(bus.VerificationError) as caught:
+            async with home.connect(hub.url, agent="PAINTER", wait=1_000):
+                pass
+        assert caught.value.reason == "revoked"
+
+
+async def lost_at_once(url: str, tls: Tls) -> bool:
+    """Whether TLS ends this link before a broker looks at it; a broker answers nonsense with REFUSE."""
+    heard: list[bytes] = []
+    over = anyio.Event()
+    link = await dial(url, tls=tls)
+    link.start(heard.extend, lambda _: over.set(), lambda: None)
+    link.send(b"nonsense")
+    await over.wait()
+    return not heard
+
+
+async def test_who_is_revoked_while_it_is_there_is_cut_off(home):
+    async with home.open() as hub, hub.agent("LEAD") as lead:
+        async with anyio.create_task_group() as tasks:
+            listens = anyio.Event()
+
+            async def listen() -> None:
+                async with home.connect(hub.url, agent="PAINTER") as painter, painter.subscribe("tasks.>") as found:
+                    listens.set()
+                    with pytest.raises(bus.RevokedError):
+                        await anext(found)
+
+            tasks.start_soon(listen)
+            await listens.wait()
+            await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        await lead.publish("tasks.paint", b"without PAINTER")
+
+
+async def test_what_nobody_knows_how_to_revoke_is_refused(home):
+    async with home.open():
+        for verb in ({"name": "PAINTER", "reason": "whim"}, {"name": "PAINTER", "reason": "retired", "profile": "dog"}):
+            with pytest.raises(bus.NotPermittedError):
+                await admin.ask(home.state.admin_socket, "revoke", **verb)
+        with pytest.raises(bus.AttestationError):
+            await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="retired")
+
+
+@pytest.mark.parametrize("url", ["tls://nowhere.invalid:1", "unix:///dev/null/bus.sock", "http://localhost"])
+async def test_an_address_that_cannot_be_had_is_an_error(home, url):
+    with pytest.raises(ConnectError):
+        async with home.open(listen=[url]):
+            pass
+    async with home.open():
+        pass
+
+
+def test_a_server_that_listens_everywhere_is_called_what_this_machine_is_called():
+    hosts = Hosts.of(TlsAddress("0.0.0.0", 1), TlsAddress("::", 1), TlsAddress("Bus.Example", 1), TlsAddress("10.0.0.7", 1))
+    assert {"localhost", "bus.example"} <= set(hosts.dns)
+    assert [str(ip) for ip in hosts.ips] == ["127.0.0.1", "::1", "10.0.0.7"]
