@@ -171,7 +171,7 @@ class Host:
         try:
             self.connection.want(wanted=True)
             await self.connection.opened()
-            self.show_inboxes()
+            self.show_inboxes(name)
             await self.connection.sync()
             agent.check_open()
         except BaseException:
@@ -179,9 +179,9 @@ class Host:
             raise
         return agent
 
-    def show_inboxes(self) -> None:
+    def show_inboxes(self, agent: str | None = None) -> None:
         """Others seal to them; and so do we, what only we shall be able to grant again."""
-        papers = self.own_inboxes.papers()
+        papers = self.own_inboxes.papers(agent)
         if papers:
             self.send(encode(Frame.PAPERS, papers, b""))
             self.acquaintance.papers(papers, b"")

@@ -41,9 +41,10 @@ class OwnInboxes:
     def remove(self, agent: str) -> None:
         self._of.pop(agent, None)
 
-    def papers(self) -> list[bytes]:
-        """What others need to seal to them, as PAPERS carries it."""
-        return [pack([inbox.certificate, identity]) for inbox, identity in self._of.values() if inbox.certificate]
+    def papers(self, agent: str | None = None) -> list[bytes]:
+        """What others need to seal to them (or to this one), as PAPERS carries it."""
+        wanted = self._of.values() if agent is None else [self._of[agent]] if agent in self._of else []
+        return [pack([inbox.certificate, identity]) for inbox, identity in wanted if inbox.certificate]
 
     def unseal(self, place: tuple[str, bytes], then: Callable[[], None]) -> bool:
         """Have this key open, and then go on; False if the agent has no inbox here."""
