@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bus.fleet.crew import Crew, Place
     from bus.fleet.mix import Mix
     from bus.fleet.running import Fleet
+    from bus.hub.state import State
     from bus.policy import Policy
 
 RATE = 200.0
@@ -186,9 +187,14 @@ async def _provision(wanted: Wanted, plan: Plan, output: Output) -> None:
     holder = await to_thread.run_sync(holder_of, opened.hub_lock)
     if holder is not None:  # said before anything is made or waited for
         raise StateInUseError(holder["pid"], str(holder.get("url", "")))
-    if plan.roles:
+    if not await to_thread.run_sync(_all_have_papers, opened, plan):
         order = Order(plan.listed, plan.texts, tuple(plan.roles), plan.joined)
         await provision_with_progress(opened, order, policy=wanted.policy, tpm=wanted.tpm, output=output)
+
+
+def _all_have_papers(opened: State, plan: Plan) -> bool:
+    """At a glance: what is wrong with somebody's papers is found, and made good, when that agent is opened."""
+    return set(plan.roles) <= {path.stem for path in (opened.trust / "public" / "certificates").glob("*.pem")}
 
 
 async def _watch(fleet: Fleet, wanted: Wanted, output: Output) -> None:

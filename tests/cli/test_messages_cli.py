@@ -144,7 +144,7 @@ def test_no_hub_is_6(fleet):
         ("request", "plans.review", "x", "--as", "WEB", "--raw", "--json"),
         ("run", "--json"),
     ],
-    ids=lambda arguments: " ".join(arguments),
+    ids=" ".join,
 )
 def test_wrong_usage_is_2_before_anything_is_asked(arguments):
     assert CliRunner().invoke(cli, arguments).exit_code == 2
