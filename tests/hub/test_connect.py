@@ -1,4 +1,4 @@
-"""An agent on a bus that runs elsewhere: it is waited for, papers are made where they can be, and what is refused is said at once."""
+"""An agent on a bus that runs elsewhere: that is waited for, papers are made where they can be, and a refusal is said at once."""
 
 from __future__ import annotations
 
