@@ -41,6 +41,9 @@ class Asking:
         mine[epoch] = None
         self._sender_of[epoch] = sender
 
+    def is_sender(self, epoch: bytes, agent: str) -> bool:
+        return self._sender_of.get(epoch) == agent
+
     def ask(self, host: HostLink, epoch: bytes, papers: bytes, *, now: float) -> None:
         """Pass it on, or say at once that nobody answers."""
         sender = self._sender_of.get(epoch)

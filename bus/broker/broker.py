@@ -14,11 +14,13 @@ from typing import Any, Final
 
 import anyio
 
+from bus.backbone.interface import Backbone
 from bus.broker.admission import Admission
 from bus.broker.arriving import Arriving
 from bus.broker.asking import Asking
 from bus.broker.counts import Counts
-from bus.broker.durable import Durable
+from bus.broker.crossing import Crossing
+from bus.broker.durable import Durable, Keeping, Nothing
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink, Subscription
@@ -69,7 +71,7 @@ class Broker:
         verifier: Verifier,
         memory: TrustMemory,
         clock: Clock,
-        backbone: object | None = None,
+        backbone: Backbone | None = None,
         uids: Collection[int] = (),
         limits: Limits = LIMITS,
         random: Callable[[int], bytes] = os.urandom,
@@ -102,15 +104,25 @@ class Broker:
             interest=self._interest, subscribing=self._subscribing,
         )  # fmt: skip
         self._arriving = Arriving(limits, counts=self.counts, joining=self._joining, offences=self._offences, random=random)
+        self._durable: Durable = Nothing()
+        if backbone is not None:
+            self._durable = Keeping(
+                backbone, snapshot, clock, asking=self._asking, counts=self.counts, end=self._end, find=self._joining.find,
+                interest=self._interest, now_ms=self.now_ms, pacing=self._pacing,
+                passed_ms=lambda: memory.passed_ms(clock.now_ms()), requests=self._requests, router=self._router,
+                spread=self._stored, subscribing=self._subscribing,
+            )  # fmt: skip
+        self._subscribing.durable = self._joining.durable = self._durable
+        self._early: list[Link] | None = None if backbone is None else []
         self._publishing = Publishing(
-            admission=self._admission, asking=self._asking, counts=self.counts, durable=Durable(), groups=self._groups,
+            admission=self._admission, asking=self._asking, counts=self.counts, durable=self._durable, groups=self._groups,
             holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
             router=self._router, seats=self._seats,
         )  # fmt: skip
         self._serving = Serving(
-            snapshot, limits, asking=self._asking, groups=self._groups, holding=self._holding, interest=self._interest,
-            joining=self._joining, lanes=self._lanes, offences=self._offences, publishing=self._publishing, router=self._router,
-            subscribing=self._subscribing,
+            snapshot, limits, asking=self._asking, durable=self._durable, groups=self._groups, holding=self._holding,
+            interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences,
+            publishing=self._publishing, router=self._router, subscribing=self._subscribing,
         )  # fmt: skip
 
     # ---- links ---------------------------------------------------------------------------------------------------------------
@@ -123,6 +135,9 @@ class Broker:
         """A new connection. Raises LocalProtocolError before `take_session`."""
         if self._own is None:
             raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
+        if self._early is not None:
+            self._early.append(link)  # until it is known who has durable subscriptions
+            return
         self._numbers += 1
         self.counts.links += 1
         now, soon = self._clock.monotonic(), scheduler()
@@ -167,6 +182,7 @@ class Broker:
 
     def _writable(self, host: HostLink) -> None:
         host.outbox.go_on(self.now_ms())
+        self._durable.go_on(host)
         self._pacing.flush()
 
     def _lost(self, host: HostLink, error: BusError) -> None:
@@ -176,6 +192,7 @@ class Broker:
         self._arriving.lost(host)
         self._pacing.lost(host)
         self._holding.lost(host)
+        self._durable.lost(host)
         host.outbox.lost()
         for one in [*host.subscriptions.values()]:
             self._subscribing.drop(one, moment)
@@ -186,6 +203,9 @@ class Broker:
         self._interest.lost(host)
         self._asking.lost(host)
         self._pacing.flush()
+
+    def _stored(self, crossings: list[Crossing]) -> None:
+        self._publishing.stored(crossings, now=self._clock.monotonic())
 
     def _end(self, subscription: Subscription, code: str) -> None:
         self._subscribing.end(subscription, code, self._moment())
@@ -206,14 +226,20 @@ class Broker:
             self._subscribing.judge(host, moment)
             self._serving.judge_lanes(host)
             self._pushing.push(host)
+        self._durable.follow(snapshot)
         self._pacing.flush()
 
     # ---- time ------------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        await self._durable.prepare()
+        early, self._early = self._early, None
+        for link in early or ():
+            self.attach(link)
         async with anyio.create_task_group() as group:
             group.start_soon(self._pacing.run, self._clock)
+            group.start_soon(self._durable.run)
             while True:
                 await self._clock.sleep(TICK_SECONDS)
                 self._tick()
@@ -230,6 +256,7 @@ class Broker:
             host.outbox.expire(moment.now_ms)
             host.intake.tick(moment.now)
         self._asking.tick(moment.now)
+        self._durable.tick(moment.now)
         self._offences.tick(moment.now)
         if moment.now - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = moment.now
@@ -256,6 +283,8 @@ class Broker:
         """Every link is closed, after what was sent is written."""
         for host in [*self._hosts]:
             host.cut("shutdown")
+        for link in self._early or ():
+            link.close(flush=False)
         await anyio.lowlevel.checkpoint()
 
     @property
@@ -277,4 +306,5 @@ class Broker:
             "requests": len(self._requests),
             "epochs": len(self._asking),
             **self._joining.statistics(),
+            **self._durable.statistics(),
         }

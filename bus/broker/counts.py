@@ -1,7 +1,8 @@
 """What a broker counts, so that every envelope can be accounted for.
 
 received  = admitted + refused
-admitted  = routed + unheard                   routed: at least one link was to get it
+admitted  = routed + unheard + kept            routed: at least one link was to get it; kept: of a durable topic
+kept      = stored + not_stored + storing      storing: it waits for the disk at this moment
 copies    = delivered + dropped + held         one for each link that was to get one; held: it waits at this moment
 """
 
@@ -26,6 +27,14 @@ class Counts:
     """By reason; the peer hears a coarser code."""
     routed: int = 0
     unheard: int = 0
+    kept: int = 0
+    stored: int = 0
+    not_stored: Counter[str] = field(default_factory=Counter)
+    """By reason; the publisher was told."""
+    passed_over: int = 0
+    """Records of durable subscriptions that policy does not let them hear."""
+    settled_late: int = 0
+    """Acks and the like of subscriptions that had ended."""
     copies: int = 0
     delivered: int = 0
     delivered_records: int = 0

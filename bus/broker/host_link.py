@@ -17,6 +17,7 @@ from bus.protocol.frames import Frame, encode
 from bus.transport.link import Link
 
 if TYPE_CHECKING:
+    from bus.broker.durable_reading import Reading, Taker
     from bus.broker.intake import Intake
     from bus.broker.interest import Barrier
     from bus.broker.lanes import Lane
@@ -50,6 +51,8 @@ class Subscription:
     held_bytes: int = 0
     picked: int = 0
     """When its group chose it last, as a number that grows."""
+    taker: Taker | None = field(default=None, repr=False)
+    """What a durable one reads, and how far it is."""
 
     @property
     def blocks(self) -> bool:
@@ -76,12 +79,16 @@ class HostLink:
         "seen",
         "serial",
         "sessions",
+        "storing_bytes",
         "subscriptions",
         "t",
         "told",
+        "told_grants",
+        "told_inboxes",
         "told_papers",
         "told_trust",
         "turns",
+        "unsynced",
         "writable_at",
     )
 
@@ -104,9 +111,16 @@ class HostLink:
         """That are not credited yet."""
         self.intake: Intake
         self.outbox: Outbox
-        self.told: dict[tuple[str, str], int] = {}
+        self.told: dict[tuple[str, str, int], int] = {}
         """Interest, with the serial under which it was told."""
         self.told_papers: dict[bytes, None] = {}
+        self.told_inboxes: dict[str, bytes] = {}
+        self.told_grants: dict[tuple[bytes, str], None] = {}
+        """Epochs and agents of this link for which it was told what is kept."""
+        self.storing_bytes = 0
+        """Of what it brought and what is not on disk yet."""
+        self.unsynced: dict[Reading, None] = {}
+        """Where something was settled since somebody last asked whether that is on disk."""
         self.told_trust: TrustDocuments | None = None
         self.held_epochs: dict[bytes, int] = {}
         """Of what is held back for want of credit: the lowest number of each epoch."""
@@ -130,13 +144,22 @@ class HostLink:
 
     def tell_papers(self, sessions: Sequence[Believed]) -> None:
         """Those that were not told yet."""
-        new = [one for one in sessions if one.id not in self.told_papers]
-        if new:
-            self.told_papers.update((one.id, None) for one in new)
-            while len(self.told_papers) > MAX_TOLD:
-                del self.told_papers[next(iter(self.told_papers))]
-            for one in new:
-                self.link.send(encode(Frame.PAPERS, [one.papers.encode()], b""))
+        for one in sessions:
+            if one.id not in self.told_papers:
+                self.tell_session(one.id, one.papers.encode())
+
+    def tell_session(self, session: bytes, papers: bytes) -> None:
+        """Papers of a session, whether or not they were told."""
+        self.told_papers[session] = None
+        while len(self.told_papers) > MAX_TOLD:
+            del self.told_papers[next(iter(self.told_papers))]
+        self.link.send(encode(Frame.PAPERS, [papers], b""))
+
+    def tell_inbox(self, agent: str, papers: bytes) -> None:
+        """By which others seal to an agent that is away."""
+        if self.told_inboxes.get(agent) != papers:
+            self.told_inboxes[agent] = papers
+            self.link.send(encode(Frame.PAPERS, [papers], b""))
 
     def cut(self, why: str) -> None:
         """End it; what was sent is still written."""

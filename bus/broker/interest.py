@@ -4,26 +4,28 @@
     subscribed    when every link with a matching open topic has said that it has seen the interest; one that does not within a
                   second is cut, because nobody could rely on what it publishes
     told          once a link: an agent and its pattern, after the agent's papers; "no more" when its last such subscription ends
+    durable       who has a durable subscription listens while it is away: until that is removed, and by its inbox papers
 
 Numbers of INTEREST count on each link. A link has seen one when it has seen a later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bus.backbone.interface import DEAD
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.lanes import Lane, Lanes
 from bus.broker.seats import Seats
 from bus.flow.trie import Trie
-from bus.protocol.frames import GONE, LISTENS, MAX_ROWS, Frame
+from bus.protocol.frames import DURABLE, GONE, LISTENS, MAX_ROWS, Frame
 
 SEEN_SECONDS: Final = 1.0
 
-Key = tuple[str, str]
-"""An agent and its pattern."""
+Key = tuple[str, str, int]
+"""An agent, its pattern, and how it listens."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,7 @@ class Barrier:
 class Interest:
     def __init__(self, seats: Seats, lanes: Lanes) -> None:
         self._seats, self._lanes = seats, lanes
+        self.inbox_papers: Callable[[str], bytes | None] = lambda _agent: None
         self._count: dict[Key, int] = {}
         self._keys: Trie[Key] = Trie()
         self._told: dict[Key, dict[HostLink, None]] = {}
@@ -50,12 +53,36 @@ class Interest:
 
     def add(self, subscription: Subscription, *, now: float) -> None:
         """It listens. SUBSCRIBED is sent, at once or when all have seen it."""
-        key = (subscription.agent, subscription.pattern)
+        self._listens(_key(subscription, LISTENS))
+        self._begin(subscription, LISTENS, now=now)
+
+    def add_reader(self, subscription: Subscription, *, now: float) -> None:
+        """The same of a durable one, which is among those who `keep` listening already."""
+        self._begin(subscription, DURABLE, now=now)
+
+    def remove(self, subscription: Subscription) -> None:
+        self._listens_no_more(_key(subscription, LISTENS))
+
+    def keep(self, agent: str, pattern: str) -> None:
+        """It has a durable subscription, whether or not it is here."""
+        key = (agent, pattern.removeprefix(DEAD), DURABLE)
+        if self._listens(key):
+            for host in self._reached(key[1]):
+                self._tell(host, [key])
+
+    def keep_no_more(self, agent: str, pattern: str) -> None:
+        self._listens_no_more((agent, pattern.removeprefix(DEAD), DURABLE))
+
+    def _listens(self, key: Key) -> bool:
+        """Whether it is the first of its kind."""
         self._count[key] = self._count.get(key, 0) + 1
         if self._count[key] == 1:
             self._keys.add(key[1], key)
-        barrier = Barrier(subscription, now + SEEN_SECONDS)
-        for host in {lane.host: None for lane in self._lanes.reached(subscription.pattern)}:
+        return self._count[key] == 1
+
+    def _begin(self, subscription: Subscription, how: int, *, now: float) -> None:
+        key, barrier = _key(subscription, how), Barrier(subscription, now + SEEN_SECONDS)
+        for host in self._reached(key[1]):
             self._tell(host, [key])
             if host.seen < host.told[key]:
                 barrier.waits_for += 1
@@ -63,8 +90,7 @@ class Interest:
         if not barrier.waits_for:
             subscription.host.send(Frame.SUBSCRIBED, subscription.number)
 
-    def remove(self, subscription: Subscription) -> None:
-        key = (subscription.agent, subscription.pattern)
+    def _listens_no_more(self, key: Key) -> None:
         self._count[key] -= 1
         if self._count[key]:
             return
@@ -73,7 +99,11 @@ class Interest:
         for host in self._told.pop(key, ()):
             del host.told[key]
             host.serial += 1
-            host.send(Frame.INTEREST, host.serial, [[*key, GONE]])
+            rows = [(*key[:2], GONE), *(other for other in _other_ways(key) if other in host.told)]  # "no more" takes them all
+            host.send(Frame.INTEREST, host.serial, rows)
+
+    def _reached(self, pattern: str) -> list[HostLink]:
+        return [*{lane.host: None for lane in self._lanes.reached(pattern)}]
 
     # ---- lanes ---------------------------------------------------------------------------------------------------------------
 
@@ -97,9 +127,18 @@ class Interest:
         """The agent has new papers: whoever seals to it gets them."""
         newest = self._seats.newest(agent)
         if newest is not None:
-            hosts = {host: None for key, told in self._told.items() if key[0] == agent for host in told}
-            for host in hosts:
+            for host in self._told_of(agent, LISTENS):
                 host.tell_papers([newest])
+
+    def inbox_renewed(self, agent: str) -> None:
+        """The same for its inbox."""
+        papers = self.inbox_papers(agent)
+        if papers is not None:
+            for host in self._told_of(agent, DURABLE):
+                host.tell_inbox(agent, papers)
+
+    def _told_of(self, agent: str, how: int) -> list[HostLink]:
+        return [*{host: None for key, told in self._told.items() if (key[0], key[2]) == (agent, how) for host in told}]
 
     def lost(self, host: HostLink) -> None:
         """The link is gone; nobody waits for it any more. Its own subscriptions were removed before."""
@@ -113,14 +152,17 @@ class Interest:
 
     def _tell(self, host: HostLink, keys: Iterable[Key]) -> None:
         new = [key for key in keys if key not in host.told]
-        papers = [found for agent in {agent: None for agent, _ in new} if (found := self._seats.newest(agent)) is not None]
-        host.tell_papers(papers)
+        live = {agent: None for agent, _, how in new if how == LISTENS}
+        host.tell_papers([found for agent in live if (found := self._seats.newest(agent)) is not None])
+        for agent, _, how in new:
+            if how == DURABLE and (inbox := self.inbox_papers(agent)) is not None:
+                host.tell_inbox(agent, inbox)
         for start in range(0, len(new), MAX_ROWS):
             self._tell_rows(host, new[start : start + MAX_ROWS])
 
     def _tell_rows(self, host: HostLink, keys: Sequence[Key]) -> None:
         host.serial += 1
-        host.send(Frame.INTEREST, host.serial, [[*key, LISTENS] for key in keys])
+        host.send(Frame.INTEREST, host.serial, keys)
         for key in keys:
             host.told[key] = host.serial
             self._told.setdefault(key, {})[host] = None
@@ -131,3 +173,12 @@ def _pass(barrier: Barrier) -> None:
     barrier.waits_for -= 1
     if not barrier.waits_for and barrier.subscription.is_live:
         barrier.subscription.host.send(Frame.SUBSCRIBED, barrier.subscription.number)
+
+
+def _key(subscription: Subscription, how: int) -> Key:
+    """Who reads dead letters needs what opens them: it listens to their topics."""
+    return subscription.agent, subscription.pattern.removeprefix(DEAD), how
+
+
+def _other_ways(key: Key) -> list[Key]:
+    return [(*key[:2], how) for how in (LISTENS, DURABLE) if how != key[2]]

@@ -11,7 +11,7 @@ The last agent that is put off a link for want of trust takes the link with it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bus.broker.greeting import check_counts, check_may_join
 from bus.broker.host_link import HostLink
@@ -32,6 +32,9 @@ from bus.protocol.codec import unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
 from bus.protocol.papers import Papers, SessionCertificate
+
+if TYPE_CHECKING:
+    from bus.broker.durable import Durable
 
 MAX_HOST_KEYS: Final = 64
 """Of one link; a host changes its key every few minutes, and the oldest count no more."""
@@ -55,6 +58,7 @@ class Joining:
         self._held = Held(verifier)
         self._known = Known(self._held, memory, snapshot.trust)
         self._seats, self._lanes, self._interest, self._subscribing = seats, lanes, interest, subscribing
+        self.durable: Durable
         self.follow(snapshot)
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -89,7 +93,8 @@ class Joining:
         """A PAPERS of an open link. Raises what `believed` does."""
         for data in items:
             if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
-                continue  # an inbox certificate: nobody asks for one where nothing is kept
+                self.durable.show_inbox(host, data)
+                continue
             if signature:
                 self._prove(host, data, signature)
             self.join(host, [self.believed(host, data, moment)], moment)

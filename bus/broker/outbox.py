@@ -49,6 +49,7 @@ class Outbox:
         "_host",
         "_link",
         "_next",
+        "_no_turn",
         "_overtaken",
         "_pacing",
         "_room",
@@ -62,6 +63,7 @@ class Outbox:
         self._host, self._link, self._counts, self._pacing, self._room = host, host.link, counts, pacing, room
         self._end, self._overtaken = end, overtaken
         self._next = FIRST
+        self._no_turn = Turn(host, 0, 0.0, is_credited=True)
         self._untaken: deque[Turn] = deque()
         self._urgent: deque[tuple[Crossing, Reader]] = deque()
         self._waiting: deque[tuple[Crossing, Reader]] = deque()
@@ -83,6 +85,17 @@ class Outbox:
             self._deliver(crossing, reader)
         else:
             self._drop(crossing, LINK_FULL)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is kept may be delivered now; it does not wait here."""
+        return self._link.writable and len(self._untaken) < MAX_UNTAKEN and not (self._waiting or self._urgent)
+
+    def deliver_kept(self, column: bytes, deliveries: int, position: int, envelope: bytes) -> None:
+        """From the backbone: no turn waits for it."""
+        self._link.send(pack((_DELIVER, self._next, column, deliveries, position, envelope)))
+        self._next = self._next + 1 & _U32
+        self._untaken.append(self._no_turn)
 
     def taken_in(self, count: int) -> None:
         """Raises RemoteProtocolError("malformed") if there were not so many."""

@@ -9,6 +9,7 @@ What is refused is counted against the link that brought it, never against whom 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from bus.broker.moment import Moment
 from bus.broker.offences import Offences
 from bus.broker.pacing import Pacing, Turn
 from bus.broker.requests import Requests
-from bus.broker.router import Router
+from bus.broker.router import Route, Router
 from bus.broker.seats import Seats
 from bus.errors import RemoteProtocolError, VerificationError
 from bus.identity.envelopes.arrival import check_times
@@ -109,11 +110,18 @@ class Publishing:
             crossing.asked = self._requests.open(header, now_ms=moment.now_ms)
         crossing.lane = lane
         if permit.is_durable:
-            self._durable.publish(crossing, moment)
+            self._durable.publish(crossing)
             self._admitted(header)
             return
         self._admitted(header)
         self._spread(crossing, moment)
+
+    def stored(self, crossings: Iterable[Crossing], *, now: float) -> None:
+        """These are kept now: to all who listen live on their topics."""
+        for crossing in crossings:
+            route = self._router.route(crossing.header.topic)
+            if route.is_heard:
+                self._cross(crossing, route, now=now)
 
     def _spread(self, crossing: Crossing, moment: Moment) -> None:
         """To all who listen on its topic."""
@@ -122,10 +130,13 @@ class Publishing:
             self._counts.unheard += 1
             return
         self._counts.routed += 1
+        self._cross(crossing, route, now=moment.now)
+
+    def _cross(self, crossing: Crossing, route: Route, *, now: float) -> None:
         for reader in route.plain:
-            self._holding.cross(crossing, reader, now=moment.now)
+            self._holding.cross(crossing, reader, now=now)
         if route.groups:
-            self._groups.cross(crossing, route, now=moment.now)
+            self._groups.cross(crossing, route, now=now)
 
     def _check(self, permit: Permit, crossing: Crossing, moment: Moment) -> None:
         header = crossing.header
@@ -160,7 +171,7 @@ class Publishing:
         snapshot.standing(crossing.believed, AUDIT + crossing.believed.name).check_signer(header)
         self._asking.note(header.epoch, header.sender)
         if alias != BY_ITS_TOPIC:
-            self._durable.keep(crossing, moment)
+            self._durable.keep(crossing)
         self._admitted(header)
         self._to(reader, crossing, is_grant=True)
 

@@ -59,6 +59,8 @@ class Router:
         self._trie: Trie[Subscription] = Trie()
         self._routes: dict[str, Route] = {}
         self._version = 0
+        self._shared: Trie[object] = Trie()
+        """Patterns of groups whose records are kept."""
 
     def __len__(self) -> int:
         """Subscriptions."""
@@ -85,9 +87,18 @@ class Router:
             self._routes[topic] = found
         return found
 
+    def share(self, pattern: str, group: object) -> None:
+        """A group takes what is kept there."""
+        self._shared.add(pattern, group)
+
+    def share_no_more(self, pattern: str, group: object) -> None:
+        self._shared.remove(pattern, group)
+
     def unit(self, topic: str) -> int:
         """How many records may be in an envelope: groups share them out one by one."""
-        return RECORD if self._snapshot.rule(topic).unit == "record" or self.route(topic).groups else ENVELOPE
+        if self._snapshot.rule(topic).unit == "record" or self.route(topic).groups:
+            return RECORD
+        return RECORD if self._shared and self._shared.match(topic) else ENVELOPE
 
     def _work_out(self, topic: str) -> Route:
         plain: dict[HostLink, list[Subscription]] = {}

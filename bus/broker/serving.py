@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bus.broker.asking import Asking
+from bus.broker.durable import Durable
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink
@@ -36,6 +37,7 @@ class Serving:
         limits: Limits,
         *,
         asking: Asking,
+        durable: Durable,
         groups: Groups,
         holding: Holding,
         interest: Interest,
@@ -49,7 +51,7 @@ class Serving:
         self._snapshot, self._limits = snapshot, limits
         self._asking, self._groups, self._holding, self._interest = asking, groups, holding, interest
         self._joining, self._lanes, self._offences, self._router = joining, lanes, offences, router
-        self._subscribing = subscribing
+        self._subscribing, self._durable = subscribing, durable
         self._table: Final[Mapping[int, Handler]] = {
             Frame.PUBLISH: publishing.turn,
             Frame.CREDIT: self._credit,
@@ -61,7 +63,7 @@ class Serving:
             Frame.PAPERS: self._papers,
             Frame.TRUST: self._nothing,
             Frame.AUTHORITY: self._authority,
-            Frame.SETTLE: self._nothing,
+            Frame.SETTLE: self._settle,
             Frame.PING: self._ping,
             Frame.PONG: self._nothing,
             Frame.DRAIN: self._drain,
@@ -91,10 +93,15 @@ class Serving:
     def _credit(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         _, number, count = fields
         if number == ALL_DELIVERIES:
+            had_room = host.outbox.has_room
             host.outbox.taken_in(count)
+            if not had_room:
+                self._durable.go_on(host)
             return
         one = host.subscriptions.get(number)  # of one that has just ended, credit may still come
-        if one is not None and one.blocks:
+        if one is not None and one.taker is not None:
+            self._durable.credit(one, count)
+        elif one is not None and one.blocks:
             self._holding.credit(one, count, now=moment.now, now_ms=moment.now_ms)
             if one.group:
                 self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
@@ -124,14 +131,14 @@ class Serving:
     def _ask(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         _, id_, papers = fields
         if len(id_) == EPOCH_ID_BYTES:
-            self._asking.ask(host, id_, papers, now=moment.now)
+            if not self._durable.ask(host, id_, papers):
+                self._asking.ask(host, id_, papers, now=moment.now)
             return
         found = self._joining.find(id_)
-        if found is None:
+        if found is not None:
+            host.tell_session(found.id, found.papers.encode())
+        elif not self._durable.ask_papers(host, id_):
             host.refuse("not_permitted", id_)
-        else:
-            host.told_papers.pop(found.id, None)
-            host.tell_papers((found,))
 
     def _papers(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         try:
@@ -150,7 +157,10 @@ class Serving:
             self._asking.refused(host, code, ref)
 
     def _ping(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        host.answer(Frame.PONG, fields[1])
+        self._durable.ping(host, fields[1])
+
+    def _settle(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
+        self._durable.settle(host, fields)
 
     def _drain(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         word, _, agent = fields[1].partition(" ")
@@ -160,4 +170,4 @@ class Serving:
             host.cut("bye")
 
     def _nothing(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        """It needs no answer here: trust comes to a broker from its own authority, and what is kept from its backbone."""
+        """It needs no answer here: trust comes to a broker from its own authority."""

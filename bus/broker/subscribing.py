@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from bus.backbone.interface import DEAD
 from bus.broker.counts import Counts
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
@@ -22,7 +23,9 @@ from bus.protocol.frames import ALL_DELIVERIES, Frame, sub_ref
 from bus.protocol.handshake import Limits
 from bus.protocol.names import is_agent_name
 
-DEAD: Final = "_dead."
+if TYPE_CHECKING:
+    from bus.broker.durable import Durable
+
 MAX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 """Names of groups and of durable subscriptions."""
 
@@ -43,20 +46,25 @@ class Subscribing:
         self._snapshot, self._limits = snapshot, limits
         self._counts, self._groups, self._holding = counts, groups, holding
         self._interest, self._lanes, self._router = interest, lanes, router
+        self.durable: Durable
 
     # ---- beginning -----------------------------------------------------------------------------------------------------------
 
     def begin(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         """A SUBSCRIBE. Raises RemoteProtocolError("malformed")."""
-        _, number, agent, pattern, group, durable, _start, limit, overflow = fields
+        _, number, agent, pattern, group, durable, start, limit, overflow = fields
         if number == ALL_DELIVERIES or number in host.subscriptions or not limit or overflow not in OVERFLOWS:
             raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
         code = self._refusal(host, agent, pattern, group, durable)
         if code is not None:
             host.send(Frame.REFUSE, code, sub_ref(number))
             return
-        one = Subscription(host, number, agent, pattern, group, overflow, limit, limit if overflow == BLOCK else 0)
+        is_kept = durable or pattern.startswith(DEAD)
+        one = Subscription(host, number, agent, pattern, group, overflow, limit, limit if is_kept or overflow == BLOCK else 0)
         host.subscriptions[number] = one
+        if is_kept:
+            self._begin_kept(one, durable, start)
+            return
         self._router.add(one)
         self._interest.add(one, now=moment.now)
         if group:
@@ -67,9 +75,14 @@ class Subscribing:
             raise malformed("a group or a durable subscription has a name of a-z 0-9 _ -")
         if agent not in host.agents or not may_subscribe(self._snapshot.policy, agent, pattern, group):
             return "not_permitted"
-        if durable or pattern.startswith(DEAD) or len(host.subscriptions) >= self._limits.subscriptions:
-            return "busy"
-        return None
+        return "busy" if len(host.subscriptions) >= self._limits.subscriptions else None
+
+    def _begin_kept(self, one: Subscription, durable: str, start: str) -> None:
+        """It is live when its consumer is open; until then it may still be refused."""
+        code = self.durable.begin(one, durable=durable, start=start)
+        if code is not None:
+            del one.host.subscriptions[one.number]
+            one.host.send(Frame.REFUSE, code, sub_ref(one.number))
 
     # ---- ending --------------------------------------------------------------------------------------------------------------
 
@@ -86,6 +99,9 @@ class Subscribing:
             return
         one.is_live = False
         del one.host.subscriptions[one.number]
+        if one.taker is not None:
+            self.durable.leave(one)
+            return
         self._router.remove(one)
         self._interest.remove(one)
         self._holding.release(one, now=moment.now, now_ms=moment.now_ms)

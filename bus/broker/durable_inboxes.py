@@ -1,0 +1,109 @@
+"""The inbox papers of agents: shown by who is live, kept over restarts, and told to those who publish for it while it is away.
+
+shown    on the link on which the agent is live, with the identity that it proved there; the newest counts. Whether its
+         signature holds is the business of those who seal to it: a false one harms nobody but the agent itself
+kept     in the backbone, beside the grants that will be sealed to it, until it ends
+loaded   when a broker begins, of all who have a durable subscription
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+import anyio
+
+from bus.backbone.interface import Backbone, Grant
+from bus.broker.host_link import HostLink
+from bus.clock import Clock
+from bus.errors import BusError, VerificationError
+from bus.protocol.codec import malformed, unpack
+from bus.protocol.papers import InboxCertificate
+
+RETRY_SECONDS: Final = 1.0
+FIELDS: Final = 2
+_log = logging.getLogger("tpmbus.broker")
+
+
+class Inbox(NamedTuple):
+    papers: bytes
+    """As PAPERS carries them."""
+    identity: bytes
+    counter: int
+    key_id: bytes
+    not_after_ms: int
+
+    @classmethod
+    def parse(cls, data: bytes) -> tuple[str, Inbox]:
+        """Whose it is, and it. Raises RemoteProtocolError("malformed")."""
+        certificate, identity = unpack(data, longest=FIELDS, arrays=1)
+        if type(certificate) is not bytes or type(identity) is not bytes:
+            raise malformed("an inbox certificate and an identity are bytes")
+        body = InboxCertificate.parse(certificate).body
+        if hashlib.sha256(identity).digest() != body.identity:
+            raise malformed("an inbox certificate stands beside the identity that signed it")
+        return body.name, cls(data, identity, body.counter, body.key_id, body.not_after_ms)
+
+
+class Inboxes:
+    def __init__(self, backbone: Backbone, clock: Clock) -> None:
+        self._backbone, self._clock = backbone, clock
+        self.changed: Callable[[str], None] = lambda _agent: None
+        """Told of each agent whose papers are new."""
+        self._of: dict[str, Inbox] = {}
+        self._unkept: dict[str, None] = {}
+        self._wanted = anyio.Event()
+
+    def papers(self, agent: str) -> bytes | None:
+        found = self._of.get(agent)
+        return None if found is None else found.papers
+
+    def show(self, host: HostLink, data: bytes) -> None:
+        """An agent of this link shows its own. Raises RemoteProtocolError("malformed"), VerificationError("untrusted")."""
+        agent, inbox = Inbox.parse(data)
+        live = host.agents.get(agent)
+        if live is None or live.identity.der != inbox.identity:
+            raise VerificationError("untrusted", agent=agent, detail="an inbox of an agent that is not on this link")
+        known = self._of.get(agent)
+        if known is not None and known.identity == inbox.identity and known.counter >= inbox.counter:
+            return
+        self._of[agent] = inbox
+        self._unkept[agent] = None
+        self._wanted.set()
+        self.changed(agent)
+
+    async def load(self, agents: Iterable[str]) -> None:
+        """Those that are kept, of agents that have none here. Raises BackboneError."""
+        for agent in agents:
+            if agent in self._of:
+                continue
+            for data in await self._backbone.grants_for(_shelf(agent), agent):
+                self._of[agent] = Inbox.parse(data)[1]
+            if agent in self._of:
+                self.changed(agent)
+
+    async def run(self) -> None:
+        """Keep what is new; until it is cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            agents, self._unkept = self._unkept, {}
+            rows = [
+                Grant(_shelf(agent), agent, agent, inbox.key_id, inbox.not_after_ms, inbox.papers)
+                for agent in agents
+                if (inbox := self._of.get(agent)) is not None
+            ]
+            try:
+                await self._backbone.keep(grants=rows)
+            except BusError as error:
+                _log.warning("inbox certificates are not kept, which costs those who are away messages: %s", error)
+                self._unkept = {**agents, **self._unkept}
+                await self._clock.sleep(RETRY_SECONDS)
+                self._wanted.set()
+
+
+def _shelf(agent: str) -> bytes:
+    """Where they stand among the grants: under the digest of a name, which is the id of no epoch."""
+    return hashlib.sha256(b"inbox " + agent.encode()).digest()

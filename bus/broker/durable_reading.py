@@ -1,0 +1,292 @@
+"""One consumer that is open, and the subscriptions that take from it: one, or the members of a group.
+
+handed out   as far as a taker has credit and its link has room; of several the one with most credit, in turn among equals
+shown        papers and kept grants go before the first delivery that needs them
+not theirs   what policy does not let them hear (any more) is passed over
+left         the last taker closes it; what was handed out and not settled goes to whoever opens it next. A member that leaves
+             others behind gives back what it has, and they get it
+at the end   if policy keeps its topics in another class now, it goes on there
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from bus.backbone.interface import DEAD, Consumer, ConsumerName, Delivery, Span
+from bus.broker.host_link import HostLink, Subscription
+from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
+from bus.flow.start import Start
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
+from bus.protocol.frames import ACK, NAK, TERM, column, parse_dead_letter
+from bus.protocol.header import Header
+
+AT_ONCE: Final = 128
+"""Records that are handed out before others have their turn: a millisecond's work."""
+USUAL_DELAY: Final = (1 << 64) - 1
+"""In a SETTLE: the backbone knows best."""
+FOR_GOOD: Final = frozenset(("consumer_differs", "several_classes", "not_durable"))
+"""What will be refused whenever it is asked."""
+_log = logging.getLogger("tpmbus.broker")
+
+
+@dataclass(slots=True, eq=False)
+class Taker:
+    """A subscription that takes."""
+
+    one: Subscription = field(repr=False)
+    reading: Reading
+    column: bytes
+    """Its number as DELIVER names it."""
+    held: dict[int, None] = field(default_factory=dict, repr=False)
+    """In a group: what it was given and has not settled."""
+    is_begun: bool = False
+    """Whether it was told that it is live."""
+    shown: tuple[bytes, bytes] = (b"", b"")
+    """Epoch and session of what it was given last."""
+
+    @property
+    def free(self) -> int:
+        """How many records it can be given now."""
+        return self.one.credit if self.one.host.outbox.has_room else 0
+
+
+class What(NamedTuple):
+    """What a reading reads."""
+
+    name: ConsumerName
+    class_: str
+    pattern: str
+    start: Start
+    is_kept: bool
+    """Not that of a subscription that listens live to dead letters: it is forgotten, and nobody acknowledges."""
+
+
+class World(Protocol):
+    """What a reading asks of its broker."""
+
+    async def open(self, reading: Reading) -> Consumer: ...
+
+    def opened(self, reading: Reading) -> None: ...
+
+    async def show(self, host: HostLink, agent: str, epoch: bytes, session: bytes, sender: str) -> None: ...
+
+    def may_hear(self, agent: str, topic: str, *, dead: bool) -> bool: ...
+
+    def records(self, class_: str) -> int: ...
+
+    def given(self, taker: Taker, header: Header) -> None: ...
+
+    def passed_over(self) -> None: ...
+
+    def end(self, subscription: Subscription, code: str) -> None: ...
+
+    def closed(self, reading: Reading) -> None: ...
+
+
+class Reading:
+    def __init__(self, what: What, world: World) -> None:
+        self.what, self._world = what, world
+        self.takers: dict[Subscription, Taker] = {}
+        self.consumer: Consumer | None = None
+        self.is_group = what.name.owner[:1].islower()
+        self._is_dead = what.pattern.startswith(DEAD)
+        self._most = 1
+        self._turns = 0
+        self._scope: anyio.CancelScope | None = None
+        self._changed: anyio.Event | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it reads what was kept elsewhere, before policy changed."""
+        return self.consumer is not None and self.consumer.class_ != self.what.class_
+
+    # ---- who takes -------------------------------------------------------------------------------------------------------------
+
+    def add(self, one: Subscription) -> None:
+        one.taker = self.takers[one] = Taker(one, self, column((one.number,)))
+        self.wake()
+
+    def leave(self, one: Subscription) -> None:
+        taker = self.takers.pop(one)
+        if not self.takers:
+            self._stop()
+        elif taker.held and self.consumer is not None:
+            self.consumer.settle_nowait(naks=[(position, position, 0) for position in taker.held])
+
+    def wake(self) -> None:
+        """Somebody has credit or room again, or is new."""
+        if self._changed is not None:
+            self._changed.set()
+
+    def move(self) -> None:
+        """Policy keeps its topics elsewhere: it is closed and opened anew, where `World.open` says."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    # ---- what is said of deliveries --------------------------------------------------------------------------------------------
+
+    def settle(self, taker: Taker, verb: int, spans: list[Span], delay: int, reason: str) -> bool:
+        """Whether it was open; what is said of a closed one is said in vain, and those records come again."""
+        if self.consumer is None:
+            return False
+        if self.is_group:
+            spans = _held(taker.held, spans, keep=verb not in (ACK, NAK, TERM))
+        if verb == ACK:
+            self.consumer.settle_nowait(acks=spans)
+        elif verb == NAK:
+            wait = None if delay == USUAL_DELAY else delay
+            self.consumer.settle_nowait(naks=[(first, last, wait) for first, last in spans])
+        elif verb == TERM:
+            self.consumer.settle_nowait(terms=[(first, last, reason or "term") for first, last in spans])
+        else:
+            self.consumer.settle_nowait(touches=spans)
+        return True
+
+    async def settled(self) -> None:
+        """Return when what was settled is on disk. Raises BackboneError."""
+        if self.consumer is not None:
+            try:
+                await self.consumer.settle()
+            except ClosedError:
+                return  # it was written when it closed
+
+    # ---- handing out -----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """As long as somebody takes."""
+        try:
+            while self.takers:
+                with anyio.CancelScope() as self._scope:
+                    await self._serve()
+                self._scope = None
+        finally:
+            self._world.closed(self)
+
+    async def _serve(self) -> None:
+        try:
+            consumer = await self._world.open(self)
+            self._most = self._world.records(consumer.class_)
+            self.consumer = consumer
+            try:
+                self._world.opened(self)
+                while True:
+                    await self._hand_out(consumer, await self._take(consumer))
+                    await checkpoint()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _close(consumer)
+                self.consumer = None
+        except (BusError, ValueError) as error:
+            self._fail(error)
+
+    def _fail(self, error: BusError | ValueError) -> None:
+        code = getattr(error, "code", "")
+        if code not in FOR_GOOD:
+            _log.warning("the consumer %s cannot be read: %s", self.what.name, error)
+        for one in [*self.takers]:
+            self._world.end(one, "malformed" if code in FOR_GOOD else "busy")
+
+    async def _take(self, consumer: Consumer) -> list[Delivery]:
+        while not (allowed := self._allowed()):
+            await self._change()
+        consumer.allow(allowed)
+        return await consumer.take()
+
+    def _allowed(self) -> int:
+        free = sum(max(taker.free, 0) for taker in self.takers.values())
+        return min(-(-free // self._most), AT_ONCE)
+
+    async def _change(self) -> None:
+        self._changed = anyio.Event()
+        await self._changed.wait()
+        self._changed = None
+
+    async def _hand_out(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                envelope = parse_dead_letter(delivery.envelope)[2] if self._is_dead else delivery.envelope
+                header = headers.parse(envelopes.split(envelope)[0])
+            except RemoteProtocolError:
+                consumer.settle_nowait(terms=[(delivery.position, delivery.position, "malformed")])
+                continue
+            taker = await self._taker(header)
+            if taker is None:
+                self._world.passed_over()
+                consumer.settle_nowait(acks=[(delivery.position, delivery.position)])
+            else:
+                self._give(consumer, taker, delivery, header)
+
+    async def _taker(self, header: Header) -> Taker | None:
+        """Who gets it, with all that it needs to open it; None if it is for nobody here."""
+        while True:
+            taker = self._pick(header.topic)
+            if taker is None:
+                if self.takers and not any(self._may_hear(other, header.topic) for other in self.takers.values()):
+                    return None
+                await self._change()
+                continue
+            needs = header.epoch, header.session
+            if taker.shown == needs:
+                return taker
+            one = taker.one
+            await self._world.show(one.host, one.agent, header.epoch, header.session, header.sender)
+            taker.shown = needs
+            if one in self.takers:
+                return taker
+
+    def _pick(self, topic: str) -> Taker | None:
+        best: Taker | None = None
+        for taker in self.takers.values():
+            if taker.free > 0 and self._may_hear(taker, topic) and (best is None or _rank(taker) > _rank(best)):
+                best = taker
+        return best
+
+    def _may_hear(self, taker: Taker, topic: str) -> bool:
+        return self._world.may_hear(taker.one.agent, topic, dead=self._is_dead)
+
+    def _give(self, consumer: Consumer, taker: Taker, delivery: Delivery, header: Header) -> None:
+        position, one = delivery.position, taker.one
+        one.credit -= header.records
+        if self.is_group:
+            taker.held[position] = None
+            self._turns += 1
+            one.picked = self._turns
+        one.host.outbox.deliver_kept(taker.column, delivery.deliveries, position, delivery.envelope)
+        self._world.given(taker, header)
+        if not self.what.is_kept:
+            consumer.settle_nowait(acks=[(position, position)])
+
+
+async def _close(consumer: Consumer) -> None:
+    try:
+        await consumer.settle()
+    except BackboneError:  # then some of it comes again
+        pass
+    finally:
+        await consumer.aclose()
+
+
+def _rank(taker: Taker) -> tuple[int, int]:
+    return taker.free, -taker.one.picked
+
+
+def _held(held: dict[int, None], spans: list[Span], *, keep: bool) -> list[Span]:
+    """What of these spans this member has. A span may be as long as numbers go; what it has is not."""
+    found: list[Span] = []
+    for first, last in spans:
+        within = range(first, last + 1) if last - first < len(held) else sorted(one for one in held if first <= one <= last)
+        for position in within:
+            if position in held:
+                found.append((position, position))
+                if not keep:
+                    del held[position]
+    return found
