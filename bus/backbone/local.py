@@ -172,6 +172,7 @@ class LocalBackbone:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             self._registry.ring()
+            self._registry.save_again()
             if self._clock.monotonic() >= save_at:
                 save_at = self._clock.monotonic() + SAVE_SECONDS
                 self._registry.save_moved()

@@ -96,6 +96,10 @@ class Registry:
             for consumer in consumers:
                 consumer.ring(now)
 
+    def save_again(self) -> None:
+        """Write down what could not be: the disk was full."""
+        self._saver.retry()
+
     def save_moved(self) -> None:
         """Write down how far those are that settle nothing."""
         for consumer in self:

@@ -25,7 +25,11 @@ class Saver:
 
     def changed(self, consumer: LocalConsumer) -> None:
         self._changed[consumer] = None
-        if not self._running:
+        self.retry()
+
+    def retry(self) -> None:
+        """What changed is written, also what could not be written the last time."""
+        if self._changed and not self._running:
             self._begin()
 
     def forget(self, consumer: LocalConsumer) -> None:

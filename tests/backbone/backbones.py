@@ -24,7 +24,6 @@ async def running(backbone: Backbone) -> AsyncIterator[Backbone]:
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(backbone.run)
-            await anyio.wait_all_tasks_blocked()
             try:
                 yield backbone
             except Exception as error:  # noqa: BLE001  it passes on, without a group around it
