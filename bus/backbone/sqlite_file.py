@@ -101,9 +101,8 @@ def faults(path: Path) -> Iterator[None]:
 
 
 def _fault(error: sqlite3.Error, path: Path) -> BackboneError | StateInUseError:
-    exact = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    code = exact & 0xFF
-    if code == sqlite3.SQLITE_FULL or exact == sqlite3.SQLITE_IOERR_SHMSIZE:  # its shared memory is a file, too
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
         return _no_room(path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, sqlite3.InterfaceError):
         return damaged(path, str(error))

