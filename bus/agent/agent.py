@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 from bus.agent.asking import MOST_ANSWERS, Answers, Asking
 from bus.agent.bodies import pack_body
 from bus.agent.events import Events, PolicyChanged, Renewed
+from bus.agent.handlers import Handlers
 from bus.agent.hooks import Hooks
 from bus.agent.lanes import Lanes
 from bus.agent.many import Many
 from bus.agent.message import Body, Message
-from bus.agent.publishing import Publishing
+from bus.agent.publishing import TAKEN, Publishing
 from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
+from bus.agent.serving import Serving
 from bus.agent.subscribing import Subscribing
 from bus.agent.subscription import BLOCK, Subscription
 from bus.errors import BusError, ClosedError, MessageTooLargeError, twin
@@ -48,6 +50,9 @@ class Agent:
         self._publishing = Publishing(name, self._lanes, self.hooks, host.outbox)
         self._subscribing = Subscribing(name, host, self.hooks, began_ms=began_ms, happened=self.happened.add)
         self._asking = Asking(name, host, self._publishing, self._subscribing.replies)
+        self._own = Handlers()
+        self.on = self._own.on
+        """A decorator: handlers of this agent alone, for `serving()`."""
         self._is_open = True
 
     # ---- publish -------------------------------------------------------------------------------------------------------------
@@ -74,7 +79,9 @@ class Agent:
             return await self._publishing.publish(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority, wait=wait)
         waiting = lane.waiting
         if len(waiting.payloads) >= MAX_RECORDS or waiting.size_bytes >= MAX_BYTES:
-            return await self._publishing.publish(topic, body, headers=None, id_=None, ttl=None, priority=None, wait=None)
+            return await self._publishing.publish(topic, body)
+        if lane.through is not None and (body := await lane.through(lane, body)) is TAKEN:
+            return None
         if type(body) is not bytes:
             body = pack_body(body, lane.most_bytes)
             waiting.packed.append(len(waiting.payloads))
@@ -196,6 +203,11 @@ class Agent:
             pattern, group=group, durable=durable, start=start, limit=limit, overflow=overflow, decode=decode, dead=dead
         )
 
+    def serving(self, handlers: Handlers | None = None) -> Serving:
+        """`async with` it: these handlers are called until the block is left, or without any, those of `agent.on`."""
+        self.check_open()
+        return Serving(self, self._host, self._own if handlers is None else handlers)
+
     def refusals(self) -> Refusals:
         """What was refused of what this agent sent, and of what came for its host, as it happens: an async iterator."""
         return self.refused
@@ -205,7 +217,7 @@ class Agent:
         return self.happened
 
     def _hooks_changed(self) -> None:
-        self._quick.clear()
+        self._lanes.hooks_changed()
         self._subscribing.hooks_changed()
 
     # ---- life ----------------------------------------------------------------------------------------------------------------

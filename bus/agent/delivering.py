@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from bus.agent.decoding import Decode
-from bus.agent.hooks import Chain, HookContext
+from bus.agent.hooks import Chain, Each, HookContext
 from bus.agent.message import DecodedMessage, Message
 from bus.agent.subscription import Subscription
 from bus.errors import Drop
@@ -31,13 +31,15 @@ class Delivering:
     def __init__(self, context: HookContext, *, decode: Decode | None, told: Told) -> None:
         self._context, self._decode, self._told = context, decode, told
         self._chain: Chain[Message] | None = None
+        self._each: Each[Message] | None = None
 
     def install(self, one: Subscription[Any], chain: Chain[Message] | None) -> None:
         """These are the hooks from now on."""
         self._chain = chain
         is_batch = chain is not None and chain.is_batch
+        self._each = None if chain is None or is_batch else chain.one
         one.batch_hooks = self._all if is_batch else None
-        one.hooks = self.one if self._decode is not None or (chain is not None and not is_batch) else None
+        one.hooks = self.one if self._decode is not None or self._each is not None else None
 
     def follow(self, chain: Chain[Message] | None) -> None:
         """The same, where nobody iterates."""
@@ -45,11 +47,12 @@ class Delivering:
 
     async def one(self, message: Message) -> Message | None:
         """It, another one, or None if it goes no further."""
-        chain = self._chain
-        if chain is not None and not chain.is_batch and (found := await self.reply(message)) is not message:
-            if found is None:
+        if self._each is not None:
+            try:
+                message = await self._each(self._context, message)
+            except Exception as error:  # noqa: BLE001  a hook is somebody else's
+                await self._lost([message], error)
                 return None
-            message = found
         return message if self._decode is None else await self._decoded(message, self._decode)
 
     async def reply(self, message: Message) -> Message | None:

@@ -23,6 +23,7 @@ from bus.errors import Drop
 
 Item = TypeVar("Item")
 Function = TypeVar("Function", bound=Callable[..., Any])
+Each = Callable[["HookContext", Item], Awaitable[Item]]
 Lost = Callable[[Sequence[Item], Exception], Awaitable[None]]
 """Hears of what goes no further, and why."""
 
@@ -46,11 +47,18 @@ class Chain(Generic[Item]):
 
     def __init__(self, kind: type[Item], hooks: tuple[_Hook, ...]) -> None:
         self._kind, self.hooks = kind, hooks
+        self.one: Each[Item] = self._only if len(hooks) == 1 and hooks[0].is_async and not hooks[0].is_batch else self._one
+        """What they make of one item. Raises Drop, and whatever a hook does."""
+        self._call = hooks[0].call
         self.is_async = any(hook.is_async for hook in hooks)
         self.is_batch = any(hook.is_batch for hook in hooks)
 
-    async def one(self, context: HookContext, item: Item) -> Item:
-        """Raises Drop, and whatever a hook does."""
+    async def _only(self, context: HookContext, item: Item) -> Item:
+        """The usual case: one async function."""
+        new = await self._call(context, item)
+        return item if new is item else self._checked(new, self._call)
+
+    async def _one(self, context: HookContext, item: Item) -> Item:
         for call, is_async, is_batch in self.hooks:
             if is_batch:
                 given = call(context, [item])

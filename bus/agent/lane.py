@@ -6,6 +6,7 @@ again when policy, trust, session or readers change, and not before.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -20,6 +21,8 @@ from bus.protocol.header import REPLY, REQUEST
 
 MOST_RECORDS: Final = 512
 """Of one envelope."""
+
+Through = Callable[["Lane", Any], Awaitable[Any]]
 
 
 class LaneKey(NamedTuple):
@@ -46,7 +49,7 @@ class Note(NamedTuple):
 class Lane:
     __slots__ = (
         "_trouble", "agent", "deficit", "key", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing", "signing",
-        "topic", "use", "waiting",
+        "through", "topic", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
@@ -65,6 +68,8 @@ class Lane:
         self._trouble: BusError | None = None
         self.quick: dict[str, Lane] | None = None
         """The table in which it stands as long as records may be put in without a look at what stands here."""
+        self.through: Through | None = None
+        """What looks at records before they are packed."""
         self.room: anyio.Event | None = None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from bus.agent.lane import Lane, LaneKey
+from bus.agent.lane import Lane, LaneKey, Through
 from bus.agent.message import Message
 from bus.agent.opened_topics import private_topic
 from bus.errors import BusError, NotPermittedError, OverloadedError, twin
@@ -33,8 +33,8 @@ class Lanes:
         self._end: BusError | None = None
         self.quick: dict[str, Lane] = {}
         """By topic: those of the default options into which a record can be put without a further look."""
-        self.is_plain: Callable[[], bool] = lambda: True
-        """Whether nobody looks at records before they are packed."""
+        self.looked_at: Callable[[], Through | None] = lambda: None
+        """What looks at records before they are packed."""
 
     def __iter__(self) -> Iterator[Lane]:
         return iter([*self._all.values(), *self._replies.values(), *self._retired])
@@ -52,8 +52,9 @@ class Lanes:
         lane = self._all.get(key)
         if lane is None:
             lane = self._made(topic, key, rule)
-        if lane.quick is not None and lane.trouble is None and self.is_plain():
+        if lane.quick is not None and lane.trouble is None:
             lane.quick[topic] = lane
+        lane.through = self.looked_at()
         return lane
 
     async def with_room(
@@ -97,6 +98,10 @@ class Lanes:
                 self._close(self._replies.pop(next(iter(self._replies))), None)
         self._replies[key] = lane  # at the end: the longest unused goes first
         return lane
+
+    def hooks_changed(self) -> None:
+        for lane in self:
+            lane.through = self.looked_at()
 
     def follow(self, snapshot: Snapshot) -> None:
         """Those in use for which nothing changed go on; what waits in others is judged again before it is sent."""

@@ -16,7 +16,7 @@ from bus.agent.hooks import Chain
 from bus.agent.lane import Note
 from bus.agent.publishing import ACCEPTED, STORED, Publishing, until_of
 from bus.agent.receipts import Receipt
-from bus.agent.record import NO_HEADERS, Record
+from bus.agent.record import NO_HEADERS, Record, new_record
 from bus.errors import Drop
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 
@@ -67,7 +67,7 @@ class Many:
 
     async def _chunks(self, bodies: Iterator[Any]) -> None:
         while chunk := await self._next(bodies):
-            if {*map(type, chunk)} == _ONLY_BYTES and self._fit(chunk):
+            if self._fit(chunk):
                 self._put(chunk)
             else:
                 for body in chunk:
@@ -76,10 +76,17 @@ class Many:
     async def _batches(self, bodies: Iterator[Any], hooks: Chain[Record]) -> None:
         topic, headers = self._topic, self._headers or NO_HEADERS
         while chunk := await self._next(bodies):
-            records = [Record(topic, body, headers) for body in chunk]
-            for record in await hooks.many(self._publishing.context, records, self._lost):
+            records = [new_record(Record, (topic, body, headers)) for body in chunk]
+            kept = await hooks.many(self._publishing.context, records, self._lost)
+            for record in kept:
                 self._publishing.check_topic(topic, record)
-                await self._accept(record.body, record.headers)
+            plain = [record.body for record in kept if not record.headers]
+            await self._wait_for_room()
+            if self._until == ACCEPTED and len(plain) == len(kept) and self._fit(plain):
+                self._put(plain)
+            else:
+                for record in kept:
+                    await self._accept(record.body, record.headers)
 
     async def _one(self, body: Any) -> None:
         headers = self._headers
@@ -116,8 +123,11 @@ class Many:
         self._chunk = min(max(MAX_BYTES // max(largest, 1), 1), MAX_RECORDS)
         return chunk
 
-    def _fit(self, chunk: list[bytes]) -> bool:
-        return max(map(len, chunk)) <= self._lane.most_bytes and self._lane.trouble is None
+    def _fit(self, chunk: list[Any]) -> bool:
+        """Whether they can go into the lane as they are."""
+        room = MAX_RECORDS - len(self._lane.waiting)
+        is_plain = {*map(type, chunk)} == _ONLY_BYTES and len(chunk) <= room and self._lane.trouble is None
+        return is_plain and max(map(len, chunk)) <= self._lane.most_bytes
 
     def _put(self, chunk: list[bytes]) -> None:
         lane, waiting = self._lane, self._lane.waiting

@@ -8,15 +8,16 @@ stored     on disk at the broker, at a position
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from bus.agent import tracing
 from bus.agent.bodies import pack_body
 from bus.agent.hooks import HookContext, Hooks
-from bus.agent.lane import Lane, Note
+from bus.agent.lane import Lane, Note, Through
 from bus.agent.lanes import Lanes
 from bus.agent.receipts import Receipt
-from bus.agent.record import NO_HEADERS, Record, checked_headers
+from bus.agent.record import NO_HEADERS, Record, checked_headers, new_record
 from bus.errors import Drop, MessageTooLargeError, OverloadedError
 from bus.flow.waiting import MAX_RECORDS
 from bus.identity.envelopes.seal import given_id
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 ACCEPTED: Final = "accepted"
 SENT: Final = "sent"
 STORED: Final = "stored"
+TAKEN: Final = object()
+"""Stands for a body with which nothing more is to be done."""
 WAITS: Final = (ACCEPTED, SENT, STORED)
 
 
@@ -36,7 +39,7 @@ class Publishing:
         self.lanes, self.hooks, self.outbox = lanes, hooks, outbox
         self.context = HookContext(agent)
         self._agent = agent
-        lanes.is_plain = self.is_plain
+        lanes.looked_at = self._looking
 
     def is_plain(self) -> bool:
         """Whether nobody looks at a record before it is packed."""
@@ -47,13 +50,13 @@ class Publishing:
         topic: str,
         body: Any,
         *,
-        headers: Mapping[str, str] | None,
-        id_: str | None,
-        ttl: float | None,
-        priority: str | None,
-        wait: str | None,
+        headers: Mapping[str, str] | None = None,
+        id_: str | None = None,
+        ttl: float | None = None,
+        priority: str | None = None,
+        wait: str | None = None,
     ) -> int | None:
-        """With options, for the first time, or where more is to be waited for."""
+        """With options, with hooks, for the first time, or where more is to be waited for."""
         lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
         until = until_of(lane, wait)
         if not self.is_plain():
@@ -125,16 +128,47 @@ class Publishing:
 
     # ---- hooks ---------------------------------------------------------------------------------------------------------------
 
+    def _looking(self) -> Through | None:
+        return None if self.is_plain() else self._through_all if tracing.is_on() else self._through_hooks
+
+    async def _through_hooks(self, lane: Lane, body: Any) -> Any:
+        """For the quick path: the body to go on with, or TAKEN if there is nothing left to do."""
+        topic, chain = lane.key.topic, self.hooks.publishing
+        record = new_record(Record, (topic, body, NO_HEADERS))
+        if chain is not None:
+            try:
+                found = await chain.one(self.context, record)
+            except Drop:
+                self.dropped(1)
+                return TAKEN
+            if found is not record:
+                await self._publish_record(self.check_topic(topic, found))
+                return TAKEN
+        if lane.waiting.is_full or self.lanes.quick.get(topic) is not lane:
+            await self._publish_record(record)
+            return TAKEN
+        return body
+
+    async def _through_all(self, lane: Lane, body: Any) -> Any:
+        """The same, where there may be a trace to carry along."""
+        with suppress(Drop):
+            await self._publish_record(await self.hooked(lane.key.topic, body, None))
+        return TAKEN
+
+    async def _publish_record(self, record: Record) -> None:
+        self.add(await self.lanes.with_room(record.topic), record.body, record.headers, None)
+
     async def hooked(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
         """What the hooks make of it. Raises Drop, and what they raise."""
         record, chain = self._traced(topic, body, headers), self.hooks.publishing
         if chain is None:
             return record
         try:
-            return self.check_topic(topic, await chain.one(self.context, record))
+            found = await chain.one(self.context, record)
         except Drop:
             self.dropped(1)
             raise
+        return found if found is record else self.check_topic(topic, found)
 
     def _hooked_nowait(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
         record, chain = self._traced(topic, body, headers), self.hooks.publishing
@@ -153,7 +187,7 @@ class Publishing:
     def _traced(self, topic: str, body: Any, headers: Mapping[str, str] | None) -> Record:
         if tracing.is_on():
             headers = tracing.with_trace(headers)
-        return Record(topic, body, headers or NO_HEADERS)
+        return new_record(Record, (topic, body, headers or NO_HEADERS))
 
     def check_topic(self, topic: str, record: Record) -> Record:
         """Raises ValueError if a hook has moved it."""

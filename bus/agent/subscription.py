@@ -192,7 +192,11 @@ class Subscription(Generic[Body]):
             for message in batch:
                 if self.hooks is None:
                     return message
-                kept = await self._hooked(self.hooks, message)
+                try:
+                    kept = await self.hooks(message)
+                except BaseException:  # a task that is cancelled within one has not taken the message
+                    self._it = iter([message, *self._it])
+                    raise
                 if kept is not None:
                     return kept
             await self._begin_batch(batch)
@@ -255,14 +259,7 @@ class Subscription(Generic[Body]):
                 self._credit(self.number, self._taken)
                 self._taken = 0
 
-    # ---- hooks: a task that is cancelled within one has not taken the message ------------------------------------------------
-
-    async def _hooked(self, hooks: Deliver, message: Message) -> Message | None:
-        try:
-            return await hooks(message)
-        except BaseException:
-            self._it = iter([message, *self._it])
-            raise
+    # ---- hooks ---------------------------------------------------------------------------------------------------------------
 
     async def _all_hooked(self, hooks: Deliver, messages: list[Message]) -> list[Message]:
         try:
