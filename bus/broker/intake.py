@@ -18,14 +18,14 @@ from bus.transport.link import Link
 
 SLICE: Final = 256
 """Steps of some 10 us each."""
-STOCK: Final = 100_000
+STOCK: Final = 150_000
 RATE: Final = 5_000
 """Steps of budget a second: a twentieth of a processor."""
 COSTS: Final[Mapping[int, int]] = {
     Frame.HELLO_A: 8,
     Frame.PROVE: 8,
     Frame.OPEN: 2,
-    Frame.SUBSCRIBE: 4,
+    Frame.SUBSCRIBE: 8,
     Frame.UNSUBSCRIBE: 2,
     Frame.ASK: 2,
     Frame.AUTHORITY: 2,

@@ -40,7 +40,7 @@ agents: {DIRECTOR: command, DEPUTY: command, BUILDER: worker, TESTER: worker, PA
 roles:
   command:
     key: ecc384/sha3-384
-    publish: ["tasks.>", "work.>", "ask.>", "records.>", "short.>"]
+    publish: ["tasks.>", "work.>", "ask.>", "records.>", "short.>", "long.>"]
     subscribe: ["results.>", "tasks.>"]
   worker:
     key: ecc256/sha256
@@ -59,6 +59,7 @@ topics:
   - {match: work.>, class: durable, retention: 1d, dead_readers: [MONITOR]}
   - {match: records.>, unit: record}
   - {match: short.>, ttl: 1s, max_bytes: 1KiB}
+  - {match: long.>, ttl: 1h}
 audit_readers: [MONITOR]
 """
 

@@ -103,6 +103,19 @@ async def test_messages_are_no_larger_than_the_rule_allows(stage: Stage, directo
     assert stage.counted["refused"] == refused
 
 
+async def test_however_long_messages_may_live_they_come_within_a_minute(stage: Stage, director: Played):
+    await director.open("long.one")
+    sent = [director.seal("long.one", expires_ms=stage.world.now + 30 * MINUTE) for _ in range(2)]
+    stage.clock.advance(60)
+    director.publish(sent[0], topic="long.one")
+    await settle()
+    assert stage.counted["refused"] == {}
+    stage.clock.advance(0.001)
+    director.publish(sent[1], topic="long.one")
+    await settle()
+    assert stage.counted["refused"] == {"expired": 1}
+
+
 async def test_what_an_ended_session_sent_is_refused(stage: Stage, director: Played):
     envelope = director.seal("tasks.build", sent_ms=NOW + 16 * MINUTE + 1, expires_ms=NOW + 17 * MINUTE)
     stage.clock.advance(15 * 60)

@@ -72,7 +72,9 @@ async def test_a_grant_that_is_not_right_is_refused(stage: Stage, director: Play
     if case == "expired":
         given, reason = grant(stage, director, epoch, "BUILDER", expires_ms=stage.world.now - 1), "expired"
     elif case == "too large":
-        given, reason = director.seal("tasks.build", os.urandom(40_000)), "malformed"
+        names = tuple((f"AGENT{number}", 0) for number in range(5_000))
+        reader_of_many = Reader("BUILDER", PublicKey(director.keys.kem, director.keys.kem_key), bytes(16), names)
+        given, reason = stage.world.grant(director.agents["DIRECTOR"], epoch, reader_of_many)[0], "malformed"
     elif case == "of another agent":
         other = stage.world.agent("DEPUTY")
         given, reason = grant(stage, director, epoch, "BUILDER", session=other.session), "untrusted"

@@ -188,6 +188,19 @@ async def test_a_subscription_that_gives_no_credit_for_two_seconds_is_ended(stag
         assert (counted["ended"], counted["dropped"], counted["subscriptions"]) == ({"busy": 1}, {"unsubscribed": 1}, 1)
 
 
+async def test_who_owes_much_and_pays_slowly_is_not_ended(stage: Stage, director: Played):
+    async with stage.running():
+        reader = await stage.host("BUILDER")
+        await reader.subscribe(1, "tasks.>", limit=1)
+        director.publish(director.seal("tasks.build", *[b"x"] * 5), director.seal("tasks.build"), topic="tasks.build")
+        for _ in range(4):
+            await stage.later(1.5)
+            reader.send(Frame.CREDIT, 1, 1)
+        assert await reader.hears(Frame.REFUSE) == []
+        reader.send(Frame.CREDIT, 1, 1)
+        assert len(await reader.delivered()) == 2
+
+
 async def test_no_more_than_so_much_is_held_back_for_one(stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(holding, "MAX_HELD_BYTES", 10_000)
     reader = await stage.host("BUILDER", "TESTER")

@@ -127,6 +127,8 @@ async def test_who_may_not_publish_any_more_is_refused_and_told_of_nobody(stage:
     director, reader = await stage.host("DIRECTOR"), await stage.host("BUILDER")
     await director.open("tasks.build")
     await reader.subscribe(1, "tasks.>")
+    director.publish(director.seal("tasks.build"), topic="tasks.build")
+    await settle()
     other = with_words('publish: ["tasks.>", ', "publish: [")
     await stage.follow(policy=other)
     director.publish(director.seal("tasks.build"), topic="tasks.build")

@@ -176,6 +176,21 @@ async def test_an_envelope_of_several_records_is_not_cut_in_two(stage: Stage, di
     assert [len(await host.delivered()) for host in hosts] == [1, 0, 0]
 
 
+async def test_a_lane_that_a_group_has_stopped_stays_so_while_a_plain_reader_beside_it_is_full(stage: Stage, director: Played):
+    async with stage.running():
+        host = await stage.host("BUILDER", "MONITOR")
+        await host.subscribe(1, "records.>", by="BUILDER", group="builders", limit=1)
+        await host.subscribe(2, "records.>", by="MONITOR", limit=1)
+        publish(director, 2)
+        await stage.later(0.01)
+        assert [one[2] for one in await director.hears(Frame.OPENED)][-1] == 0
+        host.send(Frame.CREDIT, 1, 1)
+        assert [one[2] for one in await director.hears(Frame.OPENED)][-1:] in ([], [0])
+        host.send(Frame.CREDIT, 2, 1)
+        assert [one[2] for one in await director.hears(Frame.OPENED)] == [1]
+        assert len(await host.delivered()) == 2
+
+
 async def test_a_stalled_plain_reader_beside_a_member_is_ended_like_any_other(stage: Stage, director: Played):
     async with stage.running():
         host = await stage.host("BUILDER", "MONITOR")

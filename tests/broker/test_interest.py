@@ -135,7 +135,8 @@ async def test_more_listeners_than_a_frame_holds_come_in_several(stage: Stage):
     patterns = ["tasks." + ".".join(tokens) for tokens in islice(product("a*", repeat=11), 1_100)]
     for number, pattern in enumerate(patterns, 1):
         reader.send(Frame.SUBSCRIBE, number, "MONITOR", pattern, "", "", "new", 1, "block")
-    await settle()
+    while stage.counted["subscriptions"] < len(patterns):
+        await settle()
     _, *frames, opened = await publisher.open("tasks." + ".".join("a" * 11))
     assert [(one[1], len(one[2])) for one in frames] == [(1, 1_024), (2, 76)]
     assert sorted(row[1] for one in frames for row in one[2]) == sorted(patterns)
