@@ -90,7 +90,8 @@ class Host:
         )  # fmt: skip
         self.own_inboxes = OwnInboxes(keyring, self.start)
         self.inbox = Inbox(
-            keyring, self.requests, answer=self._answer, unseal=self.own_inboxes.unseal, refused=self._not_taken
+            keyring, self.requests, answer=self._answer, credit=self.give_credit, unseal=self.own_inboxes.unseal,
+            refused=self._not_taken,
         )  # fmt: skip
         self.joining = Joining(self.inbox, self.send)
         self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self._disk_failed)

@@ -7,7 +7,7 @@ decided here, by the verified topic. What is refused reaches nobody, and is repo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 from bus.agent.message import Answer, Batch
@@ -22,6 +22,8 @@ from bus.identity.envelopes.receive import Received
 from bus.identity.epochs.admitting import Outcome
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.epochs.parking import LetGo
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
 from bus.protocol.envelope import is_grant
 from bus.protocol.frames import numbers, parse_dead_letter
 
@@ -42,11 +44,18 @@ class Ticket(NamedTuple):
     """Why it is a dead letter."""
 
 
+class Named(NamedTuple):
+    """Whom a delivery names."""
+
+    subscriptions: frozenset[Subscription]
+    hears: frozenset[Hears]
+
+
 Unseal = Callable[[tuple[str, bytes], Callable[[], None]], bool]
 
 
 class Inbox:
-    """`refused` hears of what was refused: the envelope and why."""
+    """`refused` hears of what was refused: the envelope and why; `credit` of records that did not reach a subscription."""
 
     def __init__(
         self,
@@ -54,18 +63,19 @@ class Inbox:
         requests: Requests,
         *,
         answer: Answer,
+        credit: Callable[[int, int], None],
         unseal: Unseal,
         refused: Callable[[bytes, str, BusError | None], None],
     ) -> None:
         self._keyring, self._requests, self._answer, self._refused = keyring, requests, answer, refused
-        self._unseal = unseal
+        self._unseal, self._credit = unseal, credit
         self._dead: set[int] = set()
         """Numbers of the subscriptions to dead letters."""
         self._open: dict[int, tuple[Subscription, Hears]] = {}
         self._of: dict[Hears, Subscription] = {}
         self._settling: dict[int, Settling] = {}
         """Of durable subscriptions, by number."""
-        self._named: dict[bytes, frozenset[Subscription]] = {}
+        self._named: dict[bytes, Named] = {}
         self.taken = 0
         """Deliveries that the broker was not told of yet."""
         self.counts: Counter[str] = Counter()
@@ -114,12 +124,22 @@ class Inbox:
         ticket = Ticket(subs, deliveries, position, envelope)
         if not subs and is_grant(envelope):
             self._grant(ticket)
-        elif self._dead and numbers(subs[:4])[0] in self._dead:
-            reason, deliveries, original = parse_dead_letter(envelope)
-            ticket = Ticket(subs, deliveries, position, original, reason)
-            self.take(self._keyring.arrive(original, ticket, dead=True))
+        elif position:
+            self._kept(ticket)
         else:
             self.take(self._keyring.arrive(envelope, ticket))
+
+    def _kept(self, ticket: Ticket) -> None:
+        """It is for those whom it names, and for nobody else whom it reaches: they have deliveries of their own."""
+        _, named = self._named_by(ticket.subs)
+        if not named:
+            self.counts["late"] += 1  # they have just ended
+        elif self._dead and numbers(ticket.subs[:4])[0] in self._dead:
+            reason, deliveries, original = parse_dead_letter(ticket.envelope)
+            ticket = Ticket(ticket.subs, deliveries, ticket.position, original, reason)
+            self.take(self._keyring.arrive(original, ticket, dead=True, named=named))
+        else:
+            self.take(self._keyring.arrive(ticket.envelope, ticket, named=named))
 
     def take(self, outcomes: list[Outcome]) -> None:
         """What came of this delivery, and of those that it released."""
@@ -131,11 +151,13 @@ class Inbox:
                 self.counts["refused"] += 1
                 self._refused(ticket.envelope, reason, result)
                 self._not_handed_over(ticket, reason)
+                self._give_back(ticket)
             elif isinstance(result, LetGo):
                 self.counts["let_go"] += 1
                 self._refused(ticket.envelope, result.reason, None)
                 for settling in self._durable(ticket):
                     settling.put_back(ticket.position, result.again_in_ms)
+                self._give_back(ticket)
             elif isinstance(result, Granted):
                 self.counts["grants"] += 1
                 self.granted(result.epoch.id)
@@ -159,9 +181,8 @@ class Inbox:
             self._requests.answered(agent, received.header.ref, Batch(received, agent))
             return
         header = received.header
-        named = self._named.get(ticket.subs)
-        if named is None:
-            named = self._find_named(ticket.subs)
+        named, _ = self._named_by(ticket.subs)
+        records = 0
         for hears, indexes, redelivered in received.hearings:
             one = self._of.get(hears)
             if one is None or one not in named:
@@ -180,10 +201,13 @@ class Inbox:
                 settling=settling,
                 dead_reason=ticket.reason,
             )
-            self.counts["delivered"] += len(batch)
+            records += len(batch)
             one.put(batch)
+        self.counts["delivered"] += records
         if received.refused or received.done:
             self._not_for_all(ticket, received, named)
+        if records != header.records * len(named):
+            self._give_back_rest(received, named)
 
     def _not_for_all(self, ticket: Ticket, received: Received, named: frozenset[Subscription]) -> None:
         """Some of those who are named may not have it, or had it before."""
@@ -191,9 +215,29 @@ class Inbox:
             if self._of.get(hears) in named:  # others of this host that match and may not hear it are nobody's business
                 self.counts["refused"] += 1
                 self._refused(ticket.envelope, error.reason, error)
-        if received.done:
-            for settling in self._durable(ticket):
+        for hears in received.done:
+            done = self._of.get(hears)
+            if done in named and (settling := self._settling.get(done.number)) is not None:
                 settling.ack_again(ticket.position)
+
+    # ---- credit --------------------------------------------------------------------------------------------------------------
+
+    def _give_back(self, ticket: Ticket) -> None:
+        """What reaches nobody was counted by the broker all the same."""
+        records = _records(ticket.envelope)
+        for one in self._named_by(ticket.subs)[0]:
+            self._credit(one.number, records)
+
+    def _give_back_rest(self, received: Received, named: Collection[Subscription]) -> None:
+        """The same of what did not reach all who were named, or not whole."""
+        whole, got = received.header.records, Counter[Subscription]()
+        for hears, indexes, _ in received.hearings:
+            one = self._of.get(hears)
+            if one is not None:
+                got[one] += whole if indexes is None else len(indexes)
+        for one in named:
+            if got[one] < whole:
+                self._credit(one.number, whole - got[one])
 
     # ---- what durable subscriptions say --------------------------------------------------------------------------------------
 
@@ -210,9 +254,19 @@ class Inbox:
             else:
                 settling.end(ticket.position, reason)
 
-    def _find_named(self, subs: bytes) -> frozenset[Subscription]:
-        if len(self._named) >= MAX_COLUMNS:
-            self._named.clear()
-        found = frozenset(self._open[number][0] for number in numbers(subs) if number in self._open)
-        self._named[subs] = found
-        return found
+    def _named_by(self, subs: bytes) -> Named:
+        named = self._named.get(subs)
+        if named is None:
+            if len(self._named) >= MAX_COLUMNS:
+                self._named.clear()
+            found = [self._open[number] for number in numbers(subs) if number in self._open]
+            named = self._named[subs] = Named(frozenset(one for one, _ in found), frozenset(hears for _, hears in found))
+        return named
+
+
+def _records(envelope: bytes) -> int:
+    """As the broker counted them."""
+    try:
+        return headers.parse(envelopes.split(envelope)[0]).records
+    except BusError:
+        return 1

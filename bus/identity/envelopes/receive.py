@@ -16,6 +16,7 @@ are for each agent, the others once a host.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,9 +85,18 @@ class Received:
 
 
 def receive(
-    data: bytes, held: Held, *, snapshot: Snapshot, listening: Listening, now_ms: int, dead: bool = False
+    data: bytes,
+    held: Held,
+    *,
+    snapshot: Snapshot,
+    listening: Listening,
+    now_ms: int,
+    dead: bool = False,
+    named: Container[Subscription] | None = None,
 ) -> Received | Parked:
     """Judge one envelope of data, from the wire to the agents. `dead`: it came as a dead letter.
+
+    `named`: those alone may get it, of all that it reaches; where it was kept, others have a delivery of their own.
 
     Raises RemoteProtocolError("malformed") and VerificationError with the reasons above: then nobody on this host gets it.
     """
@@ -98,6 +108,8 @@ def receive(
     received = Received(header)
     reply = header.flags == REPLY
     topic, reached = _reached(received, listening, now_ms=now_ms, dead=dead)
+    if named is not None:
+        reached = tuple(one for one in reached if one in named)
     ttl_ms = snapshot.rule(topic, reply=reply).ttl_ms
     check_times(header, ttl_ms, now_ms=now_ms, dead=dead)
     received.until_ms = header.sent_ms + ttl_ms if dead else header.expires_ms

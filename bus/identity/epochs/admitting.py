@@ -10,13 +10,13 @@ Whatever was handed in comes out once: received or granted, refused, or let go. 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, NamedTuple
 
 from bus.errors import BusError, VerificationError
 from bus.identity.envelopes.granting import Granted, open_grant
 from bus.identity.envelopes.held import Held
-from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.listening import Listening, Subscription
 from bus.identity.envelopes.receive import Parked, Received, receive
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.epochs.asking import Asks, Missing
@@ -38,6 +38,8 @@ class Arrived(NamedTuple):
     ticket: Any
     dead: bool = False
     is_grant: bool = False
+    named: Container[Subscription] | None = None
+    """Those alone may get it."""
 
 
 class Outcome(NamedTuple):
@@ -141,7 +143,7 @@ class Admitting:
 
     def _receive(self, one: Arrived, moment: Moment) -> Received | Parked:
         snapshot, listening, now_ms, _ = moment
-        return receive(one.data, self._held, snapshot=snapshot, listening=listening, now_ms=now_ms, dead=one.dead)
+        return receive(one.data, self._held, snapshot=snapshot, listening=listening, now_ms=now_ms, dead=one.dead, named=one.named)
 
     def _open(self, one: Arrived, moment: Moment) -> Granted | Parked:
         try:

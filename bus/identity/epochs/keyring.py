@@ -12,7 +12,7 @@ It binds: what is decided, is decided in the parts. Nothing waits here and nothi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -21,7 +21,7 @@ from bus.errors import RemoteProtocolError, SessionEndedError, VerificationError
 from bus.identity.envelopes.believe import Believed, BelievedInbox, believe_inbox
 from bus.identity.envelopes.granting import Granted
 from bus.identity.envelopes.held import Held
-from bus.identity.envelopes.listening import Listening
+from bus.identity.envelopes.listening import Listening, Subscription
 from bus.identity.envelopes.reserved import requester_of
 from bus.identity.envelopes.snapshot import REPLY_TTL_MS, Snapshot
 from bus.identity.epochs.admitting import Admitting, Arrived, Moment, Outcome
@@ -163,9 +163,17 @@ class Keyring:
 
     # ---- receiving -----------------------------------------------------------------------------------------------------------
 
-    def arrive(self, data: bytes, ticket: Any = None, *, dead: bool = False, is_grant: bool = False) -> list[Outcome]:
-        """What came of this envelope, and of those that it released; nothing, if it waits."""
-        return self._admitting.arrive(Arrived(data, ticket, dead, is_grant), self._moment())
+    def arrive(
+        self,
+        data: bytes,
+        ticket: Any = None,
+        *,
+        dead: bool = False,
+        is_grant: bool = False,
+        named: Container[Subscription] | None = None,
+    ) -> list[Outcome]:
+        """What came of this envelope, and of those that it released; nothing, if it waits. `named`: who alone may get it."""
+        return self._admitting.arrive(Arrived(data, ticket, dead, is_grant, named), self._moment())
 
     def sealed_to(self, grant: bytes) -> tuple[str, bytes] | None:
         """The agent of this host, and the id of the inbox key that has to be unsealed before this grant can be opened, if any.
