@@ -15,10 +15,19 @@ import anyio
 from bus.agent.inbox import Inbox
 from bus.agent.settling import Settling
 from bus.agent.subscription import Subscription
-from bus.errors import BusError, ClosedError, NotPermittedError, SlowReaderError, twin
+from bus.errors import (
+    BackboneError,
+    BusError,
+    ClosedError,
+    LocalProtocolError,
+    NotPermittedError,
+    SlowReaderError,
+    twin,
+)
 from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.reserved import AUDIT
 from bus.identity.envelopes.snapshot import Snapshot
+from bus.policy.retention import class_within
 from bus.protocol.frames import Frame, encode
 
 DEAD: Final = "_dead."
@@ -56,10 +65,13 @@ class Joining:
         settling: Settling | None = None,
         dead: bool = False,
     ) -> None:
-        """Return when it is live. Raises NotPermittedError, and what ends its agent meanwhile."""
+        """Return when it is live. Raises NotPermittedError, BackboneError for a durable one, and what ends its agent meanwhile."""
         rule = why_not(snapshot, one, dead=dead)
         if rule is not None:
             raise NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule)
+        if one.durable:
+            class_within(snapshot.policy, one.pattern)
+            self._check_is_new(one)
         ledger = None if settling is None else settling.ledger
         joined = _Joined(one, Hears(one.agent, one.pattern, began_ms, ledger, dead), start)
         self._joined[one.number] = joined
@@ -73,6 +85,11 @@ class Joining:
         if joined.error is not None:
             self.leave(one)
             raise twin(joined.error)
+
+    def _check_is_new(self, one: Subscription) -> None:
+        mine = (one.agent, one.group, one.durable)
+        if any((other.agent, other.group, other.durable) == mine for other in self._inbox):
+            raise LocalProtocolError(f"{one.agent} has its durable subscription {one.durable!r} open already: take from that one")
 
     def leave(self, one: Subscription) -> None:
         """Nothing comes any more. Once is enough."""
@@ -104,6 +121,9 @@ class Joining:
         if found is None:
             return
         one = found.subscription
+        if one.durable and code != "not_permitted":
+            self._end(found, _not_kept(one, code, snapshot))
+            return
         if code == "busy" and found.live.is_set():
             self._end(found, SlowReaderError(one.pattern, pending=one.pending, limit=one.limit))
             return
@@ -122,6 +142,19 @@ class Joining:
             rule = why_not(snapshot, one, dead=joined.hears.dead)
             if rule is not None:
                 self._end(joined, NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule))
+
+
+def _not_kept(one: Subscription, code: str, snapshot: Snapshot) -> BusError:
+    """What the broker's word means: policy says as much here, and the rest is in its log."""
+    try:
+        class_within(snapshot.policy, one.pattern)
+    except BackboneError as error:
+        return error
+    if code == "busy":
+        text = "the broker keeps nothing, somebody else has it open, or its disk does not give it: its log says which"
+        return BackboneError("busy", f"the durable subscription {one.durable!r} of {one.agent}: {text}")
+    text = f"it exists with another pattern or start than {one.pattern!r}: `tpmbus consumers` shows them; choose another name"
+    return BackboneError("consumer_differs", f"the durable subscription {one.durable!r} of {one.group or one.agent}: {text}")
 
 
 def why_not(snapshot: Snapshot, one: Subscription, *, dead: bool) -> str | None:

@@ -22,7 +22,7 @@ from bus.agent.lane import MOST_RECORDS, Lane, Note
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
 from bus.clock import Clock
-from bus.errors import BusError, NotPermittedError, SessionEndedError, VerificationError, twin
+from bus.errors import BackboneError, BusError, NotPermittedError, SessionEndedError, VerificationError, twin
 from bus.flow.rounds import Rounds
 from bus.flow.turn_window import TurnWindow
 from bus.identity.envelopes.reserved import why_not_publish
@@ -48,6 +48,8 @@ Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 class Turn:
     frame: bytes
     sent: list[Sent]
+    unstored: int
+    """Envelopes of durable topics that are not known to be on disk."""
 
 
 class Outbox:
@@ -153,29 +155,41 @@ class Outbox:
         self.topics.lost()
 
     def credited(self, first: int, count: int) -> None:
-        gone = 0
-        for number in range(first, first + count):
-            gone += self._turns.pop(number, None) is not None
-        self.window.credited(gone, self._clock.monotonic())
+        gone = [turn for number in range(first, first + count) if (turn := self._turns.pop(number, None)) is not None]
+        self.window.credited(len(gone), self._clock.monotonic())
+        for turn in gone:
+            if turn.unstored:
+                self._not_stored(turn)
         if self._rounds or self._control or self._signed:
             self.wake()
         self._moved()
 
     def stored(self, turn: int, rows: list[tuple[bytes, int]]) -> None:
+        """These are on disk: the broker says so before it credits their turn."""
         found = self._turns.get(turn)
+        if found is None:
+            return
+        found.unstored -= len(rows)
         positions = dict(rows)
-        for sent in found.sent if found is not None else ():
+        for sent in found.sent:
             position = positions.get(sent.id)
             for note in sent.notes if position is not None else ():
                 if note.receipt is not None:
                     note.receipt.was_stored(position)
+
+    def _not_stored(self, turn: Turn) -> None:
+        """Some of it was refused, which its receipts know by now. Whoever still waits would wait for ever."""
+        for sent in turn.sent:
+            for note in sent.notes if sent.lane.rule.is_durable else ():
+                if note.receipt is not None:
+                    note.receipt.failed(_busy(sent))
 
     def refused(self, id_: bytes, code: str) -> None:
         """The broker does not take an envelope."""
         for turn in self._turns.values():
             for sent in turn.sent:
                 if sent.id == id_:
-                    self._give_up(sent, NotPermittedError(sent.lane.agent, f"publish {sent.lane.key.topic}", f"the broker: {code}"))
+                    self._give_up(sent, _busy(sent) if code == "busy" else _forbidden(sent, code))
                     return
 
     def follow(self) -> None:
@@ -234,7 +248,7 @@ class Outbox:
         self._last = (self._last + 1) & 0xFFFFFFFF
         frame = encode(Frame.PUBLISH, self._last, column(aliases), envelopes)
         link.send(frame)
-        self._turns[self._last] = Turn(frame, sent)
+        self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent))
         self.window.sent(self._clock.monotonic())
 
     def _parts(self) -> list[Part]:
@@ -282,10 +296,11 @@ class Outbox:
             self._check_may(lane)
             sealing = self._keyring.epoch(lane.use)
             if topic is not None:
-                made = self._keyring.grants(sealing, listening=topic.readers.listening, durable=topic.readers.durable)
-                alias = KEPT_GRANT if lane.rule.is_durable else BY_ITS_TOPIC
-                for grant in made.grants:
-                    self._add_control(alias, grant)
+                listening, durable = topic.readers
+                for grant in self._keyring.grants(sealing, durable=durable).grants if lane.rule.is_durable else ():
+                    self._add_control(KEPT_GRANT, grant)
+                for grant in self._keyring.grants(sealing, listening=listening).grants:  # to keys that are in memory alone
+                    self._add_control(BY_ITS_TOPIC, grant)
         except (SessionEndedError, VerificationError) as error:
             lane.trouble = error
             self._stalled[lane] = None  # until there is a session again, or news of trust
@@ -383,3 +398,16 @@ class Outbox:
     def _send(self, frame: bytes) -> None:
         if self._link is not None:
             self._link.send(frame)
+
+
+def _forbidden(sent: Sent, code: str) -> NotPermittedError:
+    return NotPermittedError(sent.lane.agent, f"publish {sent.lane.key.topic}", f"the broker: {code}")
+
+
+def _busy(sent: Sent) -> BusError:
+    topic = sent.lane.key.topic
+    if not sent.lane.rule.is_durable:
+        return _forbidden(sent, "busy")
+    return BackboneError(
+        "busy", f"the broker did not store a message on {topic}: its disk may be full or too slow; its log says which"
+    )

@@ -55,7 +55,8 @@ class Subscribing:
             nonlocal settling
             host = self._host
             if durable:
-                settling = await self._settling(Place(self._agent, durable, one.number))
+                kept_as = f"{group}/{durable}" if group else durable  # a consumer of a group is another one
+                settling = await self._settling(Place(self._agent, kept_as, one.number))
             try:
                 snapshot = host.keyring.snapshot
                 await host.joining.join(one, snapshot, began_ms=self._began_ms, start=begins, settling=settling, dead=dead)
