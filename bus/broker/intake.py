@@ -5,7 +5,7 @@
     budget    to open topics, subscribe, ask and bring papers costs the broker much and the peer nothing. Each link has a stock of
               it that serves any honest beginning and grows slowly; a link that has used it up is not read until it has some again
 
-Publishing is paced by its readers (see `pacing`) and needs no budget.
+Publishing is paced by its readers (see `pacing`), settling by what is delivered; they need no budget.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ COSTS: Final[Mapping[int, int]] = {
     Frame.AUTHORITY: 2,
 }
 """Of frames that cost more than one step."""
+SPANS: Final = 8
+"""Of a SETTLE, that are one step."""
 PAPERS_COST: Final = 25
 """Of each, in a frame of several: certificates and signatures are verified."""
 
@@ -106,6 +108,8 @@ class Intake:
                 steps += len(fields[3])
             elif kind == Frame.CREDIT:
                 steps += 1
+            elif kind == Frame.SETTLE:
+                steps += 1 + len(fields[3]) // SPANS
             else:
                 steps += self._pay(fields)
             self._work(fields)
