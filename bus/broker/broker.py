@@ -53,7 +53,7 @@ from bus.identity.trust_memory import TrustMemory
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import Limits
 from bus.transport.link import Link
-from bus.transport.soon import scheduler
+from bus.transport.soon import scheduler, soon
 
 LIMITS: Final = Limits(topics=65_536, subscriptions=16_000)
 """What one link may have. A delivery names all subscriptions of a link that get it, in one frame."""
@@ -140,11 +140,11 @@ class Broker:
             return
         self._numbers += 1
         self.counts.links += 1
-        now, soon = self._clock.monotonic(), scheduler()
+        now = self._clock.monotonic()
         host = HostLink(self._numbers, link, now=now)
         host.outbox = Outbox(host, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken)
         go_on = partial(self._work, host, lambda _: host.intake.go_on(), [])
-        host.intake = Intake(link, partial(self._frame, host), lambda: soon(go_on), now=now)
+        host.intake = Intake(link, partial(self._frame, host), partial(scheduler(), go_on), now=now)
         self._hosts[host] = None
         self._arriving.begin(host, self._own, now=now)
         link.start(partial(self._work, host, host.intake.take), partial(self._lost, host), partial(self._writable, host))
@@ -222,12 +222,16 @@ class Broker:
         open_hosts = [host for host in self._hosts if host.is_open]
         for host in open_hosts:
             self._joining.judge(host, moment)
+        self._judge_subscriptions()
         for host in open_hosts:
-            self._subscribing.judge(host, moment)
             self._serving.judge_lanes(host)
             self._pushing.push(host)
         self._durable.follow(snapshot)
         self._pacing.flush()
+
+    def _judge_subscriptions(self) -> None:
+        if not self._subscribing.judge(self._hosts, self._moment()):
+            soon(self._judge_subscriptions)
 
     # ---- time ------------------------------------------------------------------------------------------------------------------
 

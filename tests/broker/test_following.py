@@ -8,8 +8,9 @@ import pytest
 from played import POLICY, Played, Stage, settle
 from small_world import MINUTE
 
+from bus.broker import subscribing
 from bus.policy import load
-from bus.protocol.frames import BUNDLE, GONE, Frame, sub_ref
+from bus.protocol.frames import BUNDLE, GONE, Frame, column, sub_ref
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +108,30 @@ async def test_a_subscription_that_is_not_allowed_any_more_ends(stage: Stage):
     assert [subs for subs, _ in await reader.delivered()] == [(3,)]
     await stage.follow(policy=with_words("groups: [builders,", "groups: ["))
     assert await reader.hears(Frame.REFUSE) == [[Frame.REFUSE, "not_permitted", sub_ref(2)]]
+
+
+async def test_many_subscriptions_are_judged_a_few_at_a_time_and_none_gets_what_it_may_not_hear(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(subscribing, "AT_ONCE", 2)
+    director, reader = await stage.host("DIRECTOR"), await stage.host("BUILDER", "MONITOR")
+    await director.open("tasks.build")
+    for number in range(1, 8):
+        await reader.subscribe(number, "tasks.>", by="BUILDER")
+    await reader.subscribe(8, ">", by="MONITOR")
+    director.publish(director.seal("tasks.build"), topic="tasks.build")
+    stage.world.trust(policy=with_words('subscribe: ["tasks.>", "work.>", "ask.>"', 'subscribe: ["work.>", "ask.>"'))
+    await reader.delivered()
+    stage.broker.follow(stage.world.snapshot, stage.documents)
+    assert 1 < stage.counted["subscriptions"] < 8
+    stage.broker._publishing.turn(
+        next(host for host in stage.broker._hosts if "DIRECTOR" in host.agents),
+        [Frame.PUBLISH, 77, column([2]), [director.seal("tasks.build")]],
+        stage.broker._moment(),
+    )
+    assert [subs for subs, _ in await reader.delivered()] == [(8,)]
+    assert len(await reader.hears(Frame.REFUSE)) == 7
+    assert stage.counted["subscriptions"] == 1
 
 
 async def test_a_subscription_stands_where_one_of_its_topics_is_taken_away(stage: Stage):

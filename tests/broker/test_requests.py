@@ -104,6 +104,18 @@ async def test_a_requester_hears_replies_after_it_came_back(stage: Stage, direct
     assert len(await again.delivered()) == 1
 
 
+async def test_a_broker_forgets_requests_after_an_hour(stage: Stage, director: Played):
+    async with stage.running():
+        builder = await stage.host("BUILDER")
+        await builder.subscribe(1, "ask.>")
+        ask(director)
+        await stage.later(6, step=1)
+        assert stage.counted["requests"] == 1
+        stage.clock.advance(3_600)
+        await stage.later(6, step=1)
+        assert stage.counted["requests"] == 0
+
+
 async def test_a_reply_that_is_none_is_malformed(stage: Stage, director: Played):
     builder = await stage.host("BUILDER")
     await builder.subscribe(1, "ask.>")
