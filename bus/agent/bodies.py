@@ -19,7 +19,10 @@ def pack_body(body: Any, most: int) -> bytes:
     """Raises TypeError and ValueError for what msgpack cannot say, MessageTooLargeError."""
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
-    packed = bytes(_pack(body))
+    try:
+        packed = bytes(_pack(body))
+    except OverflowError as error:
+        raise ValueError("a number of more than 64 bits does not travel: publish it as text or bytes") from error
     if len(packed) > most:
         raise MessageTooLargeError(len(packed), limit=most)
     return packed

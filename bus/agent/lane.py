@@ -105,7 +105,7 @@ class Lane:
             raise twin(self._trouble)
 
     def first_bytes(self) -> int:
-        return len(self.waiting.payloads[0]) if self.waiting.payloads else 0
+        return self.waiting.first_bytes
 
     async def wait_for_room(self) -> None:
         """Until a turn took something along. Raises its trouble."""

@@ -117,13 +117,12 @@ class Publishing:
         most = lane.most_bytes
         kind = BYTES if type(body) is bytes else MSGPACK
         payload = body if kind == BYTES else pack_body(body, most)
-        size = len(payload)
+        header_bytes = 0
         if headers:
-            headers, more = checked_headers(headers, most)
-            size += more
-        if size > most:
-            raise MessageTooLargeError(size, limit=most)
-        lane.waiting.add(payload, kind, headers=headers, note=note)
+            headers, header_bytes = checked_headers(headers, most)
+        if len(payload) + header_bytes > most:
+            raise MessageTooLargeError(len(payload) + header_bytes, limit=most)
+        lane.waiting.add(payload, kind, headers=headers, header_bytes=header_bytes, note=note)
         self.outbox.put(lane)
 
     # ---- hooks ---------------------------------------------------------------------------------------------------------------

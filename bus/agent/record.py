@@ -10,8 +10,8 @@ from bus.errors import MessageTooLargeError
 from bus.protocol.records import MAX_HEADERS
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-_AROUND: Final = 4
-"""Bytes that a header takes beside its two texts."""
+_AROUND: Final = 8
+"""Bytes that a header may take beside its two texts."""
 
 
 class Record(NamedTuple):

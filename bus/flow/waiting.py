@@ -7,7 +7,7 @@ What only few records have (headers, an id of the caller's, somebody who waits t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple
 
@@ -29,15 +29,16 @@ class Taken(NamedTuple):
 
 
 class Waiting:
-    """`size_bytes` is of all payloads. Not to be shared between threads."""
+    """`size_bytes` is of all payloads and headers. Not to be shared between threads."""
 
-    __slots__ = ("headers", "notes", "packed", "payloads", "size_bytes")
+    __slots__ = ("header_bytes", "headers", "notes", "packed", "payloads", "size_bytes")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
         self.packed: list[int] = []
         """Which of them are packed values; the others are bytes as they are. Ascending."""
         self.headers: dict[int, Mapping[str, str]] = {}
+        self.header_bytes: dict[int, int] = {}
         self.notes: dict[int, Any] = {}
         self.size_bytes = 0
 
@@ -48,16 +49,24 @@ class Waiting:
     def is_full(self) -> bool:
         return len(self.payloads) >= MAX_RECORDS or self.size_bytes >= MAX_BYTES
 
-    def add(self, payload: bytes, kind: int, *, headers: Mapping[str, str] | None = None, note: Any = None) -> None:
-        """One more, however full it is: the caller has asked."""
+    def add(
+        self, payload: bytes, kind: int, *, headers: Mapping[str, str] | None = None, header_bytes: int = 0, note: Any = None
+    ) -> None:
+        """One more, however full it is: the caller has asked. `header_bytes`: what its headers will take."""
         if headers:
             self.headers[len(self.payloads)] = headers
+            self.header_bytes[len(self.payloads)] = header_bytes
         if note is not None:
             self.notes[len(self.payloads)] = note
         if kind:
             self.packed.append(len(self.payloads))
         self.payloads.append(payload)
-        self.size_bytes += len(payload)
+        self.size_bytes += len(payload) + header_bytes
+
+    @property
+    def first_bytes(self) -> int:
+        """Of the oldest."""
+        return len(self.payloads[0]) + self.header_bytes.get(0, 0) if self.payloads else 0
 
     def take(self, most_records: int, most_bytes: int) -> Taken:
         """The oldest, at most so many, and of so many bytes unless the first alone has more."""
@@ -72,26 +81,21 @@ class Waiting:
         kinds = _kinds(self.packed[: (marked := bisect_left(self.packed, count))], count)
         self.packed = [index - count for index in self.packed[marked:]]
         headers, self.headers = _split(self.headers, count)
+        _, self.header_bytes = _split(self.header_bytes, count)
         notes, self.notes = _split(self.notes, count)
         del self.payloads[:count]
         self.size_bytes -= size
         return Taken(kinds, payloads, headers, notes, size)
-
-    def put_back(self, taken: Taken) -> None:
-        """Before all others again: it was not sent."""
-        count = len(taken.payloads)
-        self.headers = {**taken.headers, **{index + count: one for index, one in self.headers.items()}}
-        self.notes = {**taken.notes, **{index + count: one for index, one in self.notes.items()}}
-        self.payloads[:0] = taken.payloads
-        self.packed = [index for index, kind in enumerate(taken.kinds) if kind] + [index + count for index in self.packed]
-        self.size_bytes += taken.size_bytes
 
     def _fitting(self, most_records: int, most_bytes: int) -> tuple[int, int]:
         """How many of the oldest, and of how many bytes."""
         count = len(self.payloads)
         if count <= most_records and self.size_bytes <= most_bytes:
             return count, self.size_bytes
-        sizes = list(accumulate(map(len, islice(self.payloads, most_records))))
+        lengths: Iterable[int] = map(len, islice(self.payloads, most_records))
+        if self.header_bytes:
+            lengths = (length + self.header_bytes.get(index, 0) for index, length in enumerate(lengths))
+        sizes = list(accumulate(lengths))
         fitting = max(bisect_right(sizes, most_bytes), 1)
         return fitting, sizes[fitting - 1]
 

@@ -48,13 +48,15 @@ def test_headers_and_notes_stay_with_their_records():
     assert (first.notes, second.notes) == ({0: 0, 1: 1, 2: 2, 3: 3}, {0: 4, 1: 5, 2: 6})
 
 
-def test_what_is_put_back_comes_first_again():
-    waiting = filled(*[1] * 5)
-    taken = waiting.take(3, 1_000)
-    waiting.put_back(taken)
-    again = waiting.take(512, 1_000)
-    assert again.payloads == [bytes([number]) for number in range(5)]
-    assert (again.kinds, again.notes, again.size_bytes) == (b"\0\1\0\1\0", {number: number for number in range(5)}, 5)
+def test_headers_count_as_bytes():
+    waiting = Waiting()
+    for number in range(4):
+        waiting.add(b"1234567890", 0, headers={"n": str(number)}, header_bytes=90)
+    assert (waiting.size_bytes, waiting.first_bytes) == (400, 100)
+    taken = waiting.take(512, 250)
+    assert (len(taken.payloads), taken.size_bytes, waiting.size_bytes) == (2, 200, 200)
+    assert waiting.take(512, 1_000).headers == {0: {"n": "2"}, 1: {"n": "3"}}
+    assert waiting.first_bytes == 0
 
 
 @pytest.mark.parametrize(("count", "size"), [(MAX_RECORDS, 0), (1, MAX_BYTES)])

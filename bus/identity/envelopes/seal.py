@@ -26,8 +26,8 @@ from bus.protocol.proof import BLIND_BYTES, MAX_BATCH, Proof, batch
 from bus.protocol.records import Records
 from bus.protocol.suites import HOST_SUITE, Suite
 
-MAX_BODY_BYTES: Final = MAX_ENVELOPE_BYTES - (8 << 10)
-"""What header, proof, path and signatures need is left free."""
+MAX_BODY_BYTES: Final = MAX_ENVELOPE_BYTES - (8 << 10) + 64
+"""What header, proof, path and signatures need is left free. One record of 1 MiB less 8 KiB fits, with what is said about it."""
 RANDOM_BYTES: Final = ID_BYTES + BLIND_BYTES + MAX_GUARD_BYTES
 """Fresh random bytes for one draft."""
 
