@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
     from bus.agent.agent import Agent
+    from bus.agent.handlers import Handlers
     from bus.agent.message import Message
     from bus.agent.receipts import Receipt
     from bus.agent.refusals import Refusal
@@ -59,6 +60,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "Drop",
+    "Handlers",
     "Hub",
     "LocalProtocolError",
     "Message",
@@ -92,6 +94,7 @@ __all__ = [
 ]
 _ELSEWHERE = {
     "Agent": "bus.agent.agent",
+    "Handlers": "bus.agent.handlers",
     "Hub": "bus.hub.hub",
     "Message": "bus.agent.message",
     "Receipt": "bus.agent.receipts",

@@ -39,7 +39,7 @@ ERRORS = [
     "VerificationError",
 ]
 
-BUS = [*ERRORS, "Agent", "Hub", "Message", "Receipt", "Refusal", "Subscription", "connect", "open"]
+BUS = [*ERRORS, "Agent", "Handlers", "Hub", "Message", "Receipt", "Refusal", "Subscription", "connect", "open"]
 
 TESTING = [
     "FakeTpm",
