@@ -40,9 +40,7 @@ class Intake:
         self._duplicates = Duplicates(keep_ms=DEDUPLICATION_MS)
         for block in recent:
             if not block.entries[0].topic.startswith(DEAD):
-                keys = block.keys
-                self._duplicates.known.update(zip(keys, range(block.first, block.last + 1), strict=True))
-                self._duplicates.stored(keys, now_ms=block.stored_ms)
+                self._duplicates.stored(block.keys, block.first, now_ms=block.stored_ms)
 
     def log(self, class_: str) -> ClassLog:
         """Raises BackboneError("unknown_class")."""
@@ -56,17 +54,18 @@ class Intake:
     async def append(self, entries: Sequence[Entry]) -> list[int]:
         if self._waiting_bytes > MAX_WAITING_BYTES:
             raise OverloadedError("the journal", pending=self._waiting_bytes, limit=MAX_WAITING_BYTES)
-        known, failure = self._duplicates.known, self._failure
+        pending, failure = self._duplicates.pending, self._failure
         keys = [(entry.sender, entry.id) for entry in entries]
+        known = self._duplicates.find(keys, now_ms=self._clock.now_ms())
         new: dict[Key, Entry] = {}
         for key, entry in zip(keys, entries, strict=True):
-            if key not in known and key not in new:
+            if key not in pending and key not in new and key not in known:
                 new[key] = entry
         blocks = self._blocks(new.values())
         for block in blocks:
-            known.update(zip(block.keys, range(block.first, block.last + 1), strict=True))
+            pending.update(zip(block.keys, range(block.first, block.last + 1), strict=True))
         self._tally.duplicates += len(keys) - len(new)
-        positions = [known[key] for key in keys]
+        positions = [known.get(key) or pending[key] for key in keys]
         await self.store(blocks).wait()
         if len(new) < len(keys):
             self._check_first_ones(keys, failure)
@@ -102,7 +101,7 @@ class Intake:
 
     def statistics(self) -> dict[str, int]:
         return {
-            "remembered": len(self._duplicates.known),
+            "remembered": self._duplicates.count,
             "forgotten_early": self._duplicates.forgotten_early,
             "ring_bytes": self._ring.size_bytes,
         }
@@ -135,7 +134,7 @@ class Intake:
         keys = block.keys
         if stored:
             self._tally.appended += len(keys)
-            self._duplicates.stored(keys, now_ms=now_ms)
+            self._duplicates.stored(keys, block.first, now_ms=now_ms)
         else:
             self._duplicates.forget(keys)
 
@@ -143,7 +142,8 @@ class Intake:
         """Whoever brought a duplicate waited behind the first one. Raises what that failed with, if it did meanwhile."""
         if self._failure is None or self._failure is failure:
             return
-        if any(key not in self._duplicates.known for key in keys):
+        known = self._duplicates.find(keys, now_ms=self._clock.now_ms())
+        if any(key not in known and key not in self._duplicates.pending for key in keys):
             raise twin(self._failure)
 
 

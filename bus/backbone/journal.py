@@ -33,8 +33,10 @@ from bus.backbone.storage import Block, Commit, Loaded, Outline
 from bus.backbone.writer import Wake, Writer
 from bus.clock import Clock
 from bus.errors import StateInUseError
-from bus.flow.duplicates import MAX_KEYS
 from bus.flow.retention import Retention
+
+MAX_RECENT: Final = 1 << 18
+"""Records of which it is remembered after a start that they were stored: many more than their senders send again."""
 
 LOCK: Final = "lock"
 STATE: Final = "state.db"
@@ -92,7 +94,7 @@ class Files:
         for row in consumers:  # a segment that was moved away must not bring positions back that somebody has seen
             position, stored_ms = heads.get(row.class_, (0, 0))
             heads[row.class_] = max(position, row.seen), stored_ms
-        recent = self.shelf.recent(since_ms=since_ms, most=MAX_KEYS)
+        recent = self.shelf.recent(since_ms=since_ms, most=MAX_RECENT)
         return Loaded(heads, classes, consumers, dead, recent, kept)
 
     def retire(self, retention: Retention) -> list[Segment]:

@@ -33,7 +33,6 @@ OUTLINES_AT_ONCE: Final = 1_024
 _SHIFT: Final = 44
 """Of 63 bits: 2^44 positions, half a million classes."""
 _POSITIONS: Final = (1 << _SHIFT) - 1
-_PAGE_BYTES: Final = 4_096
 _AT_ONCE: Final = 16
 """Rows in one statement."""
 _SCHEMA: Final = """
@@ -105,7 +104,7 @@ class Segment:
         else:
             self.connection.execute(_INSERT[len(rows)], [field for row in rows for field in row])
         self._numbers = numbers
-        self.size_bytes += sum(_PAGE_BYTES + len(heads) + len(envelopes) for *_, heads, envelopes in rows)
+        self.size_bytes += sum(sqlite_file.PAGE_BYTES + len(heads) + len(envelopes) for *_, heads, envelopes in rows)
         return ranges
 
     def _row(self, block: Block, number: int, ranges: dict[str, Range]) -> _Row:

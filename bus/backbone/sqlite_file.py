@@ -18,6 +18,8 @@ from bus.errors import BackboneError, StateInUseError
 
 APPLICATION_ID: Final = 0x7470_6D62
 """`tpmb`."""
+PAGE_BYTES: Final = 8_192
+"""A third less work than with 4 KiB where commits are large, and little more to write where they are small."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUSY_SECONDS: Final = 5.0
 
@@ -31,6 +33,7 @@ def connect(path: Path, *, exclusive: bool = False, checkpoint_pages: int = 0) -
     try:
         if exclusive:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages}")
