@@ -261,7 +261,8 @@ class Agent:
 
     def not_sent(self, error: BusError) -> None:
         """Something that was accepted is not sent, and nobody waits to hear of it."""
-        self._not_sent = self._not_sent or error
+        if self._is_open:
+            self._not_sent = self._not_sent or error
 
     def sessions_changed(self) -> None:
         """Its own may be another one."""
@@ -272,7 +273,7 @@ class Agent:
 
     def audit(self, record: AuditRecord) -> None:
         """A sampled message of this agent was vouched for by its identity key: whoever audits hears of it."""
-        lane = self._lanes.get(AUDIT + self.name)
+        lane = self._lanes.get(AUDIT + self.name, is_ours=True)
         if not lane.waiting.is_full:
             lane.waiting.add(record.encode(), BYTES)
             self._host.outbox.put(lane)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bus.agent.host import Host
 
 MAX_LANES: Final = 8_192
+RESERVED: Final = "_"
 MAX_REPLIES: Final = 256
 """Agents' sessions that were answered lately."""
 
@@ -40,11 +41,20 @@ class Lanes:
         return iter([*self._all.values(), *self._replies.values(), *self._retired])
 
     def get(
-        self, topic: str, *, ttl: float | None = None, priority: str | None = None, flags: int = 0, single: bool = False
+        self,
+        topic: str,
+        *,
+        ttl: float | None = None,
+        priority: str | None = None,
+        flags: int = 0,
+        single: bool = False,
+        is_ours: bool = False,
     ) -> Lane:
         """Raises NotPermittedError, ValueError, OverloadedError, and what has ended its agent."""
         if self._end is not None:
             raise twin(self._end)
+        if topic[:1] == RESERVED and not is_ours:
+            raise NotPermittedError(self._agent, f"publish {topic}", f"topics that begin with {RESERVED} are the bus's own")
         rule = self.snapshot.rule(topic)
         chosen = priority or rule.priority
         ttl_ms = rule.ttl_ms if ttl is None else min(_milliseconds(ttl), rule.ttl_ms)

@@ -173,14 +173,14 @@ class Outbox:
         positions = dict(rows)
         for sent in found.sent:
             position = positions.get(sent.id)
-            for note in sent.notes if position is not None else ():
+            for note in sent.notes.values() if position is not None else ():
                 if note.receipt is not None:
                     note.receipt.was_stored(position)
 
     def _not_stored(self, turn: Turn) -> None:
         """Some of it was refused, which its receipts know by now. Whoever still waits would wait for ever."""
         for sent in turn.sent:
-            for note in sent.notes if sent.lane.rule.is_durable else ():
+            for note in sent.notes.values() if sent.lane.rule.is_durable else ():
                 if note.receipt is not None:
                     note.receipt.failed(_busy(sent))
 
@@ -346,9 +346,9 @@ class Outbox:
         for one in sent:
             self.counts["envelopes"] += 1
             self.counts["published"] += one.records
-            for note in one.notes:
+            for index, note in one.notes.items():
                 if note.receipt is not None:
-                    note.receipt.was_sent(one.id.hex())
+                    note.receipt.was_sent(one.id.hex() if one.records == 1 else f"{one.id.hex()}-{index}")
 
     def _unheard(self, lane: Lane) -> None:
         """Nobody listens: it would be sealed to nobody."""
@@ -377,7 +377,7 @@ class Outbox:
             self._refused(lane, id_, error)
 
     def _give_up(self, sent: Sent, error: BusError) -> None:
-        self._fail(sent.lane, sent.notes, sent.records, error, id_=sent.id)
+        self._fail(sent.lane, sent.notes.values(), sent.records, error, id_=sent.id)
 
     # ---- small things --------------------------------------------------------------------------------------------------------
 

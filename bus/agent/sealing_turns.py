@@ -6,7 +6,7 @@ them with whatever else waits for that key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from bus.agent.lane import Lane, Note
@@ -24,7 +24,7 @@ from bus.protocol.suites import HOST_SUITE, Suite
 _PLAIN: Final = Note()
 MAX_COUNTED: Final = 4_096
 """Epochs whose records are counted: more than one process has."""
-_Fact = tuple[bytes, Lane, Sequence[Note], int]
+_Fact = tuple[bytes, Lane, Mapping[int, Note], int]
 """Id, lane, notes and number of records of one envelope."""
 
 
@@ -41,8 +41,8 @@ class Sent(NamedTuple):
     envelope: bytes
     id: bytes
     lane: Lane
-    notes: Sequence[Note]
-    """Of its records, those that have one."""
+    notes: Mapping[int, Note]
+    """Of its records, by index, those that have one."""
     records: int
 
 
@@ -86,7 +86,7 @@ class SealingTurns:
             facts.append((outgoing.id or random[:ID_BYTES], lane, notes, len(outgoing.records.payloads)))
         return facts
 
-    def _outgoing(self, part: Part, epoch: bytes, now_ms: int) -> Iterator[tuple[Outgoing, Sequence[Note]]]:
+    def _outgoing(self, part: Part, epoch: bytes, now_ms: int) -> Iterator[tuple[Outgoing, Mapping[int, Note]]]:
         """One envelope for all records, or one for each."""
         lane, taken = part
         session = self._sessions.held.get(lane.agent)
@@ -98,14 +98,14 @@ class SealingTurns:
         before = self._count(epoch, topic, count)
         if not lane.is_single:
             records = Records(taken.kinds, taken.payloads, taken.headers)
-            yield Outgoing(topic, records, session.id, sent_ms, expires_ms, before, flags), [*taken.notes.values()]
+            yield Outgoing(topic, records, session.id, sent_ms, expires_ms, before, flags), taken.notes
             return
         for place, payload in enumerate(taken.payloads):
             headers = taken.headers.get(place)
             records = Records(taken.kinds[place : place + 1], (payload,), {0: headers} if headers else {})
             note = taken.notes.get(place, _PLAIN)
             outgoing = Outgoing(topic, records, session.id, sent_ms, expires_ms, before + place, flags, note.ref, note.id)
-            yield outgoing, () if note is _PLAIN else (note,)
+            yield outgoing, {} if note is _PLAIN else {0: note}
 
     def _count(self, epoch: bytes, topic: str, records: int) -> int:
         """How many were sent on this topic in this epoch before: gaps in it are how readers see what they missed."""
