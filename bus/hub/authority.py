@@ -11,13 +11,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from anyio import to_thread
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bus.clock import Clock, SystemClock
 from bus.errors import StateInUseError
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.state import State, holder_of
 from bus.hub.tpm_process import open_engine
-from bus.identity.authority import Authority, Passphrase, Protection, TpmSeal, open_authority
+from bus.identity.authority import (
+    Authority,
+    Passphrase,
+    Protection,
+    TpmSeal,
+    generate_root_key,
+    is_there,
+    open_authority,
+)
 
 PATIENCE_SECONDS: Final = 20.0
 """For another process that has the authority open: as long as provisioning a fleet takes."""
@@ -51,13 +60,29 @@ async def open_state_authority(
         yield await stack.enter_async_context(opened)
 
 
+async def root_key_if_needed(state: State) -> RSAPrivateKey | None:
+    """For an authority that is to be made: beside whatever else takes its time. None where there is one."""
+    if await to_thread.run_sync(is_there, state.trust):
+        return None
+    return await to_thread.run_sync(generate_root_key)
+
+
 async def patiently_opened(
-    stack: AsyncExitStack, state: State, *, domain: str, protection: Protection, clock: Clock, clock_is_right: bool = False
+    stack: AsyncExitStack,
+    state: State,
+    *,
+    domain: str,
+    protection: Protection,
+    clock: Clock,
+    clock_is_right: bool = False,
+    prepared: RSAPrivateKey | None = None,
 ) -> Authority:
     """The same, entered on this stack. Who has it open for a moment is waited for; who keeps it open is StateInUseError."""
     until = clock.monotonic() + PATIENCE_SECONDS
     while True:
-        opened = open_authority(state.trust, domain=domain, protection=protection, clock=clock, clock_is_right=clock_is_right)
+        opened = open_authority(
+            state.trust, domain=domain, protection=protection, clock=clock, clock_is_right=clock_is_right, prepared=prepared
+        )
         try:
             return await stack.enter_async_context(opened)
         except StateInUseError:

@@ -20,6 +20,7 @@ from typing import Any
 
 import anyio
 from anyio import to_thread
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
@@ -29,13 +30,13 @@ from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.hub.admin import Desk
 from bus.hub.agent_papers import AgentPapers, Openable
-from bus.hub.authority import patiently_opened
+from bus.hub.authority import patiently_opened, root_key_if_needed
 from bus.hub.believed_chips import believed_chips
 from bus.hub.broker_identity import enroll_broker, open_broker_engine
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.doors import Doors
 from bus.hub.enrolling import LocalDesk
-from bus.hub.household import Leaving
+from bus.hub.household import Leaving, alone
 from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
@@ -85,10 +86,12 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
         facts = {"url": own_url(state), "policy": wishes.policy_word}
         await to_thread.run_sync(lambda: stack.enter_context(owned(state.hub_lock, **facts)))
         forbid_core_dumps()
-        await start_service(state, policy=wishes.policy_word, tpm=wishes.tpm)
+        prepared = await _begin(state, wishes)
         engine = await stack.enter_async_context(open_engine(state, policy=wishes.policy_word, tpm=wishes.tpm))
         own_engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
-        authority = await patiently_opened(stack, state, domain=listed.domain, protection=TpmSeal(engine), clock=clock)
+        authority = await patiently_opened(
+            stack, state, domain=listed.domain, protection=TpmSeal(engine), clock=clock, prepared=prepared
+        )
         memory = await to_thread.run_sync(TrustMemory, state.trust)
         in_force = InForce(authority, memory, policy=wishes.policy, agents=wishes.agents, clock=clock)
         await in_force.begin()
@@ -104,6 +107,19 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
 
 def _listed(wishes: Wishes) -> Policy:
     return load(files.read(wishes.policy)).with_agents(wishes.agents)
+
+
+async def _begin(state: State, wishes: Wishes) -> RSAPrivateKey | None:
+    """What takes seconds, at the same time: the TPM service, and the root's key where there is none."""
+    made: list[RSAPrivateKey | None] = []
+
+    async def make() -> None:
+        made.append(await root_key_if_needed(state))
+
+    async with alone(), anyio.create_task_group() as early:
+        early.start_soon(make)
+        await start_service(state, policy=wishes.policy_word, tpm=wishes.tpm)
+    return made[0]
 
 
 class _Running:

@@ -5,8 +5,8 @@
 
 from bus.identity.authority.issue import TRUST_NAME, Authority, Holder
 from bus.identity.authority.keys import Passphrase, Protection, TpmSeal
-from bus.identity.authority.opening import change_protection, open_authority
-from bus.identity.authority.signers import PolicySignature, StatementSignature
+from bus.identity.authority.opening import change_protection, is_there, open_authority
+from bus.identity.authority.signers import PolicySignature, StatementSignature, generate_root_key
 
 __all__ = [
     "TRUST_NAME",
@@ -18,5 +18,7 @@ __all__ = [
     "StatementSignature",
     "TpmSeal",
     "change_protection",
+    "generate_root_key",
+    "is_there",
     "open_authority",
 ]

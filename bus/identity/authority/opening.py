@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bus.clock import Clock
 from bus.errors import VaultError, VerificationError
@@ -36,9 +37,17 @@ from bus.trust.root import Root
 
 @asynccontextmanager
 async def open_authority(
-    folder: Path, *, domain: str, protection: Protection, clock: Clock, clock_is_right: bool = False
+    folder: Path,
+    *,
+    domain: str,
+    protection: Protection,
+    clock: Clock,
+    clock_is_right: bool = False,
+    prepared: RSAPrivateKey | None = None,
 ) -> AsyncIterator[Authority]:
-    """The authority of this folder (STATE/trust); made if there is none. Raises VaultError, StateInUseError, TpmError.
+    """The authority of this folder (STATE/trust); made if there is none, with the key that is `prepared` or one that is made now.
+
+    Raises VaultError, StateInUseError, TpmError.
 
     VaultError's codes: wrong_passphrase, wrong_tpm, wrong_protection (made with the other kind), wrong_domain, damaged,
     missing, version, disk_full, disk; clock (too far past what was done last, unless somebody says that the `clock_is_right`),
@@ -55,7 +64,7 @@ async def open_authority(
             await keys.protect(store, secret, protection)
         files = KeyFiles(store, secret)
         root, held, records = await anyio.to_thread.run_sync(
-            lambda: _load(store, files, domain=domain, now_ms=clock.now_ms(), stack=stack)
+            lambda: _load(store, files, domain=domain, now_ms=clock.now_ms(), stack=stack, prepared=prepared)
         )
         dates = Dates(clock, records, root, folder)
         if clock_is_right:
@@ -72,6 +81,11 @@ async def change_protection(folder: Path, *, before: Protection, after: Protecti
         await keys.protect(store, secret, after)
 
 
+def is_there(folder: Path) -> bool:
+    """Whether an authority was made in this folder. Blocks."""
+    return (folder / journal.NAME).exists()
+
+
 @asynccontextmanager
 async def _owned(folder: Path) -> AsyncIterator[tuple[Store, ExitStack]]:
     store, stack = Store(folder), ExitStack()
@@ -83,7 +97,9 @@ async def _owned(folder: Path) -> AsyncIterator[tuple[Store, ExitStack]]:
             await anyio.to_thread.run_sync(stack.close)
 
 
-def _load(store: Store, files: KeyFiles, *, domain: str, now_ms: int, stack: ExitStack) -> tuple[Root, RootKeys, Records]:
+def _load(
+    store: Store, files: KeyFiles, *, domain: str, now_ms: int, stack: ExitStack, prepared: RSAPrivateKey | None
+) -> tuple[Root, RootKeys, Records]:
     """What is on disk; made if there is none."""
     records = Records(store)
     stack.callback(records.close)
@@ -93,7 +109,7 @@ def _load(store: Store, files: KeyFiles, *, domain: str, now_ms: int, stack: Exi
         if store.read(published.ROOT) is not None:
             raise _missing(store, journal.NAME)
         check_first(now_ms, store.folder)
-        held = held or RootKeys.make(files)
+        held = held or RootKeys.make(files, prepared=prepared)
         der = _make_root(held, domain=domain, now_ms=now_ms)
         records.begin({"domain": domain, "root": b64encode(der).decode()})
     root = _root(store, records, domain=domain)

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -48,6 +49,11 @@ class StatementSignature(NamedTuple):
     cosignature: bytes
 
 
+def generate_root_key() -> rsa.RSAPrivateKey:
+    """It takes up to some seconds, so whoever knows that one will be needed may begin early."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
+
+
 @dataclass(frozen=True, slots=True)
 class RootKeys:
     """What is pinned: RSA-4096, and ML-DSA-65 beside it."""
@@ -68,9 +74,9 @@ class RootKeys:
         return cls(key, MLDSA65PrivateKey.from_seed_bytes(seed))
 
     @classmethod
-    def make(cls, files: KeyFiles) -> RootKeys:
+    def make(cls, files: KeyFiles, *, prepared: RSAPrivateKey | None = None) -> RootKeys:
         """New ones, on disk when this returns."""
-        made = cls(rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS), MLDSA65PrivateKey.generate())
+        made = cls(prepared or generate_root_key(), MLDSA65PrivateKey.generate())
         files.save(_ML_DSA, made.ml_dsa.private_bytes_raw())
         files.save(_ROOT, made.rsa.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
         return made
