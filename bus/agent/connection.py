@@ -18,7 +18,7 @@ import anyio
 from bus.agent.conversation import Conversation
 from bus.agent.greeting import Greeting
 from bus.clock import Clock
-from bus.errors import BusError, ConnectError, ConnectionLostError, twin
+from bus.errors import BusError, ConnectError, ConnectionLostError, NotPermittedError, VerificationError, twin
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
@@ -27,7 +27,7 @@ from bus.protocol.handshake import MAX_SECONDS, agent_tbs
 from bus.transport.link import Link
 
 SILENT_SECONDS: Final = 10.0
-LOST_SECONDS: Final = 20.0
+"""Of silence before it is asked whether it lives, and before it counts as lost then."""
 PAPERS_BYTES: Final = 512 << 10
 """Of papers in one frame."""
 FIRST_PAUSE_SECONDS: Final = 0.05
@@ -57,6 +57,8 @@ class Connection:
         self._changed = anyio.Event()
         self._shown: set[bytes] = set()
         self._proven = b""
+        self._asked_at = -1.0
+        """When it was last asked whether it lives."""
         self._pings: dict[int, anyio.Event] = {}
         self._ping = 0
         self.error: BaseException | None = None
@@ -154,6 +156,8 @@ class Connection:
                     raise
                 error = why
             self._conversation = None
+            if isinstance(error, NotPermittedError | VerificationError):
+                raise error
             lost(error)
             lost_at = self._clock.monotonic() if lost_at is None else lost_at
             if self._give_up is not None and self._clock.monotonic() - lost_at >= self._give_up:
@@ -216,11 +220,20 @@ class Connection:
         conversation = self._conversation
         if conversation is None or not conversation.is_open:
             return
-        silent = self._clock.monotonic() - conversation.heard
-        if silent >= LOST_SECONDS:
-            conversation.close(ConnectionLostError(f"the broker said nothing for {silent:.0f} s"), flush=False)
-        elif silent >= SILENT_SECONDS:
+        now = self._clock.monotonic()
+        if now - conversation.heard < SILENT_SECONDS:
+            return
+        if self._asked_at <= conversation.heard:  # not by silence alone: this process may have been suspended itself
+            self._asked_at = now
             self.send(encode(Frame.PING, 0))
+        elif now - self._asked_at >= SILENT_SECONDS:
+            conversation.close(ConnectionLostError(f"the broker said nothing for {now - conversation.heard:.0f} s"), flush=False)
+
+    def refused(self, code: str) -> None:
+        """The broker does not want this link, after all: its papers, or what it did."""
+        conversation = self._conversation
+        if conversation is not None:
+            conversation.close(NotPermittedError("this host", "connect", f"the broker says {code}; its log says why"))
 
     def _tell(self) -> None:
         self._changed.set()

@@ -277,6 +277,8 @@ class Host:
             self.outbox.refused(ref, code)
         elif ref:
             self.joining.refused(int.from_bytes(ref, "big"), code, self.keyring.snapshot)
+        elif code in ("unverified", "not_permitted"):
+            self.connection.refused(code)
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Another policy or trust."""

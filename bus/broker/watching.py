@@ -28,12 +28,8 @@ class Watching:
         if forgives:
             self._junk_at = now
         for host in hosts:
-            silent = now - host.heard_at
-            if silent >= LOST_SECONDS:
-                self.cut(host, "silent", "no frame for 20 s", now=now)
-            elif silent >= PING_SECONDS and now - host.pinged_at >= PING_SECONDS:
-                host.pinged_at = now
-                host.send(Frame.PING, int(now * 1000))
+            if now - host.heard_at >= PING_SECONDS:
+                self._ask(host, now=now)
             if host.link.writable:
                 host.writable_at = now
             elif now - host.writable_at >= LOST_SECONDS:
@@ -42,6 +38,14 @@ class Watching:
                 self.cut(host, "interest_not_seen", "it does not say what it has seen of who listens", now=now)
             if forgives:
                 host.junk = 0
+
+    def _ask(self, host: HostLink, *, now: float) -> None:
+        """Whether it lives; it counts as lost only when that was asked, since this process may have been suspended itself."""
+        if host.pinged_at <= host.heard_at:
+            host.pinged_at = now
+            host.send(Frame.PING, int(now * 1000))
+        elif now - host.pinged_at >= PING_SECONDS:
+            self.cut(host, "silent", "no frame for 20 s", now=now)
 
     def cut(self, host: HostLink, why: str, detail: str, *, now: float) -> None:
         if not host.cut_for:

@@ -23,7 +23,7 @@ async def test_a_silent_peer_is_asked_after_ten_seconds_and_lost_after_twenty(st
         assert [one[0] for one in await silent.hears()] == [Frame.PING]
         await stage.later(9.4, step=0.2)
         assert not silent.lost
-        await stage.later(0.6, step=0.2)
+        await stage.later(1.0, step=0.2)
         assert silent.lost
         assert not honest.lost
         assert stage.counted["cut"] == {"silent": 1}
