@@ -49,15 +49,20 @@ async def last_words_are_heard_a_turn_later(one: Ear, other: Ear) -> None:
 
 
 async def last_words_of_one_who_does_not_listen(one: Ear, other: Ear) -> None:
+    """Nor does the other end, for a while."""
     start(one, other)
     one.link.pause()
+    other.link.pause()
     other.send(bytes(1_000_000))
     await turns()
-    one.send(b"refused: busy")
+    said = [bytes(1_000_000)] * 3 + [b"refused: busy"]
+    one.send(*said)
     one.close()
+    await turns()
+    other.resume()
     await one.until(lambda: one.lost)
     await other.until(lambda: other.lost)
-    require(other.frames == [b"refused: busy"], "what was said before a close was lost with what had not been read")
+    require(other.frames == said, "what was said before a close was lost with what had not been read")
 
 
 async def closing_at_once(one: Ear, other: Ear) -> None:

@@ -1,4 +1,4 @@
-"""A link over a transport of asyncio or uvloop: a Unix socket, or TLS. Callbacks all the way: streams and tasks cost a third more.
+"""A link over a transport of asyncio or uvloop. Callbacks all the way: streams and tasks cost a third more.
 
 What is sent gathers until the next turn of the loop and then goes to the transport at once. Small frames are joined into one piece;
 large ones are handed over as they are, which saves uvloop a copy.
@@ -10,11 +10,13 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 from bus.errors import BusError, ClosedError, ConnectionLostError, LocalProtocolError
 from bus.protocol.frames import MAX_FRAME_BYTES
-from bus.transport.framing import LENGTH, READ_BYTES, Incoming
+from bus.transport.framing import LENGTH, Incoming
 from bus.transport.link import (
     FLUSH_SECONDS,
     HIGH_WATER_BYTES,
@@ -26,11 +28,10 @@ from bus.transport.link import (
     Peer,
 )
 from bus.transport.owner import LOST, Owner, nothing
+from bus.transport.soon import on_asyncio, scheduler
 
 _JOINED_BYTES: Final = 64 << 10
 """Up to here a copy is cheaper than a list of pieces for the kernel."""
-_TLS_PIECE_BYTES: Final = 64 << 10
-"""TLS passes its first piece on without counting it: so much may wait that `buffered` does not know of."""
 _LAST_READS: Final = 8
 _pack = LENGTH.pack
 
@@ -43,9 +44,8 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.writable = True
         self._on_gone: Callable[[], None] = nothing
-        self._loop, self._soon = loop, loop.call_soon
+        self._loop, self._soon = loop, scheduler()
         self._transport: Any = None
-        self.ssl_object: Any = None
         self._incoming = Incoming()
         self._owner: Owner | None = None
         self._early: list[bytes] = []  # frames that came before `start`
@@ -68,7 +68,8 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def start(self, on_frames: OnFrames, on_lost: OnLost, on_writable: OnWritable) -> None:
         if self._owner is not None:
             raise RuntimeError("this link was started already")
-        self._owner = Owner(on_frames, on_lost, on_writable)
+        run: Callable[..., None] = on_asyncio(copy_context()).run
+        self._owner = Owner(partial(run, on_frames), partial(run, on_lost), partial(run, on_writable))
         self._soon(self._go_on)
 
     def send(self, frame: bytes) -> None:
@@ -109,7 +110,6 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self.ssl_object = transport.get_extra_info("ssl_object")
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -118,17 +118,17 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending is not None:
             return
-        incoming = self._incoming
-        frames = incoming.took(nbytes)
-        if frames:
+        if frames := self._took(nbytes):
             if self._owner is None or self._early:
                 self._early += frames
-                if self._transport is not None:
-                    self._transport.pause_reading()
+                self._transport.pause_reading()
             elif fault := self._owner.frames(frames):
                 self._end(fault)
-        if incoming.fault is not None:
-            self._end(incoming.fault)
+        if self._incoming.fault is not None:
+            self._end(self._incoming.fault)
+
+    def _took(self, count: int) -> list[bytes]:
+        return self._incoming.took(count)
 
     def _go_on(self) -> None:
         """Deliver what came too early, and read on."""
@@ -152,11 +152,10 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def _write_out(self) -> None:
         pieces, self._outbox = self._outbox, []
         size, self._unsent = self._unsent, 0
-        if self.ssl_object is not None:
-            joined = memoryview(b"".join(pieces))
-            for at in range(0, size, _TLS_PIECE_BYTES):
-                self._transport.write(joined[at : at + _TLS_PIECE_BYTES])
-        elif size <= _JOINED_BYTES:
+        self._write(pieces, size)
+
+    def _write(self, pieces: list[bytes], size: int) -> None:
+        if size <= _JOINED_BYTES:
             self._transport.write(b"".join(pieces))
         else:
             self._transport.writelines(pieces)
@@ -195,9 +194,13 @@ class AsyncioLink(asyncio.BufferedProtocol):
             self._outbox, self._unsent = [], 0
             if flush:
                 self._deadline = self._loop.call_later(FLUSH_SECONDS, self._transport.abort)
-                self._transport.close()
+                self._finish()
         if not flush and not self.is_lost:
             self._transport.abort()
+
+    def _finish(self) -> None:
+        """Close, when all is written. On a Unix socket the other end can still read it then, whatever lies unread at this one."""
+        self._transport.close()
 
     def eof_received(self) -> bool:
         """Who has stopped talking does not listen either."""
@@ -208,9 +211,9 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         if self._ending is None:
-            if self._transport is not None:
+            if exc is not None:
                 self._hear_out()
-            self._ending = _closed_by_peer() if exc is None else _broken(exc)
+            self._ending = _closed_by_peer() if exc is None else broken(exc)
         self.is_lost, self.writable = True, False
         self._outbox, self._unsent = [], 0
         self._is_paused = False
@@ -219,16 +222,11 @@ class AsyncioLink(asyncio.BufferedProtocol):
 
     def _hear_out(self) -> None:
         """The transport reads no more after it has failed to write; but why the other end closed may still lie there."""
-        room = self._incoming.room
         with suppress(OSError):  # nothing more, or not even that
             for _ in range(_LAST_READS):
-                if self.ssl_object is not None:
-                    count = self.ssl_object.read(READ_BYTES, room())
-                else:
-                    count = os.readv(self._transport.get_extra_info("socket").fileno(), [room()])
-                if not count:
+                if not (count := os.readv(self._transport.get_extra_info("socket").fileno(), [self.get_buffer(-1)])):
                     break
-                self._early += self._incoming.took(count)
+                self._early += self._took(count)
 
     def _tell(self) -> None:
         on_gone, self._on_gone = self._on_gone, nothing
@@ -242,7 +240,7 @@ def _closed_by_peer() -> BusError:
     return ConnectionLostError("the other end closed the link")
 
 
-def _broken(error: Exception) -> BusError:
+def broken(error: Exception) -> BusError:
     reason = ConnectionLostError(f"the link broke: {error}")
     reason.__cause__ = error
     return reason

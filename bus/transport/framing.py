@@ -11,7 +11,7 @@ import struct
 import threading
 from typing import Final
 
-from bus.errors import RemoteProtocolError
+from bus.errors import BusError, RemoteProtocolError
 from bus.protocol.frames import MAX_FRAME_BYTES
 
 LENGTH: Final = struct.Struct(">I")
@@ -37,7 +37,7 @@ class Incoming:
     __slots__ = ("_begun", "_filled", "_head", "_need", "_view", "fault")
 
     def __init__(self) -> None:
-        self.fault: RemoteProtocolError | None = None
+        self.fault: BusError | None = None
         self._view = _shared.view
         self._head = b""
         self._begun: memoryview | None = None  # a large frame with its length, as far as it has come

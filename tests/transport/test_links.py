@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import anyio
 import pytest
+from anyio.lowlevel import current_token
 from pairs import KINDS, over_sockets, pairs
 
 from bus.errors import ClosedError
@@ -16,16 +18,17 @@ from bus.transport.dialing import dial
 from bus.transport.link import FLUSH_SECONDS
 from bus.transport.listening_links import listening
 
-pytestmark = pytest.mark.anyio
 SOCKETS = ["unix", "tls"]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_link_is_a_link(kind, runtime, papers):
     await check_link(pairs(kind, runtime, papers))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["memory:NAME", *SOCKETS])
 async def test_a_link_that_is_cancelled_at_any_point_leaves_nothing(kind, runtime, papers):
     async def scenario() -> None:
         async with pairs(kind, runtime, papers)() as (near, far):
@@ -41,6 +44,7 @@ async def test_a_link_that_is_cancelled_at_any_point_leaves_nothing(kind, runtim
         assert await cancel_everywhere(scenario) > 1
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("kind", SOCKETS)
 async def test_a_close_is_bounded_though_the_peer_reads_nothing(kind, runtime, papers, monkeypatch):
     for module in (asyncio_link, trio_link):
@@ -62,6 +66,7 @@ async def test_a_close_is_bounded_though_the_peer_reads_nothing(kind, runtime, p
     assert FLUSH_SECONDS == 1
 
 
+@pytest.mark.anyio
 async def test_a_link_outlives_the_door_that_it_came_through(runtime):
     came: list[Ear] = []
     arrived = anyio.Event()
@@ -83,9 +88,36 @@ async def test_a_link_outlives_the_door_that_it_came_through(runtime):
     assert door.links == 0
 
 
+@pytest.mark.anyio
 async def test_both_ends_know_whose_process_the_other_is(runtime):
     async with over_sockets(f"unix://{runtime}/s/x.sock") as (near, far):
         for link in (near, far):
             assert (link.peer.kind, link.peer.uid, link.peer.pid) == ("unix", os.getuid(), os.getpid())
             assert link.peer.address == f"unix://{runtime}/s/x.sock"
             assert link.peer.server_leaf is link.peer.client_leaf is None
+
+
+@pytest.mark.parametrize("url", ["memory:NAME", "unix"])
+def test_callbacks_know_their_event_loop_though_anyio_did_not_start_it(url, runtime):
+    known: list[object] = []
+
+    async def main() -> None:
+        done = asyncio.Event()
+
+        def on_link(link):
+            def lost(_):
+                known.append(current_token())
+                done.set()
+
+            link.start(lambda frames: link.send(frames[0]), lost, lambda: None)
+
+        async with listening(f"unix://{runtime}/s/x.sock" if url == "unix" else url, on_link) as door:
+            near = await dial(door.url)
+            near.start(
+                lambda _: (known.append(current_token()), near.close()), lambda _: known.append(current_token()), lambda: None
+            )
+            near.send(b"ping")
+            await asyncio.wait_for(done.wait(), 5)
+
+    asyncio.run(main())
+    assert len(known) == 3

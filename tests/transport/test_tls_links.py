@@ -194,10 +194,10 @@ async def test_a_door_that_closes_does_not_wait_for_those_who_shake_hands(papers
 
 
 async def test_a_handshake_that_failed_is_not_kept_in_memory(papers):
-    """On asyncio each costs 256 KiB, and whoever waits for the garbage collector waits long."""
+    """Whoever waits for the garbage collector waits long, and strangers are many."""
 
     def waiting() -> int:
-        return sum(type(thing).__name__ in ("AsyncioLink", "TLSStream") for thing in gc.get_objects())
+        return sum(type(thing).__name__ in ("AsyncioTlsLink", "TLSStream") for thing in gc.get_objects())
 
     async with echoing(papers) as door:
         gc.collect()
