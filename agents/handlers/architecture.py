@@ -19,8 +19,8 @@ def handlers(agent: bus.Agent) -> bus.Handlers:
             await agent.publish(f"work.build.{task['language']}", task)
 
     @on.on("plans.review", group="reviewers")
-    async def review(message: bus.Message) -> None:
+    async def review(message: bus.Message) -> dict[str, bool]:
         steps = message.body.get("steps", []) if isinstance(message.body, dict) else []
-        await message.reply({"approved": steps[-1:] == ["deploy"]})
+        return {"approved": steps[-1:] == ["deploy"]}
 
     return on

@@ -34,7 +34,7 @@ OPEN_AT_ONCE: Final = 16
 class Place(Protocol):
     """Where agents are opened: a hub, or a connection to one."""
 
-    def agent(self, name: str) -> AbstractAsyncContextManager[Any]: ...
+    def agent(self, name: str) -> AbstractAsyncContextManager[Agent]: ...
 
 
 class Crew:

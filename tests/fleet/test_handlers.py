@@ -12,6 +12,7 @@ import pytest
 from bus import shipped
 from bus.errors import OverloadedError
 from bus.fleet.handlers import HandlerFileError, load_handlers
+from bus.policy import open_policy
 from bus.testing import ManualClock
 
 FOLDER = shipped.folder("agents") / "handlers"
@@ -19,6 +20,10 @@ FOLDER = shipped.folder("agents") / "handlers"
 
 class Named:
     name = "SOMEBODY"
+
+
+def test_every_role_of_the_fleet_has_its_file_and_no_other_has():
+    assert set(load_handlers(FOLDER)) == set(open_policy().roles)
 
 
 def test_handlers_know_the_bus_and_nothing_else_of_ours():
