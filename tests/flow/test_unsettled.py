@@ -1,0 +1,346 @@
+"""What a consumer has outstanding: who is waited for how long, what comes again, what is given up, and what is written down."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.flow.redelivery import redelivery_seconds
+from bus.flow.unsettled import Given, Kept, Unsettled
+
+
+def unsettled(**more):
+    return Unsettled(**{"ack_wait": 30.0, "max_deliver": 3, **more})
+
+
+def handed_out(*positions, now=0.0, **more):
+    found = unsettled(**more)
+    found.hand_out(positions, now)
+    return found
+
+
+# ---- settling ------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_acknowledged_is_settled_once():
+    found = handed_out(1, 2, 5)
+    assert found.ack(1, 2) == 2
+    assert found.ack(1, 2) == 0
+    assert (len(found), found.tail, 5 in found, 2 in found) == (1, 2, True, False)
+
+
+def test_a_span_may_reach_past_what_is_outstanding():
+    found = handed_out(3, 5, 7)
+    assert found.ack(0, 1 << 62) == 3
+    assert (len(found), found.tail) == (0, 7)
+    assert found.ack(5, 4) == 0, "a span that ends before it begins"
+
+
+def test_the_floor_is_below_the_lowest_that_is_unsettled():
+    found = handed_out(3, 5, 7)
+    assert found.floor(cursor=10) == 2
+    found.ack(3, 3)
+    assert found.floor(cursor=10) == 4
+    found.nak(5, 5, delay=9.0, now=0.0)
+    assert found.floor(cursor=10) == 4
+    found.ack(5, 7)
+    assert found.floor(cursor=10) == 9
+
+
+def test_a_nak_brings_it_again_after_its_delay():
+    found = handed_out(1, 2)
+    assert found.nak(1, 1, delay=5.0, now=0.0) == (1, [])
+    assert found.nak(1, 1, delay=0.0, now=0.0) == (0, []), "it is not in anybody's hands"
+    assert found.next_due() == 5.0
+    assert found.advance(4.9) == []
+    assert not found.has_ready
+    found.advance(5.0)
+    assert found.take_ready(10, 5.0) == [Given(1, 2)]
+    assert found.out == 2
+
+
+def test_the_usual_delay_doubles_up_to_a_minute():
+    assert [redelivery_seconds(deliveries) for deliveries in range(9)] == [1, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert redelivery_seconds(10**9) == 60
+    found = handed_out(1)
+    found.nak(1, 1, delay=None, now=0.0)
+    found.advance(1.0)
+    assert found.take_ready(1, 1.0) == [Given(1, 2)]
+    found.nak(1, 1, delay=None, now=1.0)
+    assert found.next_due() == 3.0
+
+
+def test_what_waits_may_still_be_acknowledged():
+    """The reader's word came late."""
+    found = handed_out(1, 2)
+    found.nak(1, 1, delay=9.0, now=0.0)
+    found.advance(30.0)
+    assert found.ack(1, 2) == 2
+    assert (len(found), found.has_ready, found.take_ready(10, 30.0)) == (0, False, [])
+
+
+def test_a_touch_gives_more_time():
+    found = handed_out(1, 2)
+    assert found.touch(1, 1, 20.0) == 1
+    assert found.touch(9, 9, 20.0) == 0
+    found.advance(30.0)
+    assert found.take_ready(10, 30.0) == [Given(2, 2)]
+    found.touch(1, 1, 40.0)
+    found.advance(50.0)
+    assert not found.has_ready, "the alarm of the first touch is void"
+    found.advance(70.0)
+    assert found.take_ready(10, 70.0) == [Given(1, 2), Given(2, 3)]
+
+
+def test_touching_without_end_costs_no_memory():
+    found = handed_out(*range(1, 11))
+    for turn in range(10_000):
+        found.touch(1, 10, turn / 1000)
+    assert len(found._alarms) < 200
+
+
+# ---- giving up -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_delivery_ends_in_giving_up():
+    found = handed_out(1)
+    for deliveries in (2, 3):
+        assert found.nak(1, 1, delay=0.0, now=0.0) == (1, [])
+        assert found.advance(0.0) == []
+        assert found.take_ready(1, 0.0) == [Given(1, deliveries)]
+    assert found.nak(1, 1, delay=0.0, now=0.0) == (1, [Given(1, 3)])
+    assert (len(found), found.out, found.has_ready) == (1, 0, False)
+    assert found.ack(1, 1) == 0, "it is dying, whatever its reader says now"
+    assert found.floor(cursor=2) == 0
+    found.settle(1)
+    assert (len(found), found.tail, found.floor(cursor=2)) == (0, 1, 1)
+
+
+def test_time_gives_up_as_well():
+    found = handed_out(1, max_deliver=1)
+    assert found.advance(29.9) == []
+    assert found.advance(30.0) == [Given(1, 1)]
+    assert found.advance(99.0) == []
+
+
+def test_a_term_gives_up_at_once():
+    found = handed_out(1, 2)
+    assert found.term(1, 5) == [Given(1, 1), Given(2, 1)]
+    assert found.term(1, 5) == []
+
+
+def test_what_a_reader_had_that_is_gone_is_ready():
+    found = handed_out(1, 2, 3)
+    found.nak(2, 2, delay=9.0, now=0.0)
+    found.touch(3, 3, 5.0)
+    assert found.release() == []
+    assert found.take_ready(10, 1.0) == [Given(1, 2), Given(3, 2)]
+    assert handed_out(1, max_deliver=1).release() == [Given(1, 1)]
+
+
+# ---- policy changes ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_out_keeps_its_time_when_policy_changes():
+    found = handed_out(1)
+    found.follow(ack_wait=5.0, max_deliver=3)
+    found.hand_out([2], 10.0)
+    found.advance(15.0)
+    assert found.take_ready(10, 15.0) == [Given(2, 2)], "which is due before what was handed out earlier"
+    found.advance(30.0)
+    assert found.take_ready(10, 30.0)[0] == Given(1, 2)
+
+
+# ---- what is written down ------------------------------------------------------------------------------------------------------
+
+
+def test_acknowledged_in_order_nothing_is_kept_but_the_tail():
+    found = handed_out(1, 2, 3, 4)
+    found.ack(1, 2)
+    assert found.written(cursor=9) == (2, [])
+    found.ack(3, 4)
+    assert found.written(cursor=9) == (8, []), "all before the cursor is done with"
+
+
+def test_what_lies_below_the_tail_is_kept_with_its_deliveries():
+    found = handed_out(1, 2, 3, 4, 5)
+    found.nak(2, 2, delay=7.0, now=0.0)
+    found.ack(3, 3)
+    tail, kept = found.written(cursor=6)
+    assert tail == 3
+    assert sorted(kept) == [Kept(1, 1, 0.0), Kept(2, 1, 7.0)]
+    again = unsettled(tail=tail, seen=5, kept=kept)
+    assert again.advance(0.0) == []
+    assert again.take_ready(10, 0.0) == [Given(1, 2)]
+    again.advance(7.0)
+    assert again.take_ready(10, 7.0) == [Given(2, 2)]
+    assert (again.was_seen(5), again.was_seen(6)) == (True, False)
+
+
+def test_what_was_given_up_before_a_crash_is_given_up_after_it():
+    found = handed_out(1, max_deliver=1)
+    found.advance(30.0)
+    again = unsettled(max_deliver=1, kept=found.written(cursor=2)[1])
+    assert again.advance(0.0) == [Given(1, 1)]
+
+
+# ---- against a naive one -------------------------------------------------------------------------------------------------------
+
+
+class Naive:
+    """One list of everything, looked through each time."""
+
+    def __init__(self, ack_wait, max_deliver):
+        self.ack_wait, self.max_deliver = ack_wait, max_deliver
+        self.all = {}  # position -> [place, deliveries, when]
+        self.tail = 0
+
+    def spans(self, first, last, *places):
+        return sorted(p for p, (place, *_) in self.all.items() if first <= p <= last and place in places)
+
+    def hand_out(self, positions, now):
+        self.all |= {position: ["out", 1, now + self.ack_wait] for position in positions}
+
+    def give_up(self, position):
+        self.all[position][0] = "dying"
+        return Given(position, self.all[position][1])
+
+    def overdue(self, position):
+        if self.all[position][1] >= self.max_deliver:
+            return [self.give_up(position)]
+        self.all[position][0] = "ready"
+        return []
+
+    def ack(self, first, last):
+        settled = self.spans(first, last, "out", "later", "ready")
+        for position in settled:
+            del self.all[position]
+        self.tail = max([self.tail, *settled])
+        return len(settled)
+
+    def nak(self, first, last, *, delay, now):
+        concerned, given = self.spans(first, last, "out"), []
+        for position in concerned:
+            state = self.all[position]
+            if state[1] >= self.max_deliver:
+                given.append(self.give_up(position))
+            else:
+                state[0], state[2] = "later", now + (redelivery_seconds(state[1]) if delay is None else delay)
+        return len(concerned), given
+
+    def term(self, first, last):
+        return [self.give_up(position) for position in self.spans(first, last, "out")]
+
+    def touch(self, first, last, now):
+        concerned = self.spans(first, last, "out")
+        for position in concerned:
+            self.all[position][2] = now + self.ack_wait
+        return len(concerned)
+
+    def settle(self, position):
+        if self.all.pop(position, None) is not None:
+            self.tail = max(self.tail, position)
+
+    def advance(self, now):
+        due = [p for p, (place, _, when) in sorted(self.all.items()) if place in ("out", "later") and when <= now]
+        return [one for position in due for one in self.overdue(position)]
+
+    def release(self):
+        return [one for position in self.spans(0, 1 << 62, "out") for one in self.overdue(position)]
+
+    def take_ready(self, most, now):
+        taken = self.spans(0, 1 << 62, "ready")[:most]
+        for position in taken:
+            self.all[position] = ["out", self.all[position][1] + 1, now + self.ack_wait]
+        return [Given(position, self.all[position][1]) for position in taken]
+
+
+class Both:
+    """The same done to both; each method is one thing that happens."""
+
+    def __init__(self, dice):
+        self.dice = dice
+        self.ours, self.naive = unsettled(ack_wait=10.0), Naive(10.0, 3)
+        self.now, self.cursor = 0.0, 1
+
+    def span(self):
+        first = self.dice.randrange(0, self.cursor + 2)
+        return first, first + self.dice.choice([0, 0, 1, 3, 1 << 40])
+
+    def new(self):
+        positions = sorted(self.dice.sample(range(self.cursor, self.cursor + 6), self.dice.randrange(1, 4)))
+        self.cursor = positions[-1] + 1
+        self.ours.hand_out(positions, self.now)
+        self.naive.hand_out(positions, self.now)
+
+    def ack(self):
+        span = self.span()
+        assert self.ours.ack(*span) == self.naive.ack(*span)
+
+    def nak(self):
+        span, delay = self.span(), self.dice.choice([None, 0.0, 3.0])
+        assert self.ours.nak(*span, delay=delay, now=self.now) == self.naive.nak(*span, delay=delay, now=self.now)
+
+    def term(self):
+        span = self.span()
+        assert self.ours.term(*span) == self.naive.term(*span)
+
+    def touch(self):
+        span = self.span()
+        assert self.ours.touch(*span, self.now) == self.naive.touch(*span, self.now)
+
+    def settle(self):
+        position, _ = self.span()
+        self.ours.settle(position)
+        self.naive.settle(position)
+
+    def time(self):
+        self.now += self.dice.choice([0.0, 0.5, 4.0, 10.0])
+        assert sorted(self.ours.advance(self.now)) == sorted(self.naive.advance(self.now))
+
+    def again(self):
+        self.time()
+        most = self.dice.randrange(1, 5)
+        assert self.ours.take_ready(most, self.now) == self.naive.take_ready(most, self.now)
+
+    def release(self):
+        assert sorted(self.ours.release()) == sorted(self.naive.release())
+
+    def crash(self):
+        tail, kept = self.ours.written(self.cursor)
+        left = unsettled(ack_wait=10.0, tail=tail, seen=self.cursor - 1, kept=kept)
+        assert all(position > tail for position in self.naive.all if position not in left), "what is not kept is read again"
+        settled = set(range(1, self.cursor)) - self.naive.all.keys()
+        assert not any(position in left for position in settled)
+
+    def check(self):
+        ours, everything = self.ours, self.naive.all
+        assert (len(ours), ours.tail) == (len(everything), self.naive.tail)
+        assert ours.out == len(self.naive.spans(0, 1 << 62, "out"))
+        assert ours.has_ready == bool(self.naive.spans(0, 1 << 62, "ready"))
+        assert ours.floor(self.cursor) == min([*everything, self.cursor]) - 1
+        dues = [when for place, _, when in everything.values() if place in ("out", "later")]
+        assert not dues or (ours.next_due() or 0.0) <= min(dues), "it may be early, never late"
+
+
+STEPS = [Both.new] * 3 + [Both.ack] * 3 + [Both.nak] * 2 + [Both.again] * 2
+STEPS += [Both.term, Both.touch, Both.settle, Both.time, Both.release, Both.crash]
+
+
+@given(seed=st.integers(0, 1 << 32))
+def test_whatever_is_done_it_does_what_a_naive_one_does(seed):
+    dice = random.Random(seed)
+    both = Both(dice)
+    for _ in range(dice.randrange(1, 60)):
+        dice.choice(STEPS)(both)
+        both.check()
+
+
+@pytest.mark.parametrize("deliveries", [0, 1, 2])
+def test_what_is_expected_comes_as_soon_as_possible(deliveries):
+    found = unsettled()
+    found.expect(7, deliveries=deliveries)
+    assert found.take_ready(1, 0.0) == [Given(7, deliveries + 1)]
