@@ -6,8 +6,8 @@
     missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
     end        an error of its own, or a quiet one; what came before is still handed out
 
-Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records that wait; an envelope that
-alone has more does not end who waits for it.
+Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records in envelopes that were not
+begun; one that alone has more does not end who waits for it.
 """
 
 from __future__ import annotations
@@ -92,13 +92,15 @@ class Subscription(Generic[Body]):
 
     def _fits(self, batch: Batch) -> bool:
         """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
-        too_many = self.pending + len(batch.indexes) - self.limit
-        if too_many <= 0 or self.overflow == BLOCK:
+        if self.overflow == BLOCK:
             return True
         header = batch.header
         self._next_of.setdefault((header.epoch, header.topic), header.before + batch.indexes[0])
+        too_many = self._queued + len(batch.indexes) - self.limit
+        if too_many <= 0:
+            return True
         if self.overflow == DISCONNECT:
-            if self.pending:
+            if self._queued:
                 self.end(SlowReaderError(self.pattern, pending=self.pending, limit=self.limit))
             return not self._ended
         if self.overflow == DROP_NEWEST:

@@ -88,7 +88,7 @@ class Later:
         try:
             with self.scope:
                 self.value = await self._call()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
             self.error = error
         finally:
             self._done.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+from datetime import datetime
 
 import anyio
 import pytest
@@ -40,7 +40,7 @@ async def test_what_is_changed_after_the_call_changes_nothing():
     assert (message.body, dict(message.headers)) == ({"colour": "blue"}, {"hurry": "no"})
 
 
-@pytest.mark.parametrize("body", [object(), {1, 2}, 1 << 70, "\ud800", datetime.datetime.now], ids=repr)
+@pytest.mark.parametrize("body", [object(), {1, 2}, 1 << 70, "\ud800", datetime.now], ids=repr)
 async def test_what_cannot_travel_is_said_at_the_call(body):
     async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
         for publish in (lead.publish, lead.publish_soon, lead.request):
@@ -318,13 +318,13 @@ async def test_publish_many_pulls_no_more_than_there_is_room_for():
             pulled.append(number)
             yield bytes(100_000)
 
-    async with scene("LEAD", "PAINTER") as (hub, lead, painter):
-        async with painter.subscribe("tasks.>", limit=8), anyio.create_task_group() as tasks:  # and takes nothing
-            many = Later(tasks, lambda: lead.publish_many("tasks.paint", large()))
-            await hub.settle()
-            assert not many.is_done
-            assert len(pulled) < 500
-            tasks.cancel_scope.cancel()
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), anyio.create_task_group() as tasks:
+        await painter.subscribe("tasks.>", limit=8).__aenter__()  # and takes nothing
+        many = Later(tasks, lambda: lead.publish_many("tasks.paint", large()))
+        await hub.settle()
+        assert not many.is_done
+        assert len(pulled) < 500
+        tasks.cancel_scope.cancel()
 
 
 async def test_an_error_tells_how_many_were_taken():
@@ -382,17 +382,15 @@ async def test_after_its_end_an_agent_says_so():
 
 
 async def test_who_waits_for_room_hears_of_the_end():
-    async with scene("PAINTER") as (hub, painter), apart(hub, "LEAD") as lead:
-        async with painter.subscribe("tasks.>", limit=1), anyio.create_task_group() as tasks:  # and takes nothing
-            many = Later(tasks, lambda: lead.publish_many("tasks.paint", numbered(10_000)))
-            await hub.settle()
-            waiting = [
-                Later(tasks, call)
-                for call in (lambda: lead.publish("tasks.paint", b"x"), lambda: lead.publish_soon("tasks.paint", b"x"))
-            ]
-            await hub.settle()
-            assert not any(one.is_done for one in (many, *waiting))
-            await lead.aclose()
-            for one in (many, *waiting):
-                with pytest.raises(ClosedError):
-                    await one.result()
+    async with scene("PAINTER") as (hub, painter), apart(hub, "LEAD") as lead, anyio.create_task_group() as tasks:
+        await painter.subscribe("tasks.>", limit=1).__aenter__()  # and takes nothing
+        many = Later(tasks, lambda: lead.publish_many("tasks.paint", numbered(10_000)))
+        await hub.settle()
+        calls = [lambda: lead.publish("tasks.paint", b"x"), lambda: lead.publish_soon("tasks.paint", b"x")]
+        waiting = [many, *(Later(tasks, call) for call in calls)]
+        await hub.settle()
+        assert not any(one.is_done for one in waiting)
+        await lead.aclose()
+        for one in waiting:
+            with pytest.raises(ClosedError):
+                await one.result()
