@@ -17,7 +17,7 @@ WORKER = """
 import sys, anyio, bus
 async def main(url, state):
     async with bus.connect(url, agent="PAINTER", state=state) as painter, painter.subscribe("tasks.>") as tasks:
-        print("ready", flush=True)
+        print("ready", end="", flush=True)
         async for task in tasks:
             await painter.publish("results.painted", task.body)
             if task.body == "the end":
@@ -46,7 +46,7 @@ async def test_a_process_of_its_own(home):
         async with await anyio.open_process(command, stderr=None) as worker:
             assert worker.stdout is not None
             with anyio.fail_after(30):
-                assert await worker.stdout.receive() == b"ready\n"
+                assert await worker.stdout.receive() == b"ready"
                 for what in ("the door", "the wall", "the end"):
                     await lead.publish("tasks.paint", what)
                     assert (await anext(results)).body == what
