@@ -51,6 +51,11 @@ HEADERS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a reply on a topic": ({"flags": REPLY, "ref": bytes(16)}, "malformed", "malformed"),
     "a request of two records": ({"flags": 1, "records": 2}, "malformed", "malformed"),
     "from the future": ({"sent_ms": NOW + 3 * MINUTE, "expires_ms": NOW + 4 * MINUTE}, "from_future", "unverified"),
+    "sent before its session began": (
+        {"sent_ms": NOW + MINUTE - 30_000, "expires_ms": NOW + MINUTE + 10_000},
+        "untrusted",
+        "unverified",
+    ),
     "expired": ({"expires_ms": NOW + MINUTE - 1}, "expired", "unverified"),
     "sent long ago": ({"sent_ms": NOW - 1, "expires_ms": NOW + MINUTE + 1}, "ttl_too_long", "unverified"),
     "lives too long": ({"expires_ms": NOW + 3 * MINUTE}, "ttl_too_long", "unverified"),
