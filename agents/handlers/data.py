@@ -1,24 +1,23 @@
-"""Data keeps records: DATABASE writes one of every result, and the others of the group index them."""
+"""Data keeps records. DATABASE writes one of every result, the others of the group index them, and all answer questions."""
 
 import bus
+
+indexed: dict[str, int] = {}
 
 
 def handlers(agent: bus.Agent) -> bus.Handlers:
     on = bus.Handlers()
-    indexed: dict[str, int] = {}
+
+    @on.on("questions.records", group="librarians")
+    async def answer(message: bus.Message) -> dict[str, object]:
+        return {"to": message.sender, "records": dict(indexed)}
 
     if agent.name == "DATABASE":
 
         @on.on("results.*", durable="book")
         async def record(message: bus.Message) -> None:
             result = message.body
-            row = {
-                "task": result["task"],
-                "step": result["step"],
-                "by": result["by"],
-                "ok": result["ok"],
-                "position": message.position,
-            }
+            row = {name: result[name] for name in ("task", "step", "by", "ok")}
             await agent.publish(f"records.{result['step']}", row, id=message.id)  # the same result twice is one record
 
     else:

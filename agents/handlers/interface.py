@@ -1,4 +1,4 @@
-"""Interfaces show people what happens: each knows whose word on each topic was the last, and WEB tells whoever comes later."""
+"""Interfaces show people what happens: each knows who spoke last on what, and WEB asks for the records and publishes a page."""
 
 import bus
 
@@ -8,7 +8,8 @@ screens: dict[str, dict[str, str]] = {}
 
 async def beat(agent: bus.Agent, number: int) -> None:
     if agent.name == "WEB":
-        await agent.publish("summaries.page", {"number": number, "latest": screens["WEB"]})
+        records = await agent.request("questions.records", {"who": "WEB"}, timeout=5)
+        await agent.publish("summaries.page", {"number": number, "records": records.body, "latest": screens["WEB"]})
 
 
 def handlers(agent: bus.Agent) -> bus.Handlers:
