@@ -20,6 +20,7 @@ from bus.hub.state import State
 from bus.identity.anchor import Anchor
 from bus.identity.host.session import Holder
 from bus.identity.inbox import Inbox, InboxFolder, Signer
+from bus.identity.inbox_record import Place
 from bus.identity.provision import plan
 from bus.identity.public_trust import read_agent
 from bus.policy import Policy
@@ -54,6 +55,7 @@ class AgentPapers:
     certifier: Certifier | None
     """None: nobody certifies here."""
     _facts: Facts | None = None
+    _places: dict[str, Place] = field(default_factory=dict)
     _enrolling: Lock = field(default_factory=Lock)
     """One after the other: two at once would make two certificates for one name."""
 
@@ -68,7 +70,7 @@ class AgentPapers:
         key = await self.engine.create(name, wanted.suite, origin=wanted.origin)
         async with self._enrolling:
             certificate, prepared = await self._certificate(key)
-            inboxes = await Inboxes.open(self.state, self.engine, policy, clock=self.clock)
+            inboxes = await Inboxes.open(self.state, self.engine, policy, places=self._places, clock=self.clock)
             await inboxes.keep(Signer(certificate, key.id), prepared=prepared)
         inbox = await Inbox.open(InboxFolder(self.state.inbox), self.engine, name, clock=self.clock)
         return Openable(Holder.of(certificate, key.id, role), inbox)

@@ -44,10 +44,13 @@ class Inboxes:
     _places: dict[str, Place] = field(default_factory=dict)
 
     @classmethod
-    async def open(cls, state: State, engine: TpmEngine, policy: Policy, *, clock: Clock) -> Inboxes:
+    async def open(
+        cls, state: State, engine: TpmEngine, policy: Policy, *, places: dict[str, Place] | None = None, clock: Clock
+    ) -> Inboxes:
+        """`places`: what the engine has said of itself before, and will say here, by origin."""
         memory = await to_thread.run_sync(TrustMemory, state.trust)
         statement = await to_thread.run_sync(read_statement, state.trust / "public")
-        return cls(state, engine, policy, clock, memory, statement)
+        return cls(state, engine, policy, clock, memory, statement, {} if places is None else places)
 
     async def keep(self, signer: Signer, *, anew: bool = False, prepared: PrivateKey | None = None) -> Kept:
         """The agent's inbox key as policy wants it now, published. Raises what `keep_inbox` does."""
