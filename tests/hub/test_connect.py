@@ -6,6 +6,7 @@ import sys
 
 import anyio
 import pytest
+from anyio import to_thread
 
 import bus
 from bus.errors import ConnectError
@@ -38,6 +39,18 @@ async def test_an_agent_that_was_never_opened_gets_its_papers_from_the_hub_that_
         message = await anext(tasks)
         await painter.publish("results.painted", message.body)
         assert (await anext(results)).sender == "PAINTER"
+
+
+async def test_where_policy_has_a_role_for_whoever_comes_a_name_joins_from_elsewhere_too(home):
+    await to_thread.run_sync(home.change, "CARPENTER: worker}", "'*': worker}")
+    async with (
+        home.open() as hub,
+        hub.agent("LEAD") as lead,
+        home.connect(hub.url, agent="ANYBODY") as anybody,
+        anybody.subscribe("tasks.>") as tasks,
+    ):
+        await lead.publish("tasks.sit", b"down")
+        assert (await anext(tasks)).body == b"down"
 
 
 async def test_a_process_of_its_own(home):

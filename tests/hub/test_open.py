@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 from homes import Home
 
 import bus
+from bus.hub.state import holder_of
 from bus.identity.public_trust import read_public
 
 pytestmark = pytest.mark.anyio
@@ -185,6 +187,24 @@ async def test_nothing_is_left_listening(home):
         assert home.state.admin_socket.exists()
     assert not home.state.bus_socket.exists()
     assert not home.state.admin_socket.exists()
+
+
+async def test_cancelled_at_any_moment_it_leaves_the_folder_free(home):
+    """While it opens, while an agent does, while it closes."""
+
+    async def live() -> None:
+        async with home.open() as hub, hub.agent("LEAD") as lead:
+            await lead.publish("tasks.x", b"")
+
+    for turns in (0, 1, 10, 100, 300, 1_000, 3_000):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(live)
+            for _ in range(turns):
+                await checkpoint()
+            tasks.cancel_scope.cancel()
+        assert not home.state.bus_socket.exists()
+        assert await to_thread.run_sync(holder_of, home.state.hub_lock) is None
+    await live()
 
 
 # ---- one at a time -------------------------------------------------------------------------------------------------------------
