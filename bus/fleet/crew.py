@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -46,7 +46,7 @@ class Crew:
         self._place, self._roles, self._does, self._player, self._clock = place, roles, does, player, clock
         self._opening = anyio.CapacityLimiter(OPEN_AT_ONCE)
         self._speak_up = anyio.Event()
-        self._speaking: list[anyio.CancelScope] = []
+        self._speaking: set[anyio.CancelScope] = set()
         self._is_silent, self._rate = False, 0.0
         self.agents: dict[str, Agent] = {}
         """Those that are open now."""
@@ -62,7 +62,7 @@ class Crew:
             task_status.started()
             await self._speak_up.wait()
             if self._player is not None and self._rate > 0:
-                await self._player.send(self.agents, rate=self._rate, until=self._until_silent())
+                await self._player.send(self.agents, rate=self._rate, until=self.until_silent())
             await anyio.sleep_forever()
 
     async def speak_up(self, *, rate: float) -> None:
@@ -73,18 +73,24 @@ class Crew:
     async def fall_silent(self) -> None:
         """Nobody says anything of their own accord any more; return when what was said has been taken in."""
         self._is_silent = True
-        for scope in self._speaking:
+        for scope in [*self._speaking]:
             scope.cancel()
         async with anyio.create_task_group() as tasks:
             for agent in self.agents.values():
                 tasks.start_soon(agent.drain)
 
-    def _until_silent(self) -> anyio.CancelScope:
+    @contextmanager
+    def until_silent(self) -> Iterator[anyio.CancelScope]:
+        """What is within is cancelled when nobody is to say anything new."""
         scope = anyio.CancelScope()
-        self._speaking.append(scope)
+        self._speaking.add(scope)
         if self._is_silent:
             scope.cancel()
-        return scope
+        try:
+            with scope:
+                yield scope
+        finally:
+            self._speaking.discard(scope)
 
     async def _start(self, tasks: TaskGroup, name: str) -> None:
         async with self._opening:
@@ -107,8 +113,7 @@ class Crew:
                 task_status.started()
                 await self._speak_up.wait()
                 if does is not None:
-                    with self._until_silent():
-                        await does.keep_beating(agent, self._clock)
+                    await does.keep_beating(agent, self._clock, self.until_silent)
                 await anyio.sleep_forever()
         except BusError as error:
             self._note(name, error)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+import anyio
 
 from bus.clock import Clock
 from bus.errors import BusError
@@ -35,13 +38,18 @@ class RoleHandlers:
     beat: Callable[[Any, int], Awaitable[None]] | None
     every_seconds: float
 
-    async def keep_beating(self, agent: Any, clock: Clock) -> None:
-        """Until it is cancelled. A beat that fails is logged, and the next one comes."""
+    async def keep_beating(
+        self, agent: Any, clock: Clock, pausing: Callable[[], AbstractContextManager[anyio.CancelScope]]
+    ) -> None:
+        """Until one of its pauses is cancelled; a beat is not. One that fails is logged, and the next one comes."""
         if self.beat is None:
             return
         number = 0
         while True:
-            await clock.sleep(self.every_seconds)
+            with pausing() as pause:
+                await clock.sleep(self.every_seconds)
+            if pause.cancel_called:
+                return
             number += 1
             try:
                 await self.beat(agent, number)

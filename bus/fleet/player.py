@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -102,8 +103,8 @@ class Player:
 
     # ---- sending -------------------------------------------------------------------------------------------------------------
 
-    async def send(self, agents: Mapping[str, Agent], *, rate: float, until: anyio.CancelScope) -> None:
-        """What these agents have to send of the whole fleet's `rate` messages a second, until this scope is cancelled.
+    async def send(self, agents: Mapping[str, Agent], *, rate: float, until: AbstractContextManager[Any]) -> None:
+        """What these agents have to send of the whole fleet's `rate` messages a second, until that is cancelled.
 
         What was asked by then is waited for.
         """

@@ -83,19 +83,25 @@ async def test_a_beat_comes_at_its_time_also_after_one_that_failed(tmp_path: Pat
     loaded, clock, agent = files["worker"], ManualClock(), Named()
     agent.error = OverloadedError("lane", pending=1, limit=1)
     beats = loaded.handlers(agent)
+    pauses: list[anyio.CancelScope] = []
+
+    def pause() -> anyio.CancelScope:
+        pauses.append(anyio.CancelScope())
+        return pauses[-1]
+
     async with anyio.create_task_group() as group:
-        group.start_soon(loaded.keep_beating, agent, clock)
+        group.start_soon(loaded.keep_beating, agent, clock, pause)
         for expected in ([], [("SOMEBODY", 1)], [("SOMEBODY", 1), ("SOMEBODY", 2)]):
             await anyio.wait_all_tasks_blocked()
             assert beats == expected
             clock.advance(2.5)
         await anyio.wait_all_tasks_blocked()
         assert beats[-1] == ("SOMEBODY", 3)
-        group.cancel_scope.cancel()
+        pauses[-1].cancel()  # the last thing that holds the group
 
 
 @pytest.mark.anyio
 async def test_who_has_no_beat_is_done_at_once(tmp_path):
     (tmp_path / "worker.py").write_text("def handlers(agent): ...")
     files = await anyio.to_thread.run_sync(load_handlers, tmp_path)
-    await files["worker"].keep_beating(Named(), ManualClock())
+    await files["worker"].keep_beating(Named(), ManualClock(), anyio.CancelScope)
