@@ -119,7 +119,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if self._ending is not None:
             return
         if frames := self._took(nbytes):
-            if self._owner is None or self._early:
+            if self._owner is None:
                 self._early += frames
                 self._transport.pause_reading()
             elif fault := self._owner.frames(frames):
