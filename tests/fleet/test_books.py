@@ -50,6 +50,12 @@ def test_what_nobody_explains_is_shown_and_so_is_what_came_twice():
     assert books(MIX, play(delivered={"tasks.a": 41, "other": 5}), dropped={}, refused={})["unaccounted"] == -1
 
 
+def test_what_was_dropped_or_refused_of_other_messages_explains_nothing():
+    found = books(MIX, play(delivered={"tasks.a": 39, "other": 5}), dropped={"expired": 2}, refused={"missing_key": 3})
+    assert (found["dropped"], found["refused"], found["unaccounted"]) == ({"expired": 1}, {}, 0)
+    assert found["besides"] == {"dropped": {"expired": 1}, "refused": {"missing_key": 3}}
+
+
 def test_what_was_never_sent_is_no_part_of_it():
     found = books(MIX, play(not_sent={"overloaded": 7}), dropped={}, refused={})
     assert (found["not_sent"], found["unaccounted"]) == ({"overloaded": 7}, 0)

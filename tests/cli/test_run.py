@@ -1,0 +1,142 @@
+"""`tpmbus run` with the whole fleet: in one process and in several, its books, its table, and its ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running_hub import COMMAND, SECONDS, Running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home():
+    """A state folder in which the fleet was provisioned by its first run."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from conftest import make_fleet
+
+    with make_fleet() as fleet:
+        began = time.monotonic()
+        fleet.first = fleet.json("run", "--seconds", "1", "--rate", "100")
+        fleet.first["wall"] = time.monotonic() - began
+        yield fleet
+
+
+def books(document: dict) -> dict:
+    found = document["books"]
+    dropped, refused = sum(found["dropped"].values()), sum(found["refused"].values())
+    assert found["published"] == found["delivered"] + dropped + refused + found["unaccounted"]
+    assert found["unaccounted"] == 0
+    return found
+
+
+def test_the_first_run_makes_everything_and_its_books_add_up(home):
+    document = home.first
+    assert (document["agents"], document["processes"], document["lost"]) == (76, 1, {})
+    assert books(document)["messages"] > 50
+    assert document["tpm"]["signatures"] >= 76
+    assert document["latency"]["count"] == document["books"]["delivered"]
+    print(f"from nothing to the end of a run of one second: {document['wall']:.1f} s (target: first message within 30 s)")
+
+
+def test_several_processes_are_one_fleet(home):
+    document = home.json("run", "--seconds", "2", "--rate", "100", "--processes", "3")
+    assert (document["agents"], document["processes"], document["lost"]) == (76, 4, {})
+    assert books(document)["messages"] > 100
+    assert document["broker"]["links_open"] == 3
+    assert {row["from"] for row in document["talk"]} >= {"operations", "command"}
+
+
+# ---- with a few agents, which is quicker -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A roster file, and the options that name it."""
+    roster = tmp_path / "roster.yaml"
+    agents = (
+        "DIRECTOR: command, ARCHITECT: architecture, PAINTER: development, KEEPER: data, MONITOR: operations, ALERTER: operations"
+    )
+    roster.write_text(f"version: 1\nagents: {{{agents}}}\n")
+    return "--fleet", str(roster)
+
+
+def test_a_fleet_of_my_own_plays_its_part_of_the_traffic(home, few):
+    document = home.json("run", *few, "--seconds", "1", "--rate", "100")
+    assert document["agents"] == 6
+    assert books(document)["messages"] > 20
+    Path(few[1]).write_text("version: 1\nagents: {PAINTER: nobody}\n")
+    assert home.run("run", *few, "--seconds", "1", "--json").returncode == 3
+
+
+def test_another_traffic_and_none(home, few, tmp_path):
+    mix = tmp_path / "mix.yaml"
+    row = "{who: [command], topics: [tasks.load.a], share: 1000, bytes: [64B, 128B]}"
+    mix.write_text(f"version: 1\nsends: [{row}]\nhears: [{{who: [MONITOR], topics: [tasks.load.a]}}]\n")
+    document = home.json("run", *few, "--seconds", "1", "--rate", "50", "--mix", str(mix))
+    assert books(document)["published"] == document["books"]["messages"] > 10
+    assert "books" not in home.json("run", *few, "--seconds", "0.2", "--mix", "none")
+    mix.write_text("version: 1\nsends: []\nhears: []\n")
+    assert home.run("run", *few, "--seconds", "1", "--json", "--mix", str(mix)).returncode == 3
+
+
+def test_ctrl_c_ends_all_processes_in_order(home, few):
+    fleet = Running(home, "run", *few, "--rate", "100", "--processes", "2")
+    fleet.until("6 agents listen")
+    children = {int(pid) for pid in Path(f"/proc/{fleet.process.pid}/task/{fleet.process.pid}/children").read_text().split()}
+    assert len(children) == 2
+    assert fleet.end(signal.SIGINT) == 0, fleet.noted
+    assert "0 unaccounted for" in fleet.said
+    assert "Traceback" not in fleet.noted
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_who_uses_an_agent_of_a_fleet_is_told_and_who_takes_it_over_does(home, few):
+    fleet = Running(home, "run", *few, "--rate", "0")
+    fleet.until("6 agents listen")
+    assert home.run("pub", "telemetry.notice", "hi", "--as", "MONITOR").returncode == 4
+    assert home.run("pub", "telemetry.notice", "hi", "--as", "MONITOR", "--take-over").returncode == 0
+    assert fleet.end(signal.SIGTERM) == 1, "an agent was lost"
+    assert "Traceback" not in fleet.noted
+
+
+def test_on_a_terminal_it_draws_a_table(home, few):
+    ours, theirs = pty.openpty()
+    environ = home.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "50"}
+    with subprocess.Popen([*COMMAND, "run", *few, "--seconds", "2"], stdout=theirs, stderr=theirs, env=environ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while more := os.read(ours, 65_536):
+                shown += more
+        except OSError:  # the end of a terminal
+            pass
+        os.close(ours)
+        assert process.wait(SECONDS) == 0, shown.decode()
+    text = shown.decode()
+    for expected in (
+        "6 agents in 1 process",
+        "published",
+        "contents a signature",
+        "cached signatures",
+        "who talks to whom",
+        "operations",
+    ):
+        assert expected in text
+
+
+def test_a_hub_alone_is_one_document_and_nothing_else(home):
+    done = home.run("run", "--fleet", "none", "--seconds", "0.2", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["agents"] == 0
