@@ -186,6 +186,7 @@ class _Running:
         state, clock, environ = self.state, self.clock, self.wishes.environ
         materials = await Materials.gather(state, self.engine, environ=environ, clock=clock)
         self.host = materials.host(self._dial)
+        self.in_force.first.append(self.host.trusting.take)
         certifier = self.local.enrolling(self.engine, self.policy, clock=clock)
         self._papers = AgentPapers(state, self.engine, materials.anchor, environ, clock, certifier)
         urls = [own_url(state), *self.wishes.listen]
@@ -214,10 +215,7 @@ class _Running:
 
     async def papers_of(self, name: str) -> Openable:
         await self.join(name)
-        openable = await self._papers.of(name, self.policy())
-        await self.in_force.settle()
-        await self.host.trusting.take(self.in_force.documents)  # it hears of nothing before it has a link
-        return openable
+        return await self._renewed_papers_of(name)
 
     async def _renewed_papers_of(self, name: str) -> Openable:
         openable = await self._papers.of(name, self.policy())

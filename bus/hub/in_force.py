@@ -54,6 +54,8 @@ class InForce:
         self._issue_at = 0.0
         self.snapshot: Snapshot
         self.documents: TrustDocuments
+        self.first: list[Callable[[TrustDocuments], Awaitable[None]]] = []
+        """Told before the others, and waited for: hosts of this process, so that they know the rule before a broker acts by it."""
         self.followers: list[Follow] = []
         """Told of each change, in the step of the loop in which it is in force. They must neither wait nor raise."""
         self.failures: dict[str, BusError] = {}
@@ -122,6 +124,8 @@ class InForce:
         self.documents = documents
         age_ms = max(0, self._clock.now_ms() - self.snapshot.trust.statement.issued_ms)
         self._issue_at = self._clock.monotonic() + INTERVAL_SECONDS - age_ms / 1000
+        for hear in self.first:
+            await hear(documents)
         for follow in self.followers:
             follow(self.snapshot)
 

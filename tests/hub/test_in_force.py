@@ -151,6 +151,20 @@ async def test_what_the_authority_does_besides_is_stated(place):
         assert place.told[1].trust.sessions_not_before_ms("LEAD") == place.clock.now_ms()
 
 
+async def test_a_host_of_this_process_knows_before_the_broker_does(place):
+    async with place.opened() as found:
+        heard: list[Any] = []
+
+        async def hear(documents: Any) -> None:
+            await checkpoint()
+            heard.append((documents is found.documents, len(place.told)))
+
+        found.first.append(hear)
+        place.write(POLICY.replace("CARPENTER", "JOINER"))
+        await found.reload()
+        assert (heard, len(place.told)) == ([(True, 1)], 2)
+
+
 # ---- now and then --------------------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ async def test_who_loses_a_right_is_shut_out_with_the_rule_that_did_it(home):
         with anyio.fail_after(10), pytest.raises(bus.NotPermittedError) as caught:
             await anext(tasks)
         assert caught.value.agent == "PAINTER"
+        assert "the broker" not in caught.value.rule
         await lead.publish("tasks.paint", b"nobody hears it")
         await painter.publish("results.painted", b"still allowed")
 
