@@ -19,7 +19,7 @@ from bus.agent.inbox import Inbox
 from bus.agent.outbox import Outbox
 from bus.errors import RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import BelievedInbox
-from bus.identity.epochs.giving import UNKNOWN_EPOCH
+from bus.identity.epochs.giving import BUSY, UNKNOWN_EPOCH
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
 from bus.identity.trust_memory import TrustMemory
@@ -30,6 +30,11 @@ from bus.protocol.header import EPOCH_ID_BYTES
 MAX_OWED: Final = 256
 """Epochs of earlier processes that are asked for at a time."""
 MAX_ASKERS: Final = 64
+MAX_REASONS: Final = 1_024
+NO_GRANTER: Final = "no_granter"
+"""The sender is not here to grant it, and nothing is kept that would do."""
+NOT_GRANTED: Final = "not_granted"
+"""The sender does not let this agent read that."""
 _INBOX_FIELDS: Final = 2
 Refused = Callable[[str, str], None]
 """Hears of papers that are not believed: whose, and why."""
@@ -52,6 +57,11 @@ class Acquaintance:
         self._send, self._start, self._refused = send, start, refused
         self._owed: dict[bytes, dict[bytes, None]] = {}
         """Papers of those who asked for an epoch that is not known here yet."""
+        self._taking = 0
+        """Inbox certificates whose marks are on their way to the disk."""
+        self._afterwards: list[Callable[[], object]] = []
+        self._why: dict[bytes, str] = {}
+        """What was said when an epoch was asked for in vain."""
 
     # ---- papers --------------------------------------------------------------------------------------------------------------
 
@@ -82,9 +92,27 @@ class Acquaintance:
         found = self._keyring.believe_inbox(certificate, identity)
 
         async def take() -> None:
-            await self.take_inbox(found)
+            try:
+                await self.take_inbox(found)
+            finally:
+                self._taking -= 1
+                if not self._taking:
+                    self._go_on()
 
+        self._taking += 1
         self._start(take)
+
+    def when_taken(self, call: Callable[[], object]) -> None:
+        """Do this when all inboxes that were shown can be sealed to: who is told of a reader and goes on shall not leave it out."""
+        if self._taking:
+            self._afterwards.append(call)
+        else:
+            call()
+
+    def _go_on(self) -> None:
+        calls, self._afterwards = self._afterwards, []
+        for call in calls:
+            call()
 
     async def take_inbox(self, found: BelievedInbox) -> None:
         """Have its mark on disk, then grant durable epochs to it."""
@@ -130,17 +158,26 @@ class Acquaintance:
 
     def granted(self, epoch: bytes) -> None:
         """An epoch is known now: who asked for it while it was not is answered."""
+        self._why.pop(epoch, None)
         for papers in self._owed.pop(epoch, ()):
             self.asked(epoch, papers)
 
-    def not_granted(self, epoch: bytes) -> None:
-        """Nobody has it."""
+    def not_granted(self, epoch: bytes, code: str) -> None:
+        """Nobody has it, or nobody gives it."""
+        self._why[epoch] = NO_GRANTER if code == BUSY else NOT_GRANTED
+        if len(self._why) > MAX_REASONS:
+            del self._why[next(iter(self._why))]
         if self._owed.pop(epoch, None) is not None:
             self._send(encode(Frame.REFUSE, "busy", epoch))
         self._keyring.refused("missing_key", epoch)
 
+    def why_missing(self, epoch: bytes) -> str:
+        """Why there is no key for it, as far as somebody said."""
+        return self._why.get(epoch, "missing_key")
+
     def lost(self) -> None:
         self._owed.clear()
+        self._afterwards.clear()
 
     # ---- keys of others ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -224,9 +225,9 @@ class Host:
         self._happened(Disconnected(str(error)))
 
     def _table(self) -> Mapping[int, Callable[..., Any]]:
-        topics = self.outbox.topics
+        topics, when_taken = self.outbox.topics, self.acquaintance.when_taken
         return {
-            Frame.OPENED: lambda alias, credit, unit, _serial: topics.opened(alias, credit, unit),
+            Frame.OPENED: lambda alias, credit, unit, _serial: when_taken(partial(topics.opened, alias, credit, unit)),
             Frame.CREDIT: self.outbox.credited,
             Frame.STORED: self.outbox.stored,
             Frame.SUBSCRIBED: self.joining.joined,
@@ -260,7 +261,7 @@ class Host:
 
     def _interest(self, serial: int, changes: list[Any]) -> None:
         self.outbox.topics.interest(changes)
-        self.send(encode(Frame.INTEREST_SEEN, serial))
+        self.acquaintance.when_taken(partial(self.send, encode(Frame.INTEREST_SEEN, serial)))
 
     def _drained(self, reason: str) -> None:
         word, _, name = reason.partition(" ")
@@ -271,7 +272,7 @@ class Host:
 
     def _refused(self, code: str, ref: bytes) -> None:
         if len(ref) == EPOCH_ID_BYTES:
-            self.acquaintance.not_granted(ref)
+            self.acquaintance.not_granted(ref, code)
         elif len(ref) == ID_BYTES:
             self.keyring.refused("missing_papers", ref)
             self.outbox.refused(ref, code)
@@ -295,7 +296,8 @@ class Host:
         """What came and was refused. Its header is all that may be known of it, and need not be true."""
         try:
             header = headers.parse(envelopes.split(envelope)[0])
-            refusal = Refusal("in", header.sender, header.topic, reason, header.id.hex())
+            why = self.acquaintance.why_missing(header.epoch) if reason == "missing_key" else reason
+            refusal = Refusal("in", header.sender, header.topic, why, header.id.hex())
         except BusError:
             refusal = Refusal("in", str(getattr(error, "agent", "")), "", reason, "")
         self._tell_refusal(refusal, *self.agents.values())

@@ -173,7 +173,10 @@ class Publishing:
         if alias != BY_ITS_TOPIC:
             self._durable.keep(crossing)
         self._admitted(header)
-        self._to(reader, crossing, is_grant=True)
+        if reader == header.sender:  # it is for whoever that will be when this process is gone
+            self._counts.unheard += 1
+        else:
+            self._to(reader, crossing, is_grant=True)
 
     def _reply(self, crossing: Crossing, moment: Moment) -> None:
         header = crossing.header

@@ -133,6 +133,7 @@ async def test_what_is_ended_is_a_dead_letter_with_its_reason():
         async with painter.subscribe("work.>", durable="mine") as work, monitor.subscribe("work.>", dead=True) as dead:
             await lead.publish("work.a", "nonsense")
             await (await next_of(work)).term("not a number")
+            await hub.advance(1)
             letter = await next_of(dead)
             assert (letter.body, letter.sender, letter.topic, letter.dead_reason) == ("nonsense", "LEAD", "work.a", "not a number")
             await hub.advance(300)

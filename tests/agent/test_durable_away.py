@@ -1,0 +1,185 @@
+"""Messages for agents that are away, or come late: they get what they missed, and can open it; or they are told why not."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+import bus.testing
+
+pytestmark = pytest.mark.anyio
+assert bus.testing.open  # imported here: to import blocks, and a loop that runs is guarded against that
+
+POLICY = """
+version: 1
+agents: {LEAD: lead, PAINTER: worker, CARPENTER: worker, MASON: worker}
+roles:
+  lead: {key: ecc384/sha3-384, publish: [work.>], subscribe: [results.>]}
+  worker: {key: ecc256/sha256, publish: [results.>], subscribe: [work.>], groups: [builders]}
+topics:
+  - {match: work.>, class: durable, retention: 7d, ack_wait: 30s, max_deliver: 20}
+"""
+
+
+@asynccontextmanager
+async def bus_in_memory(policy: str = POLICY):
+    async with bus.testing.open(policy=policy) as hub:
+        yield hub
+
+
+async def next_of(subscription):
+    with anyio.fail_after(5):
+        return await anext(subscription)
+
+
+async def all_of(hub, subscription):
+    """What is there when everybody has done what they can."""
+    for _ in range(3):
+        await hub.settle()
+    return [await next_of(subscription) for _ in range(subscription.pending)]
+
+
+async def pass_days(hub, days: float) -> None:
+    """While nobody is there."""
+    hub.clock.advance(days * 86_400)
+    hub.state_trust()
+    await hub.settle()
+
+
+async def test_who_was_away_gets_what_it_missed_although_its_sender_has_gone():
+    async with bus_in_memory() as hub:
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine"):
+            pass
+        async with hub.host().agent("LEAD") as lead:
+            for number in range(3):
+                await lead.publish("work.a", number)
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine") as work:
+            messages = await all_of(hub, work)
+            assert [(one.body, one.sender, one.deliveries) for one in messages] == [(0, "LEAD", 1), (1, "LEAD", 1), (2, "LEAD", 1)]
+
+
+async def test_days_of_sessions_are_opened_in_their_order():
+    async with bus_in_memory() as hub:
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine"):
+            pass
+        for number in range(8):
+            async with hub.host().agent("LEAD") as lead:
+                await lead.publish("work.a", number)
+            await pass_days(hub, 0.7)
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine") as work:
+            assert [one.body for one in await all_of(hub, work)] == [*range(8)]
+
+
+async def test_who_comes_late_asks_a_sender_that_is_still_there():
+    async with bus_in_memory() as hub, hub.host().agent("LEAD") as lead:
+        await lead.publish("work.a", "early")
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine", start="all") as work:
+            await hub.advance(1)
+            assert [one.body for one in await all_of(hub, work)] == ["early"]
+
+
+async def test_who_comes_late_asks_a_sender_that_was_started_again():
+    async with bus_in_memory() as hub:
+        async with hub.host().agent("LEAD") as lead:
+            await lead.publish("work.a", "early")
+        again = hub.host()
+        async with again.agent("LEAD"), hub.host().agent("PAINTER") as painter:
+            async with painter.subscribe("work.>", durable="mine", start="all") as work:
+                await hub.advance(2)
+                assert [one.body for one in await all_of(hub, work)] == ["early"]
+            assert again.statistics()["keyring"]["epochs"]["grantable_again"] == 1
+
+
+async def test_where_the_sender_is_gone_who_comes_late_hears_so_and_gets_it_when_it_is_back():
+    async with bus_in_memory() as hub:
+        async with hub.host().agent("LEAD") as lead:
+            await lead.publish("work.a", "early")
+        late = hub.host()
+        async with late.agent("PAINTER") as painter:
+            async with painter.subscribe("work.>", durable="mine", start="all") as work:
+                await hub.advance(10)
+                assert work.pending == 0
+                assert {refusal.reason for refusal in await so_far(painter)} == {"no_granter"}
+                async with hub.host().agent("LEAD"):
+                    await hub.advance(120)
+                    message, *_ = await all_of(hub, work)
+                    assert (message.body, message.redelivered) == ("early", True)
+
+
+async def so_far(agent):
+    found = []
+    refusals = agent.refusals()
+    with anyio.move_on_after(0.05):
+        async for refusal in refusals:
+            found.append(refusal)
+    return found
+
+
+@pytest.mark.parametrize("history", ["", "history: all, "], ids=["nothing", "all"])
+async def test_who_was_not_allowed_then_reads_of_the_past_what_the_rule_gives(history):
+    told = POLICY.replace("ack_wait", f"{history}ack_wait")
+    before = told.replace("MASON: worker", "MASON: guest").replace("topics:", "  guest: {key: ecc256/sha256}\ntopics:")
+    async with bus_in_memory(before) as hub, hub.host().agent("LEAD") as lead:
+        await lead.publish("work.a", "early")
+        await hub.change_policy(told)
+        await hub.settle()
+        async with hub.host().agent("MASON") as mason, mason.subscribe("work.>", durable="mine", start="all") as work:
+            await hub.advance(5)
+            await lead.publish("work.a", "now")
+            await hub.advance(5)
+            got = [one.body for one in await all_of(hub, work)]
+            assert got == (["early", "now"] if history else ["now"])
+            assert {one.reason for one in await so_far(mason)} == (set() if history else {"not_granted"})
+
+
+async def test_a_group_that_is_away_gets_what_it_missed_each_record_one_of_its_members():
+    async with bus_in_memory() as hub:
+        for name in ("PAINTER", "CARPENTER"):
+            async with hub.host().agent(name) as agent, agent.subscribe("work.>", group="builders", durable="ours"):
+                pass
+        async with hub.host().agent("LEAD") as lead:
+            for number in range(10):
+                await lead.publish("work.a", number)
+        async with hub.host().agent("PAINTER") as painter, hub.host().agent("CARPENTER") as carpenter:
+            async with (
+                painter.subscribe("work.>", group="builders", durable="ours", limit=5) as one,
+                carpenter.subscribe("work.>", group="builders", durable="ours", limit=5) as two,
+            ):
+                got = [message for work in (one, two) for message in await all_of(hub, work)]
+                assert sorted(message.body for message in got) == [*range(10)]
+                assert {message.agent for message in got} == {"PAINTER", "CARPENTER"}
+
+
+async def test_what_a_member_had_goes_to_the_others_when_it_leaves():
+    async with bus_in_memory() as hub, hub.host().agent("LEAD") as lead:
+        async with hub.host().agent("PAINTER") as painter, hub.host().agent("CARPENTER") as carpenter:
+            async with carpenter.subscribe("work.>", group="builders", durable="ours", limit=4) as two:
+                async with painter.subscribe("work.>", group="builders", durable="ours", limit=4) as one:
+                    for number in range(8):
+                        await lead.publish("work.a", number)
+                    mine, others = await all_of(hub, one), await all_of(hub, two)
+                    await mine[0].ack()
+                    for message in others:
+                        await message.ack()
+                    await hub.settle()
+                await hub.advance(1)
+                again = await all_of(hub, two)
+                assert sorted(message.body for message in again) == sorted(message.body for message in mine[1:])
+                assert all(message.redelivered for message in again)
+
+
+async def test_an_inbox_key_that_was_renewed_opens_what_comes_after_and_the_old_one_what_came_before():
+    async with bus_in_memory() as hub:
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine"):
+            pass
+        async with hub.host().agent("LEAD") as lead:
+            await lead.publish("work.a", "before")
+        await pass_days(hub, 6.9)
+        async with hub.host().agent("LEAD") as lead:
+            async with hub.host().agent("PAINTER"):
+                await hub.settle()
+            await lead.publish("work.a", "after")
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine") as work:
+            assert [one.body for one in await all_of(hub, work)] == ["before", "after"]
