@@ -94,6 +94,16 @@ async def test_a_key_that_was_thrown_away_is_replaced_and_its_certificate_ends_a
 
 
 @pytest.mark.anyio
+async def test_a_folder_that_is_found_again_counts_again(state, clock):
+    first = await enrolled(state, clock)
+    away = state.broker.with_name("away")
+    await to_thread.run_sync(lambda: state.broker.rename(away))
+    await enrolled(state, clock)
+    await to_thread.run_sync(lambda: (state.broker.rename(state.broker.with_name("other")), away.rename(state.broker)))
+    assert (await enrolled(state, clock)).identity.spki == first.identity.spki
+
+
+@pytest.mark.anyio
 async def test_another_name_is_pinned_in_place_of_the_usual_one_and_then_beside_the_first(state, clock):
     public = state.trust / "public"
     for name, pinned in (("NORTH", {"NORTH"}), ("SOUTH", {"NORTH", "SOUTH"}), ("NORTH", {"NORTH", "SOUTH"})):

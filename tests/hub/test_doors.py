@@ -5,15 +5,22 @@ from __future__ import annotations
 import anyio
 import pytest
 from anyio import to_thread
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hub_authority import opened
 
 import bus
 from bus.errors import ConnectError
 from bus.hub import admin
-from bus.hub.tls_papers import Hosts
+from bus.hub.tls_papers import Hosts, TlsPapers
+from bus.identity.anchor import read_anchor
 from bus.identity.public_trust import read_root
+from bus.protocol.suites import IDENTITY_SUITES
+from bus.testing import ManualClock
 from bus.transport.address import TlsAddress
 from bus.transport.dialing import dial
 from bus.transport.tls import Tls, load_tls
+from bus.trust.revocations import Reason
 
 pytestmark = pytest.mark.anyio
 ANY_PORT = "tls://127.0.0.1:0"
@@ -124,3 +131,37 @@ def test_a_server_that_listens_everywhere_is_called_what_this_machine_is_called(
     hosts = Hosts.of(TlsAddress("0.0.0.0", 1), TlsAddress("::", 1), TlsAddress("Bus.Example", 1), TlsAddress("10.0.0.7", 1))
     assert {"localhost", "bus.example"} <= set(hosts.dns)
     assert [str(ip) for ip in hosts.ips] == ["127.0.0.1", "::1", "10.0.0.7"]
+
+
+async def test_a_certificate_that_was_revoked_or_ends_soon_or_lost_its_key_is_replaced(state):
+    clock = ManualClock()
+    async with opened(state, clock) as authority:
+        anchor = await to_thread.run_sync(read_anchor, state.trust / "public")
+        papers = TlsPapers(state.tls, "PAINTER", anchor, state.trust / "public")
+        key = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+        def enroll() -> None:
+            authority.issue_identity("PAINTER", key, IDENTITY_SUITES["ecc256/sha256"], "software", 0, b"")
+
+        async def issue(spki: bytes) -> bytes:
+            return await to_thread.run_sync(authority.issue_tls, "PAINTER", spki)
+
+        async def shown() -> bytes:
+            found = await papers.get(issue, is_client=True, now_ms=clock.now_ms())
+            assert found is not None
+            return found.leaf
+
+        assert await papers.get(None, is_client=True, now_ms=clock.now_ms()) is None
+        with pytest.raises(bus.AttestationError):
+            await shown()
+        await to_thread.run_sync(enroll)
+        leaves = [await shown()]
+        assert await shown() == leaves[0]
+        await to_thread.run_sync(authority.revoke, "PAINTER", Reason.RETIRED)
+        await to_thread.run_sync(enroll)
+        leaves.append(await shown())
+        clock.advance(17 * 3_600)
+        leaves.append(await shown())
+        await to_thread.run_sync((state.tls / "PAINTER.key").unlink)
+        leaves.append(await shown())
+        assert len(set(leaves)) == 4

@@ -213,13 +213,17 @@ async def test_a_roster_beside_the_policy_is_watched_too(place, tmp_path):
 
 
 async def test_a_statement_that_fails_is_tried_again_soon(place, monkeypatch):
+    tries = []
+
     def full(self: Any) -> None:
+        tries.append(self)
         raise VaultError("disk_full", "no room", path="statement.bin")
 
     async with place.running() as found:
         with monkeypatch.context() as broken:
             broken.setattr(Statements, "issue", full)
             await place.pass_time(INTERVAL_SECONDS, until_so=lambda: "statement" in found.failures)
-        assert len(place.told) == 1
+            await place.pass_time(RETRY_SECONDS - 1, until_so=lambda: True)
+        assert (len(tries), len(place.told)) == (1, 1)
         await place.pass_time(RETRY_SECONDS, until_so=lambda: len(place.told) == 2)
         assert not found.failures
