@@ -18,6 +18,7 @@ from bus.backbone.storage import Block, ConsumerRow, Storage
 from bus.backbone.tally import Tally
 from bus.clock import Clock
 from bus.errors import BusError, ClosedError, twin
+from bus.flow.start import parse_start
 from bus.flow.unsettled import Given, Kept, Unsettled
 from bus.protocol.codec import pack, unpack
 from bus.protocol.topics import matches
@@ -77,20 +78,12 @@ class LocalConsumer:
         self._allowed = 0
         self._arrived: anyio.Event | None = None
         self._taking = False
-        self._cursor = row.tail + 1
+        self._cursor = max(row.cursor, _first_wanted(row.start))
+        """The next position to be looked at."""
         self._behind: list[Block] = []
         """Read from storage, not all handed out."""
-        kept_positions = _read_state(row.state, clock)
-        settings = log.settings
-        self.unsettled = Unsettled(
-            ack_wait=settings.ack_wait_ms / 1000,
-            max_deliver=settings.max_deliver,
-            tail=row.tail,
-            seen=row.seen,
-            kept=kept_positions,
-        )
-        self._careful_until = max([row.seen, *(one.position for one in kept_positions)])
-        """Up to there a position may be unsettled already, or was handed out before a crash."""
+        kept_unsettled, settings = _read_state(row.state, clock), log.settings
+        self.unsettled = Unsettled(ack_wait=settings.ack_wait_ms / 1000, max_deliver=settings.max_deliver, kept=kept_unsettled)
 
     # ---- what it is ------------------------------------------------------------------------------------------------------------
 
@@ -125,10 +118,9 @@ class LocalConsumer:
     def as_row(self) -> ConsumerRow:
         """As it is now, to be stored."""
         now_ms = self._clock.now_ms()
-        tail, kept = self.unsettled.written(self._cursor)
         used_ms = now_ms if self.error is None else self.row.used_ms
-        state = write_state(kept, now=self._clock.monotonic(), now_ms=now_ms)
-        self.row = self.row._replace(used_ms=used_ms, tail=tail, seen=self._cursor - 1, state=state)
+        state = write_state(self.unsettled.written(), now=self._clock.monotonic(), now_ms=now_ms)
+        self.row = self.row._replace(used_ms=used_ms, cursor=min(self._cursor, self.log.head + 1), state=state)
         return self.row
 
     @property
@@ -138,15 +130,15 @@ class LocalConsumer:
 
     @property
     def moved(self) -> bool:
-        """Whether it has passed over a good deal since it was last written down."""
-        return self._cursor > self.row.seen + 1
+        """Whether it has read on since it was last written down."""
+        return min(self._cursor, self.log.head + 1) > self.row.cursor
 
     # ---- open and closed -------------------------------------------------------------------------------------------------------
 
     def open(self, *, allowed: int) -> None:
         self.error = None
         self._allowed = allowed
-        self._give_up(self.unsettled.release())
+        self._give_up([*self.unsettled.release(), *self.unsettled.advance(self._clock.monotonic())])
 
     def close(self, error: BusError) -> None:
         """Nothing more is handed out; who waits hears why."""
@@ -192,7 +184,7 @@ class LocalConsumer:
         """This is new in its class. Who waits at the head passes over what it does not want without waking."""
         if self._arrived is None or any(self._wanted[topic] for topic in topics):
             self._wake()
-        elif self._cursor == block.first and block.first > self._careful_until:
+        elif self._cursor == block.first:
             self._cursor = block.last + 1
 
     def ring(self, now: float) -> None:
@@ -262,8 +254,8 @@ class LocalConsumer:
             return []
         position = self._cursor = max(self._cursor, block.first)
         start = position - block.first
-        if self.reads_dead or position <= self._careful_until:
-            return self._look_again(block, start)
+        if self.reads_dead:
+            return self._hand_out_dead(block, start)
         wanted, now_ms = self._wanted, self._clock.now_ms()
         deliveries: list[Delivery] = []
         for _, topic, _, _, expires_ms, envelope in islice(block.entries, start, None):
@@ -281,15 +273,14 @@ class LocalConsumer:
         self._allowed -= len(deliveries)
         return deliveries
 
-    def _look_again(self, block: Block, start: int) -> list[Delivery]:
-        """The careful way: one after the other, and what is wanted is handed out as what is ready."""
+    def _hand_out_dead(self, block: Block, start: int) -> list[Delivery]:
+        """Dead letters may be gone: one after the other is asked for, and becomes ready."""
         for position, entry in enumerate(islice(block.entries, start, None), block.first + start):
             self._cursor = position + 1
-            if position in self.unsettled or not self._is_wanted(entry.topic, position):
-                continue
-            self.unsettled.expect(position, deliveries=int(self.unsettled.was_seen(position)))
-            if len(self.unsettled) >= MAX_OUTSTANDING:
-                break
+            if self._is_wanted(entry.topic, position):
+                self.unsettled.expect(position, deliveries=0)
+                if len(self.unsettled) >= MAX_OUTSTANDING:
+                    break
         return []
 
     def _is_wanted(self, topic: str, position: int) -> bool:
@@ -357,6 +348,11 @@ class LocalConsumer:
         self.unsettled.settle(position)
         self._tally.expired += 1
         self._owner.changed(self)
+
+
+def _first_wanted(start: str) -> int:
+    """The position that a consumer waits for that began past the head."""
+    return parse_start(start).number if start.startswith("position=") else 0
 
 
 def write_state(kept: Sequence[Kept], *, now: float, now_ms: int) -> bytes:

@@ -93,7 +93,7 @@ class Files:
             heads[name] = max(heads.get(name, (0, 0)), head)
         for row in consumers:  # a segment that was moved away must not bring positions back that somebody has seen
             position, stored_ms = heads.get(row.class_, (0, 0))
-            heads[row.class_] = max(position, row.seen), stored_ms
+            heads[row.class_] = max(position, row.cursor - 1), stored_ms
         recent = self.shelf.recent(since_ms=since_ms, most=MAX_RECENT)
         return Loaded(heads, classes, consumers, dead, recent, kept)
 

@@ -40,7 +40,10 @@ class MemoryStorage:
         return blocks[place : place + _BLOCKS_AT_ONCE]
 
     async def outlines(self, class_: str, position: int) -> list[Outline]:
-        return [Outline(block.first, [entry.topic for entry in block.entries]) for block in await self.read(class_, position)]
+        return [
+            Outline(block.first, [entry.topic for entry in block.entries], [entry.expires_ms for entry in block.entries])
+            for block in await self.read(class_, position)
+        ]
 
     async def first_at(self, class_: str, time_ms: int) -> int | None:
         blocks = self._blocks.get(class_, [])

@@ -154,7 +154,9 @@ class Segment:
     def outlines(self, reader: sqlite3.Connection, class_: str, position: int) -> list[Outline]:
         with closing(self._rows_from(reader, "key, heads", class_, position)) as rows:
             found = rows.fetchmany(OUTLINES_AT_ONCE)
-        return [Outline(key & _POSITIONS, _unpack(heads)[0]) for key, heads in found]
+        return [
+            Outline(key & _POSITIONS, columns[0], columns[3]) for key, columns in ((key, _unpack(heads)) for key, heads in found)
+        ]
 
     def first_at(self, reader: sqlite3.Connection, class_: str, time_ms: int) -> int | None:
         query = "SELECT key FROM blocks WHERE key BETWEEN ? AND ? AND stored_ms >= ? ORDER BY key LIMIT 1"

@@ -14,31 +14,33 @@ from bus.protocol.topics import matches
 
 async def first_row(name: ConsumerName, pattern: str, start: Start, log: ClassLog, storage: Storage, *, now_ms: int) -> ConsumerRow:
     """Raises BackboneError("too_many"): more topics than `last` can begin with."""
-    head = log.head
+    cursor = log.head + 1
     latest: list[int] = []
     if start.kind == "all":
-        tail = 0
+        cursor = 1
     elif start.kind == "position":
-        tail = max(start.number, 1) - 1
+        cursor = min(max(start.number, 1), cursor)
     elif start.kind == "time":
         first = await storage.first_at(log.settings.name, start.number)
-        tail = head if first is None else min(first - 1, head)
-    else:
-        tail = head
-        latest = await _latest(pattern, log, storage) if start.kind == "last" else []
+        cursor = cursor if first is None else min(first, cursor)
+    elif start.kind == "last":
+        latest = await _latest(pattern, log, storage, now_ms)
     state = write_state([Kept(position, 0, 0.0) for position in latest], now=0.0, now_ms=0)
-    return ConsumerRow(name, log.settings.name, pattern, str(start), now_ms, now_ms, tail=tail, seen=0, state=state)
+    return ConsumerRow(name, log.settings.name, pattern, str(start), now_ms, now_ms, cursor=cursor, state=state)
 
 
-async def _latest(pattern: str, log: ClassLog, storage: Storage) -> list[int]:
-    """Of each topic the latest position, up to the head as it is now."""
+async def _latest(pattern: str, log: ClassLog, storage: Storage, now_ms: int) -> list[int]:
+    """Of each topic the latest record that is not expired, up to the head as it is now."""
     found: dict[str, int] = {}
     head, position = log.head, 1
     while position <= head:
         outlines = await storage.outlines(log.settings.name, position)
-        for first, topics in outlines:
+        for first, topics, expires_ms in outlines:
             position = first + len(topics)
-            found.update(zip(topics, range(first, min(position, head + 1)), strict=False))
+            living = [
+                (topic, place) for place, (topic, until) in enumerate(zip(topics, expires_ms, strict=True), first) if until > now_ms
+            ]
+            found.update((topic, place) for topic, place in living if place <= head)
         if not outlines:
             break
         found = {topic: latest for topic, latest in found.items() if matches(pattern, topic)}

@@ -16,7 +16,7 @@ _CHECKPOINT_PAGES: Final = 2_000
 """The same few pages over and over: a checkpoint writes each of them once."""
 _SCHEMA: Final = """
 CREATE TABLE consumers (owner TEXT, name TEXT, class TEXT NOT NULL, pattern TEXT NOT NULL, start TEXT NOT NULL,
-  made_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL, tail INTEGER NOT NULL, seen INTEGER NOT NULL, state BLOB NOT NULL,
+  made_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL, cursor INTEGER NOT NULL, state BLOB NOT NULL,
   PRIMARY KEY (owner, name)) WITHOUT ROWID;
 CREATE TABLE classes (name TEXT PRIMARY KEY, retention_ms INTEGER NOT NULL, ack_wait_ms INTEGER NOT NULL,
   max_deliver INTEGER NOT NULL) WITHOUT ROWID;
@@ -25,7 +25,7 @@ CREATE TABLE dead (class TEXT, position INTEGER, topic TEXT NOT NULL, sender TEX
   name TEXT NOT NULL, original INTEGER NOT NULL, reason TEXT NOT NULL, deliveries INTEGER NOT NULL, died_ms INTEGER NOT NULL,
   PRIMARY KEY (class, position)) WITHOUT ROWID;
 """
-_TABLES: Final = {"consumers": 10, "classes": 4, "heads": 3, "dead": 11}
+_TABLES: Final = {"consumers": 9, "classes": 4, "heads": 3, "dead": 11}
 """And how many columns they have."""
 _AT_ONCE: Final = 64
 

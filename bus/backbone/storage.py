@@ -53,7 +53,7 @@ class Block:
 
 
 class ConsumerRow(NamedTuple):
-    """A consumer as it is stored. `state` is what its room made of the unsettled (`kept`)."""
+    """A consumer as it is stored. `state` is what `consumer` made of its unsettled records."""
 
     name: ConsumerName
     class_: str
@@ -61,8 +61,8 @@ class ConsumerRow(NamedTuple):
     start: str
     made_ms: int
     used_ms: int
-    tail: int
-    seen: int
+    cursor: int
+    """The next position that it looks at."""
     state: bytes
 
 
@@ -108,10 +108,11 @@ class Loaded(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """Of a block its topics alone."""
+    """A block without its envelopes."""
 
     first: int
     topics: Sequence[str]
+    expires_ms: Sequence[int]
 
 
 class Storage(Protocol):

@@ -2,7 +2,7 @@
 
 new             what is stored from now on
 all             from the oldest record that is kept
-last            the latest record of each topic, then what is stored from now on
+last            the latest record of each topic that is not expired, then what is stored from now on
 time=MS         the first record stored at that time or later (ms since 1970 UTC)
 position=N      the first record at that position or later
 """

@@ -12,7 +12,7 @@ A position is in one of five places:
 So its front says what is overdue, and no alarm is set for a record that is acknowledged. All others have alarms in a heap, which
 are looked at when they go off, and swept when most of them are stale.
 
-What is written down: a tail up to which nothing is read again, and what is unsettled below it or not out for the first time.
+What is written down is all of it (`written`): with the place up to which a consumer has read, that is all there is to know.
 
 Times are seconds of one clock that never runs backwards.
 """
@@ -35,7 +35,7 @@ _NOT_THERE: Final = (0, -1.0, _DYING)
 
 
 class Kept(NamedTuple):
-    """One unsettled position as it is written down. `due`: when it may be handed out again."""
+    """One unsettled position as it is written down. `due`: when it may be handed out again, whoever had it."""
 
     position: int
     deliveries: int
@@ -50,13 +50,9 @@ class Given(NamedTuple):
 
 
 class Unsettled:
-    __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_ready", "_rest", "_seen", "tail")
+    __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_ready", "_rest")
 
-    def __init__(self, *, ack_wait: float, max_deliver: int, tail: int = 0, seen: int = 0, kept: Iterable[Kept] = ()) -> None:
-        """`seen`: up to there records were handed out before a crash, so for them the next time is not the first."""
-        self.tail = tail
-        """The highest position that was settled, or was below where it began."""
-        self._seen = seen
+    def __init__(self, *, ack_wait: float, max_deliver: int, kept: Iterable[Kept] = ()) -> None:
         self._ack_wait, self._max_deliver = ack_wait, max_deliver
         self._first: dict[int, float] = {}
         self._rest: dict[int, tuple[int, float, int]] = {}
@@ -102,10 +98,6 @@ class Unsettled:
         """New ones, ascending, above all that were handed out before."""
         self._first.update(dict.fromkeys(positions, now + self._ack_wait))
 
-    def was_seen(self, position: int) -> bool:
-        """Whether a new one was handed out before a crash: then it is `expect`ed instead."""
-        return position <= self._seen
-
     def expect(self, position: int, *, deliveries: int) -> None:
         """To be handed out as soon as possible, after so many deliveries."""
         self._put(position, deliveries, 0.0, _READY)
@@ -127,7 +119,7 @@ class Unsettled:
 
     def ack(self, first: int, last: int) -> int:
         """How many this settled."""
-        settled, highest = 0, 0
+        settled = 0
         pop, rest = self._first.pop, self._rest
         for position in (first,) if first == last else self._within(first, last):
             if pop(position, None) is None:
@@ -135,8 +127,6 @@ class Unsettled:
                     continue
                 del rest[position]
             settled += 1
-            highest = position
-        self.tail = max(self.tail, highest)
         return settled
 
     def nak(self, first: int, last: int, *, delay: float | None, now: float) -> tuple[int, list[Given]]:
@@ -163,9 +153,8 @@ class Unsettled:
 
     def settle(self, position: int) -> None:
         """It is done with, wherever it is: its dead letter is kept, or nobody would accept it any more."""
-        known = self._first.pop(position, None) is not None
-        if self._rest.pop(position, None) is not None or known:
-            self.tail = max(self.tail, position)
+        if self._first.pop(position, None) is None:
+            self._rest.pop(position, None)
 
     # ---- time ------------------------------------------------------------------------------------------------------------------
 
@@ -203,18 +192,13 @@ class Unsettled:
 
     # ---- what is written down --------------------------------------------------------------------------------------------------
 
-    def written(self, cursor: int) -> tuple[int, list[Kept]]:
-        """The tail and what is kept, where everything below `cursor` was looked at."""
-        tail = cursor - 1
-        kept = [
+    def written(self) -> list[Kept]:
+        """Everything, as it is written down."""
+        first = [Kept(position, 1, 0.0) for position in self._first]
+        rest = [
             Kept(position, deliveries, due if place == _LATER else 0.0) for position, (deliveries, due, place) in self._rest.items()
         ]
-        for position in self._first:
-            if position > self.tail:
-                tail = position - 1
-                break
-            kept.append(Kept(position, 1, 0.0))
-        return max(tail, self.tail), kept
+        return first + rest
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 

@@ -29,13 +29,13 @@ def test_what_is_acknowledged_is_settled_once():
     found = handed_out(1, 2, 5)
     assert found.ack(1, 2) == 2
     assert found.ack(1, 2) == 0
-    assert (len(found), found.tail, 5 in found, 2 in found) == (1, 2, True, False)
+    assert (len(found), 5 in found, 2 in found) == (1, True, False)
 
 
 def test_a_span_may_reach_past_what_is_outstanding():
     found = handed_out(3, 5, 7)
     assert found.ack(0, 1 << 62) == 3
-    assert (len(found), found.tail) == (0, 7)
+    assert len(found) == 0
     assert found.ack(5, 4) == 0, "a span that ends before it begins"
 
 
@@ -116,7 +116,7 @@ def test_the_last_delivery_ends_in_giving_up():
     assert found.ack(1, 1) == 0, "it is dying, whatever its reader says now"
     assert found.floor(cursor=2) == 0
     found.settle(1)
-    assert (len(found), found.tail, found.floor(cursor=2)) == (0, 1, 1)
+    assert (len(found), found.floor(cursor=2)) == (0, 1)
 
 
 def test_time_gives_up_as_well():
@@ -157,33 +157,24 @@ def test_what_is_out_keeps_its_time_when_policy_changes():
 # ---- what is written down ------------------------------------------------------------------------------------------------------
 
 
-def test_acknowledged_in_order_nothing_is_kept_but_the_tail():
-    found = handed_out(1, 2, 3, 4)
-    found.ack(1, 2)
-    assert found.written(cursor=9) == (2, [])
-    found.ack(3, 4)
-    assert found.written(cursor=9) == (8, []), "all before the cursor is done with"
-
-
-def test_what_lies_below_the_tail_is_kept_with_its_deliveries():
+def test_all_that_is_unsettled_is_written_down_with_its_deliveries():
     found = handed_out(1, 2, 3, 4, 5)
     found.nak(2, 2, delay=7.0, now=0.0)
     found.ack(3, 3)
-    tail, kept = found.written(cursor=6)
-    assert tail == 3
-    assert sorted(kept) == [Kept(1, 1, 0.0), Kept(2, 1, 7.0)]
-    again = unsettled(tail=tail, seen=5, kept=kept)
+    found.touch(4, 4, 0.0)
+    kept = found.written()
+    assert sorted(kept) == [Kept(1, 1, 0.0), Kept(2, 1, 7.0), Kept(4, 1, 0.0), Kept(5, 1, 0.0)]
+    again = unsettled(kept=kept)
     assert again.advance(0.0) == []
-    assert again.take_ready(10, 0.0) == [Given(1, 2)]
+    assert again.take_ready(10, 0.0) == [Given(1, 2), Given(4, 2), Given(5, 2)]
     again.advance(7.0)
     assert again.take_ready(10, 7.0) == [Given(2, 2)]
-    assert (again.was_seen(5), again.was_seen(6)) == (True, False)
 
 
 def test_what_was_given_up_before_a_crash_is_given_up_after_it():
     found = handed_out(1, max_deliver=1)
     found.advance(30.0)
-    again = unsettled(max_deliver=1, kept=found.written(cursor=2)[1])
+    again = unsettled(max_deliver=1, kept=found.written())
     assert again.advance(0.0) == [Given(1, 1)]
 
 
@@ -196,7 +187,6 @@ class Naive:
     def __init__(self, ack_wait, max_deliver):
         self.ack_wait, self.max_deliver = ack_wait, max_deliver
         self.all = {}  # position -> [place, deliveries, when]
-        self.tail = 0
 
     def spans(self, first, last, *places):
         return sorted(p for p, (place, *_) in self.all.items() if first <= p <= last and place in places)
@@ -218,7 +208,6 @@ class Naive:
         settled = self.spans(first, last, "out", "later", "ready")
         for position in settled:
             del self.all[position]
-        self.tail = max([self.tail, *settled])
         return len(settled)
 
     def nak(self, first, last, *, delay, now):
@@ -241,8 +230,7 @@ class Naive:
         return len(concerned)
 
     def settle(self, position):
-        if self.all.pop(position, None) is not None:
-            self.tail = max(self.tail, position)
+        self.all.pop(position, None)
 
     def advance(self, now):
         due = [p for p, (place, _, when) in sorted(self.all.items()) if place in ("out", "later") and when <= now]
@@ -310,15 +298,19 @@ class Both:
         assert sorted(self.ours.release()) == sorted(self.naive.release())
 
     def crash(self):
-        tail, kept = self.ours.written(self.cursor)
-        left = unsettled(ack_wait=10.0, tail=tail, seen=self.cursor - 1, kept=kept)
-        assert all(position > tail for position in self.naive.all if position not in left), "what is not kept is read again"
-        settled = set(range(1, self.cursor)) - self.naive.all.keys()
-        assert not any(position in left for position in settled)
+        """What was out is ready then, with its deliveries; so is what was given up for a reason that is forgotten."""
+        kept = self.ours.written()
+        assert {one.position: one.deliveries for one in kept} == {p: deliveries for p, (_, deliveries, _) in self.naive.all.items()}
+        left = unsettled(ack_wait=10.0, kept=kept)
+        left.advance(self.now)
+        later = self.naive.spans(0, 1 << 62, "later")
+        ready = [p for p in self.naive.spans(0, 1 << 62, "out", "ready", "dying") if self.naive.all[p][1] < 3]
+        waiting = [p for p in later if self.naive.all[p][2] > self.now]
+        assert [one.position for one in left.take_ready(999, self.now)] == sorted({*ready, *later} - {*waiting})
 
     def check(self):
         ours, everything = self.ours, self.naive.all
-        assert (len(ours), ours.tail) == (len(everything), self.naive.tail)
+        assert len(ours) == len(everything)
         assert ours.out == len(self.naive.spans(0, 1 << 62, "out"))
         assert ours.has_ready == bool(self.naive.spans(0, 1 << 62, "ready"))
         assert ours.floor(self.cursor) == min([*everything, self.cursor]) - 1
