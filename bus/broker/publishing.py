@@ -173,7 +173,7 @@ class Publishing:
         if alias != BY_ITS_TOPIC:
             self._durable.keep(crossing)
         self._admitted(header)
-        if reader == header.sender:  # it is for whoever that will be when this process is gone
+        if alias != BY_ITS_TOPIC and reader == header.sender:  # it is for whoever that will be when this process is gone
             self._counts.unheard += 1
         else:
             self._to(reader, crossing, is_grant=True)
