@@ -103,6 +103,7 @@ class Intake:
         return {
             "remembered": self._duplicates.count,
             "forgotten_early": self._duplicates.forgotten_early,
+            "waiting_bytes": self._waiting_bytes,
             "ring_bytes": self._ring.size_bytes,
         }
 

@@ -102,11 +102,7 @@ class LocalBackbone:
 
     async def remove_consumer(self, name: ConsumerName) -> None:
         self._check_open()
-        consumer = self._registry.known(name)
-        if consumer.error is None:
-            raise BackboneError("consumer_in_use", f"the consumer {name} is open: end its subscriptions first")
-        self._registry.forget(consumer)
-        await write(self._storage, Changes(consumers={name: None}))
+        await self._registry.remove(name)
 
     # ---- dead letters ----------------------------------------------------------------------------------------------------------
 
@@ -129,14 +125,19 @@ class LocalBackbone:
         record = (await consumer.log.fetch([letter.original])).get(letter.original)
         if record is None or record.expires_ms <= self._clock.now_ms():
             raise BackboneError("gone", f"the original of the dead letter {position} in the class {class_!r} is past its time")
-        self._cemetery.remove(letter)
         consumer.requeue(letter.original)
-        await write(self._storage, Changes(consumers={consumer.name: consumer.as_row()}, undead=[(class_, position)]))
+        try:
+            await write(self._storage, Changes(consumers={consumer.name: consumer.as_row()}, undead=[(class_, position)]))
+        except BackboneError:
+            consumer.buried(letter.original)
+            raise
+        self._cemetery.remove(letter)
 
     async def drop_dead(self, class_: str, position: int) -> None:
         self._check_open()
-        self._cemetery.remove(self._cemetery.letter(class_, position))
+        letter = self._cemetery.letter(class_, position)
         await write(self._storage, Changes(undead=[(class_, position)]))
+        self._cemetery.remove(letter)
 
     # ---- time, numbers, the end ------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class Registry:
         self._intake, self._cemetery, self._storage, self._clock, self._tally = intake, cemetery, storage, clock, tally
         self._saver = Saver(storage)
         self._making: dict[ConsumerName, None] = {}
+        """Being made or removed."""
         self._consumers = {row.name: self._consumer(row, kept=True) for row in rows}
 
     def __len__(self) -> int:
@@ -73,6 +74,17 @@ class Registry:
         self._intake.consumers.setdefault(class_, {})[consumer] = None
         consumer.open(allowed=allowed)
         return consumer
+
+    async def remove(self, name: ConsumerName) -> None:
+        consumer = self.known(name)
+        if consumer.error is None or name in self._making:
+            raise BackboneError("consumer_in_use", f"the consumer {name} is open: end its subscriptions first")
+        self._making[name] = None
+        try:
+            await write(self._storage, Changes(consumers={name: None}))
+        finally:
+            del self._making[name]
+        self.forget(consumer)
 
     def forget(self, consumer: LocalConsumer) -> None:
         """It was removed."""
@@ -148,10 +160,13 @@ class Registry:
             )
         log = self._intake.log(class_)
         row = await first_row(name, pattern, start, log, self._storage, now_ms=self._clock.now_ms())
-        consumer = self._consumer(row, kept=kept)
-        if kept:
-            await write(self._storage, Changes(consumers={name: row}))
-        self._consumers[name] = consumer
+        consumer = self._consumers[name] = self._consumer(row, kept=kept)
+        try:
+            if kept:
+                await write(self._storage, Changes(consumers={name: row}))
+        except BackboneError:
+            self.forget(consumer)
+            raise
         return consumer
 
     def _consumer(self, row: ConsumerRow, *, kept: bool) -> LocalConsumer:
