@@ -95,7 +95,7 @@ class Desk:
         except ConnectionLostError:
             raise
         except BusError as error:
-            said = _line({"error": _described(error)})
+            said = _line({"error": described(error)})
         except Exception as error:  # noqa: BLE001  whatever it is, this caller must hear of it, and the hub goes on
             _log.error("a verb of the desk failed", exc_info=error)
             said = _line({"error": {"type": "BusError", "message": f"the hub could not answer: {error!r}"}})
@@ -144,7 +144,8 @@ def _line(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def _described(error: BusError) -> dict[str, Any]:
+def described(error: BusError) -> dict[str, Any]:
+    """An error as another process reads it."""
     fields = {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}
     return {"type": type(error).__name__, "message": str(error), **fields}
 
@@ -202,11 +203,11 @@ class _Call:
         except (ValueError, AttributeError) as error:
             raise RemoteProtocolError("malformed", "the hub's answer is no object of one key") from error
         if kind == "error":
-            raise _raised(value)
+            raise raised(value)
         return kind, value
 
 
-def _raised(document: Mapping[str, Any]) -> BusError:
+def raised(document: Mapping[str, Any]) -> BusError:
     """The hub's error, of its class and with its fields."""
     kind = getattr(errors, str(document.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, BusError)):

@@ -11,14 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import anyio
-from anyio import to_thread
 
 from bus.clock import Clock
 from bus.errors import BusError
 from bus.hub.state import State
-from bus.hub.tls_papers import Hosts, TlsPapers
-from bus.identity.anchor import Anchor
-from bus.identity.authority import Authority
+from bus.hub.tls_papers import Hosts, Issue, TlsPapers
+from bus.identity.anchor import BROKER, Anchor
 from bus.transport import address
 from bus.transport.address import TlsAddress
 from bus.transport.link import Link
@@ -29,15 +27,24 @@ _log = logging.getLogger(__name__)
 REFRESHED_SECONDS: Final = 3_600.0
 
 
+def hosts_of(urls: Sequence[str]) -> Hosts:
+    """What a certificate for these addresses names; nothing, if none is of TLS. Raises ConnectError for what is no address."""
+    return Hosts.of(*(place for url in urls if isinstance(place := address.parse(url), TlsAddress)))
+
+
+def broker_tls(state: State, anchor: Anchor, urls: Sequence[str], *, name: str = BROKER) -> TlsPapers:
+    """What a broker shows at these addresses."""
+    return TlsPapers(state.broker / "tls", name, anchor, state.trust / "public", hosts=hosts_of(urls))
+
+
 class Doors:
     def __init__(
-        self, urls: Sequence[str], state: State, anchor: Anchor, authority: Authority, *, broker: str, clock: Clock
+        self, urls: Sequence[str], state: State, anchor: Anchor, issue: Issue | None, *, broker: str, clock: Clock
     ) -> None:
-        """Raises ConnectError for what is no address."""
-        self._asked, self._authority, self._broker, self._clock = urls, authority, broker, clock
-        self._hosts = Hosts.of(*(place for url in urls if isinstance(place := address.parse(url), TlsAddress)))
-        public = state.trust / "public"
-        self._papers = TlsPapers(state.broker / "tls", broker, anchor, public, hosts=self._hosts)
+        """Without `issue` somebody else renews what is shown over TLS. Raises ConnectError for what is no address."""
+        self._asked, self._issue, self._clock = urls, issue, clock
+        self._hosts = hosts_of(urls)
+        self._papers = broker_tls(state, anchor, urls, name=broker)
         self._doors: list[Door] = []
         self._changed = anyio.Event()
 
@@ -88,7 +95,3 @@ class Doors:
         if self._hosts == Hosts():
             return None
         return await self._papers.get(self._issue, is_client=False, now_ms=self._clock.now_ms())
-
-    async def _issue(self, spki: bytes) -> bytes:
-        hosts = self._hosts
-        return await to_thread.run_sync(lambda: self._authority.issue_tls(self._broker, spki, hosts.dns, hosts.ips))

@@ -14,27 +14,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
-from bus.backbone.interface import Backbone
-from bus.backbone.journal import open_journal
-from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.hub.admin import Desk
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.authority import patiently_opened, root_key_if_needed
 from bus.hub.believed_chips import believed_chips
+from bus.hub.broker_apart import BrokerApart
+from bus.hub.broker_here import BrokerHere
 from bus.hub.broker_identity import enroll_broker, open_broker_engine
 from bus.hub.core_dumps import forbid_core_dumps
-from bus.hub.doors import Doors
+from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import LocalDesk
 from bus.hub.household import Leaving, alone
 from bus.hub.hub import Hub
@@ -44,19 +43,14 @@ from bus.hub.state import State, owned
 from bus.hub.tpm_process import end_service_of_another_policy, needs_another_service, open_engine, start_service
 from bus.hub.upkeep import Upkeep
 from bus.hub.verbs import Verbs
-from bus.identity.anchor import BROKER
+from bus.identity.anchor import BROKER, Anchor, read_anchor
 from bus.identity.authority import Authority, TpmSeal
-from bus.identity.envelopes.verifier import Verifier
-from bus.identity.host import renewal
 from bus.identity.host.session import Holder
-from bus.identity.host.sessions import Sessions
 from bus.identity.trust_memory import TrustMemory
 from bus.metrics.sources import plain
 from bus.policy import Policy, files, load
 from bus.tpm.interface import TpmEngine
 from bus.tpm.values import STATISTICS
-from bus.transport.link import Link
-from bus.transport.memory import memory_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +63,8 @@ class Wishes:
     tpm: str | None
     environ: Mapping[str, str]
     clock: Clock
+    apart: bool = False
+    """Whether the broker runs in a process of its own, which can get at nothing but its own key and the journal."""
 
     @property
     def policy_word(self) -> str:
@@ -88,19 +84,15 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
         forbid_core_dumps()
         prepared = await _begin(state, wishes)
         engine = await stack.enter_async_context(open_engine(state, policy=wishes.policy_word, tpm=wishes.tpm))
-        own_engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
         authority = await patiently_opened(
             stack, state, domain=listed.domain, protection=TpmSeal(engine), clock=clock, prepared=prepared
         )
         memory = await to_thread.run_sync(TrustMemory, state.trust)
         in_force = InForce(authority, memory, policy=wishes.policy, agents=wishes.agents, clock=clock)
         await in_force.begin()
-        holder = await enroll_broker(authority, own_engine, clock=clock)
-        backbone = await open_journal(state.journal, clock)
-        stack.push_async_callback(_closed, backbone)
         local = await to_thread.run_sync(_local_desk, authority, in_force, state, clock)
-        running = _Running(state, wishes, engine, authority, in_force, local, backbone)
-        async with running.alive(own_engine, holder, memory) as hub:
+        running = _Running(state, wishes, engine, authority, in_force, local)
+        async with running.alive(memory) as hub:
             yield hub
             await leaving.within(running.drain)
 
@@ -126,78 +118,67 @@ class _Running:
     """A bus that runs, as its hub sees it."""
 
     def __init__(  # noqa: PLR0917  what was opened, in its order
-        self,
-        state: State,
-        wishes: Wishes,
-        engine: TpmEngine,
-        authority: Authority,
-        in_force: InForce,
-        local: LocalDesk,
-        backbone: Backbone,
+        self, state: State, wishes: Wishes, engine: TpmEngine, authority: Authority, in_force: InForce, local: LocalDesk
     ) -> None:
         self.state, self.wishes, self.clock = state, wishes, wishes.clock
-        self.engine, self.authority, self.in_force, self.local, self.backbone = engine, authority, in_force, local, backbone
+        self.engine, self.authority, self.in_force, self.local = engine, authority, in_force, local
         self._served = in_force.policy
-        self.broker: Broker
+        self._asked = [own_url(state), *wishes.listen]
+        self.broker: BrokerHere | BrokerApart
         self.host: Host
-        self.doors: Doors
         self._papers: AgentPapers
 
     @asynccontextmanager
-    async def alive(self, own_engine: TpmEngine, holder: Holder, memory: TrustMemory) -> AsyncIterator[Hub]:
-        self._make_broker(memory)
-        sessions = Sessions(own_engine, lambda: self.in_force.snapshot.trust.statement, self.clock)
-        sessions.on_change.append(partial(_introduce, self.broker, sessions))
-        await sessions.open(holder)
+    async def alive(self, memory: TrustMemory) -> AsyncIterator[Hub]:
+        anchor = await to_thread.run_sync(read_anchor, self.authority.public)
         async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            await self._start_broker(stack, tasks, anchor, memory)
+            self.in_force.followers.append(lambda snapshot: self.broker.follow(snapshot, self.in_force.documents))
             materials = await self._make_host()
             stack.push_async_callback(materials.aclose)
-            besides = partial(self._look_after_the_rest, own_engine, sessions)
-            upkeep = Upkeep(self.host, self._renewed_papers_of, besides=besides, clock=self.clock)
+            upkeep = Upkeep(self.host, self._renewed_papers_of, besides=self._look_after_the_rest, clock=self.clock)
             self.in_force.followers.append(upkeep.follow)
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            parts = (self.in_force.run, partial(renewal.run, sessions), self.backbone.run, self.broker.run, self.host.run)
-            for part in (*parts, self.doors.run, upkeep.run):
+            for part in (self.in_force.run, self.host.run, upkeep.run):
                 tasks.start_soon(part)
-            await stack.enter_async_context(self.doors.open(self.broker.attach))
             desk = Desk()
-            Verbs(self, listing=self.broker.listing).register(desk)
+            Verbs(self).register(desk)
             await tasks.start(desk.serve, self.state.admin_socket)
-            try:
-                yield Hub(self.urls, self, self._open, clock=self.clock)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self.broker.aclose()
-                tasks.cancel_scope.cancel()
+            yield Hub(self.urls, self, self._open, clock=self.clock)
 
-    def _make_broker(self, memory: TrustMemory) -> None:
-        authority, in_force = self.authority, self.in_force
-        self.broker = Broker(
-            snapshot=in_force.snapshot,
-            trust=in_force.documents,
-            verifier=Verifier(authority.root, authority.domain, ml_dsa_root=authority.ml_dsa_root),
-            memory=memory,
-            clock=self.clock,
-            backbone=self.backbone,
-        )
-        in_force.followers.append(lambda snapshot: self.broker.follow(snapshot, in_force.documents))
+    async def _start_broker(self, stack: AsyncExitStack, tasks: TaskGroup, anchor: Anchor, memory: TrustMemory) -> None:
+        """Here, with an engine of its own that stays open; or apart, where it opens that itself."""
+        state, clock, in_force = self.state, self.clock, self.in_force
+        if self.wishes.apart:
+            await self._certify_broker()
+            papers = broker_tls(state, anchor, self._asked)
+            apart = BrokerApart(state, clock, renew=lambda: papers.get(self._issue, is_client=False, now_ms=clock.now_ms()))
+            self.broker = apart
+            await stack.enter_async_context(apart.running(tasks, self._asked))
+            return
+        engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
+        holder = await enroll_broker(self.authority, engine, clock=clock)
+        here = BrokerHere(state, anchor, memory, snapshot=in_force.snapshot, documents=in_force.documents, clock=clock)
+        self.broker = here
+        await stack.enter_async_context(here.running(tasks, engine, holder, self._asked, issue=self._issue))
+
+    async def _certify_broker(self) -> Holder:
+        async with open_broker_engine(self.state, clock=self.clock) as engine:
+            return await enroll_broker(self.authority, engine, clock=self.clock)
+
+    async def _issue(self, spki: bytes) -> bytes:
+        hosts = hosts_of(self._asked)
+        return await to_thread.run_sync(lambda: self.authority.issue_tls(BROKER, spki, hosts.dns, hosts.ips))
 
     async def _make_host(self) -> Materials:
         state, clock, environ = self.state, self.clock, self.wishes.environ
         materials = await Materials.gather(state, self.engine, environ=environ, clock=clock)
-        self.host = materials.host(self._dial)
+        self.host = materials.host(self.broker.dial)
         self.in_force.first.append(self.host.trusting.take)
         certifier = self.local.enrolling(self.engine, self.policy, clock=clock)
         self._papers = AgentPapers(state, self.engine, materials.anchor, environ, clock, certifier)
-        urls = [own_url(state), *self.wishes.listen]
-        self.doors = Doors(urls, state, materials.anchor, self.authority, broker=BROKER, clock=clock)
-        self.in_force.followers.append(self.doors.trust_changed)
         return materials
-
-    async def _dial(self) -> Link:
-        near, far = memory_pair()
-        self.broker.attach(far)
-        return near
 
     async def _open(self, openable: Openable) -> Agent:
         return await self.host.open(openable.holder, inbox=openable.inbox)
@@ -207,7 +188,7 @@ class _Running:
     @property
     def urls(self) -> list[str]:
         """Those that somebody asked for come first."""
-        own, *others = self.doors.urls
+        own, *others = self.broker.urls
         return [*others, own]
 
     def policy(self) -> Policy:
@@ -222,14 +203,16 @@ class _Running:
         await self.in_force.settle()
         return openable
 
-    async def _look_after_the_rest(self, own_engine: TpmEngine, sessions: Sessions) -> None:
+    async def _look_after_the_rest(self) -> None:
         """The TPM service goes by the policy too, and the broker's certificate lasts a year."""
         before, self._served = self._served, self.policy()
         if needs_another_service(before, self._served):
             await end_service_of_another_policy(self.state, self.wishes.policy_word)
-        holder = await enroll_broker(self.authority, own_engine, clock=self.clock)
-        if sessions.holders.get(holder.name) != holder:
-            await sessions.replace(holder)
+        holder = await self._certify_broker()
+        if isinstance(self.broker, BrokerHere):
+            await self.broker.take_holder(holder)
+        else:
+            self.broker.follow(self.in_force.snapshot, self.in_force.documents)
 
     async def join(self, name: str) -> None:
         """From now on this name is one of the policy's agents, if policy has a role for whoever comes."""
@@ -242,27 +225,17 @@ class _Running:
 
     async def statistics(self) -> dict[str, Any]:
         tpm = STATISTICS.encode(await self.engine.statistics())
-        return plain({"broker": self.broker.statistics(), "host": self.host.statistics(), "tpm": tpm})
+        return plain({"broker": await self.broker.statistics(), "host": self.host.statistics(), "tpm": tpm})
 
     async def drain(self) -> None:
         """What was accepted here is sent, and the others are asked to finish."""
         if self.host.is_connected:
             await self.host.outbox.drained()
-        self.broker.drain()
+        await self.broker.drain()
 
 
 def _local_desk(authority: Authority, in_force: InForce, state: State, clock: Clock) -> LocalDesk:
     return LocalDesk(authority, lambda: in_force.policy, roots=believed_chips(state), clock=clock)
-
-
-async def _closed(backbone: Backbone) -> None:
-    with anyio.CancelScope(shield=True):
-        await backbone.aclose()
-
-
-def _introduce(broker: Broker, sessions: Sessions) -> None:
-    for session in sessions.held.values():
-        broker.take_session(session)
 
 
 def own_url(state: State) -> str:

@@ -48,6 +48,23 @@ def open(  # noqa: A001  as people call it: bus.open
     return Household(partial(_open, _folder(state), wishes, join=join), clock=wishes.clock)
 
 
+def supervise(
+    *,
+    policy: str | Path | None = None,
+    state: str | Path | None = None,
+    listen: Sequence[str] = (),
+    agents: Mapping[str, str] | None = None,
+    tpm: str | None = None,
+) -> AbstractAsyncContextManager[Hub]:
+    """The same with the broker in a process of its own, which has its own key and the journal and can get at nothing else.
+
+    What strangers talk to is then not what holds the keys of agents and authority: that is how `tpmbus run` runs.
+    """
+    word, clock = policy or named_policy(None), SystemClock()
+    wishes = Wishes(word, dict(agents or {}), tuple(listen), tpm, os.environ, clock, apart=True)
+    return Household(partial(_open, _folder(state), wishes, join=False), clock=clock)
+
+
 def connect(
     url: str,
     *,

@@ -18,6 +18,11 @@ from bus.policy import Policy
 from bus.protocol.names import is_agent_name, pattern_fault
 
 UNITS = ("envelope", "record")
+VERBS = (
+    "agents", "topics", "subscriptions", "consumers", "remove_consumer", "dead_letters", "show_dead", "requeue_dead", "drop_dead",
+)  # fmt: skip
+WATCHED = ("trace",)
+"""Verbs, beside `status`: those that answer once, and those that go on."""
 MAX_DEAD = 10_000
 """Dead letters in one answer."""
 
@@ -36,10 +41,8 @@ class Overview:
         self._listing, self._backbone, self._policy, self._status = listing, backbone, policy, status
 
     def register(self, desk: Desk) -> None:
-        verbs: list[Callable[..., Any]] = [self.status, self.agents, self.topics, self.subscriptions, self.trace]
-        verbs += [self.consumers, self.remove_consumer, self.dead_letters, self.show_dead, self.requeue_dead, self.drop_dead]
-        for verb in verbs:
-            desk.register(verb.__name__, verb)
+        for name in ("status", *VERBS, *WATCHED):
+            desk.register(name, getattr(self, name))
 
     # ---- the broker ----------------------------------------------------------------------------------------------------------
 

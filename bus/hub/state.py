@@ -75,7 +75,13 @@ class State:
 
     @property
     def bus_socket(self) -> Path:
-        return self.runtime / "bus.sock"
+        """In a folder that holds nothing but sockets of the broker, which may write there."""
+        return self.runtime / "broker" / "bus.sock"
+
+    @property
+    def broker_desk(self) -> Path:
+        """Where a broker in a process of its own hears from its supervisor."""
+        return self.runtime / "broker" / "desk.sock"
 
     @property
     def swtpm_socket(self) -> Path:

@@ -12,13 +12,12 @@ from typing import Any, Protocol
 
 from anyio import to_thread
 
-from bus.backbone.interface import Backbone
-from bus.broker.listing import Listing
 from bus.errors import NotPermittedError
 from bus.hub.admin import Desk
+from bus.hub.broker_apart import BrokerApart
+from bus.hub.broker_here import BrokerHere
 from bus.hub.enrolling import LocalDesk
 from bus.hub.in_force import InForce
-from bus.hub.overview import Overview
 from bus.hub.state import State
 from bus.identity.authority import Authority
 from bus.policy import Policy
@@ -33,7 +32,7 @@ class Running(Protocol):
     authority: Authority
     in_force: InForce
     local: LocalDesk
-    backbone: Backbone
+    broker: BrokerHere | BrokerApart
 
     @property
     def urls(self) -> list[str]: ...
@@ -48,14 +47,14 @@ class Running(Protocol):
 
 
 class Verbs:
-    def __init__(self, running: Running, *, listing: Listing) -> None:
-        self._running, self._listing = running, listing
+    def __init__(self, running: Running) -> None:
+        self._running = running
 
     def register(self, desk: Desk) -> None:
         running = self._running
         for verb in (running.join, running.reload, running.statistics, self.enroll, self.issue_tls, self.revoke, self.end_sessions):
             desk.register(verb.__name__, verb)
-        Overview(self._listing, running.backbone, policy=running.policy, status=self._status).register(desk)
+        running.broker.register(desk, self._status)
 
     # ---- papers --------------------------------------------------------------------------------------------------------------
 
@@ -105,7 +104,7 @@ class Verbs:
             "policy_version": statement.policy_version,
             "trust_statement": statement.number,
             "failures": {what: str(error) for what, error in in_force.failures.items()},
-            "agents_live": len(self._listing.live()),
+            "agents_live": await running.broker.live(),
             "numbers": await running.statistics(),
         }
 

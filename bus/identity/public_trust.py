@@ -107,6 +107,14 @@ def read_agent(folder: Path, name: str, *, root: Root, domain: str) -> Certifica
     return certificates.read(_der(path, "CERTIFICATE"), root=root, domain=domain, profile=Profile.AGENT)
 
 
+def read_broker(folder: Path, name: str, *, root: Root, domain: str) -> Certificate | None:
+    """The same of a broker."""
+    path = folder / "certificates" / f"broker.{name}.pem"
+    if not is_agent_name(name) or not path.exists():
+        return None
+    return certificates.read(_der(path, "CERTIFICATE"), root=root, domain=domain, profile=Profile.BROKER)
+
+
 def domain_of(root: Root) -> str:
     """The domain that a root names as its own. Raises VerificationError("untrusted")."""
     try:

@@ -1,0 +1,206 @@
+"""The broker in another process, as its supervisor sees it: started, told of changes, asked, and started again when it dies.
+
+Who was connected comes back by itself: sessions, epochs and numbers are the agents' own, so a broker that is killed costs no
+operation of a TPM and no grant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any, Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import Process, TaskGroup
+
+from bus.clock import Clock
+from bus.errors import BusError, ConnectError
+from bus.hub import admin
+from bus.hub.admin import Desk, raised
+from bus.hub.broker_here import Status
+from bus.hub.doors import REFRESHED_SECONDS
+from bus.hub.overview import VERBS, WATCHED
+from bus.hub.state import State
+from bus.identity import durable
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.trust_documents import TrustDocuments
+from bus.transport.dialing import dial
+from bus.transport.link import Link
+
+_log = logging.getLogger(__name__)
+START_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 6.0
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+LIVED_SECONDS: Final = 60.0
+"""After so long it counts as started well, and is started again at once."""
+MAX_LINE_BYTES: Final = 65_536
+
+
+class BrokerApart:
+    def __init__(self, state: State, clock: Clock, *, renew: Callable[[], Awaitable[object]]) -> None:
+        """`renew`: what is shown over TLS, if that is due."""
+        self._state, self._clock, self._renew = state, clock, renew
+        self._urls: list[str] = []
+        self._asked: Sequence[str] = ()
+        self._tasks: TaskGroup
+        self._log_file = state.folder / "broker.log"
+        self.starts = 0
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup, urls: Sequence[str]) -> AsyncIterator[None]:
+        """Raises, for the first start, what keeps it from running."""
+        self._tasks, self._asked = tasks, list(urls)
+        await to_thread.run_sync(self._make_folders)
+        await self._renew()
+        scope: anyio.CancelScope = await tasks.start(self._keep)
+        tasks.start_soon(self._keep_renewing)
+        try:
+            yield
+        finally:
+            scope.cancel()
+
+    def _make_folders(self) -> None:
+        for folder in (self._state.journal, self._state.broker, self._state.broker_desk.parent):
+            durable.make_folder(folder)
+
+    async def _keep(self, *, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        with anyio.CancelScope() as scope:
+            while True:
+                began = self._clock.monotonic()
+                async with self._started() as process:
+                    self.starts += 1
+                    if self.starts == 1:
+                        task_status.started(scope)
+                    code = await process.wait()
+                _log.error("the broker ended (%s); it is started again. Its log is %s", code, self._log_file)
+                pause = (
+                    FIRST_PAUSE_SECONDS
+                    if self._clock.monotonic() - began > LIVED_SECONDS
+                    else min(2 * pause, LONGEST_PAUSE_SECONDS)
+                )
+                await self._clock.sleep(pause)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await self._clock.sleep(REFRESHED_SECONDS)
+            try:
+                await self._renew()
+            except BusError as error:
+                _log.error("what is shown over TLS stays as it is: %s", error)
+            await self._tell("follow")
+
+    @asynccontextmanager
+    async def _started(self) -> AsyncIterator[Process]:
+        """It is ended by the end of its standard input, and killed only if it does not."""
+        with self._log_file.open("ab") as log:
+            process = await anyio.open_process(
+                [sys.executable, "-P", "-m", "bus.hub.broker_program"], stdin=PIPE, stdout=PIPE, stderr=log
+            )
+        try:
+            await self._begin(process)
+            yield process
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(process)
+
+    async def _begin(self, process: Process) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise ConnectError("the broker's process has no pipes")
+        order = {"folder": str(self._state.folder), "runtime": str(self._state.runtime), "urls": [*self._asked]}
+        await process.stdin.send(json.dumps(order).encode() + b"\n")
+        said = b""
+        with anyio.fail_after(START_SECONDS):
+            while b"\n" not in said and len(said) < MAX_LINE_BYTES:
+                try:
+                    said += await process.stdout.receive()
+                except anyio.EndOfStream:
+                    break
+        document = _document(said, self._log_file)
+        if "error" in document:
+            raise raised(document["error"])
+        self._urls = document["urls"]
+        _log.info("the broker runs, held by: %s", ", ".join(document["held"]) or "nothing this kernel has")
+
+    async def _end(self, process: Process) -> None:
+        if process.stdin is not None:
+            await process.stdin.aclose()
+        with anyio.move_on_after(STOP_SECONDS):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()
+
+    # ---- what a hub asks of it -----------------------------------------------------------------------------------------------
+
+    @property
+    def urls(self) -> list[str]:
+        return self._urls
+
+    async def dial(self) -> Link:
+        return await dial(f"unix://{self._state.bus_socket}")
+
+    def follow(self, _snapshot: Snapshot, _documents: TrustDocuments) -> None:
+        """It reads what is public by itself; so that it does at once, it is told."""
+        self._tasks.start_soon(self._tell, "follow")
+
+    async def live(self) -> int:
+        return int(await self._ask("live"))
+
+    async def statistics(self) -> dict[str, Any]:
+        return {**await self._ask("statistics"), "starts": self.starts}
+
+    async def drain(self) -> None:
+        await self._tell("drain")
+
+    async def _ask(self, verb: str, **arguments: Any) -> Any:
+        return await admin.ask(self._state.broker_desk, verb, **arguments)
+
+    async def _tell(self, verb: str) -> None:
+        """What it does not hear now, it finds when it starts."""
+        try:
+            await self._ask(verb)
+        except BusError as error:
+            _log.warning("the broker was not told to %s: %s", verb, error)
+
+    def register(self, desk: Desk, status: Status) -> None:
+        desk.register("status", _of_the_hub(status))
+        for verb in VERBS:
+            desk.register(verb, self._forwarded(verb))
+        for verb in WATCHED:
+            desk.register(verb, self._watched(verb))
+
+    def _forwarded(self, verb: str) -> Callable[..., Any]:
+        async def forward(**arguments: Any) -> Any:
+            return await self._ask(verb, **arguments)
+
+        return forward
+
+    def _watched(self, verb: str) -> Callable[..., Any]:
+        async def forward(**arguments: Any) -> AsyncGenerator[Any, None]:
+            async with aclosing(admin.watch(self._state.broker_desk, verb, **arguments)) as items:
+                async for item in items:
+                    yield item
+
+        return forward
+
+
+def _of_the_hub(status: Status) -> Callable[..., Any]:
+    async def ask() -> dict[str, Any]:
+        return dict(await status())
+
+    return ask
+
+
+def _document(said: bytes, log: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(said))
+    except ValueError:
+        raise ConnectError(f"the broker's process ended without a word; its log is {log}") from None

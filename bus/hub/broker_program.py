@@ -1,0 +1,180 @@
+"""The broker in a process of its own: what strangers talk to has no key but its own, and cannot get at any other.
+
+gets       STATE/broker (its key, what it shows over TLS), STATE/journal, the folder of its sockets; to read, STATE/trust/public
+not        the TPM's socket, the vault, the authority's folder, anybody's home; no connection to anywhere, no other program
+told       by its supervisor, over a socket of its own: that trust has changed, to drain; and it looks for itself each second
+ends       with its supervisor, whose pipe it holds
+
+python -m bus.hub.broker_program        and one line on its standard input that says where everything is
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from anyio import to_thread
+
+from bus.clock import Clock, SystemClock
+from bus.errors import BusError, VaultError
+from bus.hub.admin import Desk, described
+from bus.hub.broker_here import BrokerHere
+from bus.hub.broker_identity import BROKER_SUITE, holder_of, open_broker_engine
+from bus.hub.containment import contain, needed_to_run
+from bus.hub.core_dumps import forbid_core_dumps
+from bus.hub.state import State
+from bus.identity import trust_documents
+from bus.identity.anchor import BROKER, Anchor, read_anchor
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.session import Holder
+from bus.identity.public_trust import read_broker
+from bus.identity.trust_memory import TrustMemory
+from bus.metrics.sources import plain
+from bus.tpm.interface import SOFTWARE, TpmEngine
+from bus.transport import address
+from bus.transport.address import UnixAddress
+
+_log = logging.getLogger(__name__)
+LOOK_SECONDS: Final = 1.0
+_STATEMENT: Final = "statement.bin"
+
+
+class Program:
+    """`say` tells the supervisor something, as a line."""
+
+    def __init__(self, state: State, urls: list[str], clock: Clock) -> None:
+        self.state, self.urls, self.clock = state, urls, clock
+        self._public = state.trust / "public"
+        self._lock = anyio.Lock()
+        self._stamp = (0, 0)
+        self._engine: TpmEngine
+        self._memory: TrustMemory
+        self._anchor: Anchor
+        self._broker: BrokerHere
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            self._anchor = await to_thread.run_sync(read_anchor, self._public)
+            self._memory = await to_thread.run_sync(TrustMemory, self.state.broker)
+            documents = await to_thread.run_sync(trust_documents.load, self._public)
+            self._stamp = _stamp(self._public)
+            snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
+            self._engine = await stack.enter_async_context(open_broker_engine(self.state, clock=self.clock))
+            holder = await self._holder()
+            self._broker = BrokerHere(
+                self.state, self._anchor, self._memory, snapshot=snapshot, documents=documents, clock=self.clock
+            )
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            await stack.enter_async_context(self._broker.running(tasks, self._engine, holder, self.urls, issue=None))
+            tasks.start_soon(self._keep_looking)
+            desk = Desk()
+            for verb in (self.follow, self._broker.drain, self._broker.live, self.statistics):
+                desk.register(verb.__name__, verb)
+            self._broker.register(desk, self.statistics)
+            await tasks.start(desk.serve, self.state.broker_desk)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+
+    @property
+    def open_urls(self) -> list[str]:
+        return self._broker.urls
+
+    async def follow(self) -> None:
+        """Read what is public again, and act by it. Raises what does not verify; then nothing changes."""
+        async with self._lock:
+            self._stamp = _stamp(self._public)
+            documents = await to_thread.run_sync(trust_documents.load, self._public)
+            snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
+            self._broker.follow(snapshot, documents)
+            await self._broker.take_holder(await self._holder())
+
+    async def statistics(self) -> dict[str, Any]:
+        return dict(plain(await self._broker.statistics()))
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.clock.sleep(LOOK_SECONDS)
+            if await to_thread.run_sync(_stamp, self._public) != self._stamp:
+                try:
+                    await self.follow()
+                except BusError as error:
+                    _log.error("what is public is not believed: %s", error)
+
+    def _verifier(self) -> Verifier:
+        return Verifier(self._anchor.root, self._anchor.domain, ml_dsa_root=self._anchor.ml_dsa_root)
+
+    async def _holder(self) -> Holder:
+        """Its key, and the certificate for it that is public."""
+        key = await self._engine.create(BROKER, BROKER_SUITE, origin=SOFTWARE)
+        anchor = self._anchor
+        found = await to_thread.run_sync(lambda: read_broker(self._public, BROKER, root=anchor.root, domain=anchor.domain))
+        if found is None or found.spki != key.spki:
+            text = "the broker has no certificate for its key: the hub that starts it makes one"
+            raise VaultError("missing", text, path=str(self._public / "certificates"))
+        return holder_of(found, key)
+
+
+def _stamp(public: Path) -> tuple[int, int]:
+    """The statement is replaced at each change, and last."""
+    try:
+        status = (public / _STATEMENT).stat()
+    except OSError:
+        return (0, 0)
+    return status.st_mtime_ns, status.st_ino
+
+
+async def _serve(state: State, urls: list[str], held: frozenset[str]) -> None:
+    program = Program(state, urls, SystemClock())
+    async with program.running():
+        _say(urls=program.open_urls, held=sorted(held))
+        await _until_alone()
+        await program._broker.drain()  # noqa: SLF001  they are one
+
+
+async def _until_alone() -> None:
+    """The supervisor never writes again; its end of the pipe closes when it ends, however it does."""
+    while True:
+        await anyio.wait_readable(sys.stdin.fileno())
+        if not os.read(sys.stdin.fileno(), 4_096):
+            return
+
+
+def _say(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _contained(state: State, urls: list[str]) -> frozenset[str]:
+    write = [state.journal, state.broker, state.broker_desk.parent]
+    write += [place.path.parent for url in urls if isinstance(place := address.parse(url), UnixAddress)]
+    return contain(read=[*needed_to_run(), state.trust / "public"], write=[place for place in write if place.is_dir()])
+
+
+def main() -> None:
+    """Exits with 1 after a line that says why."""
+    order: Mapping[str, Any] = json.loads(sys.stdin.readline())
+    state, urls = State(Path(order["folder"]), Path(order["runtime"])), [str(url) for url in order["urls"]]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s", stream=sys.stderr)
+    forbid_core_dumps()
+    backend_options = {"use_uvloop": find_spec("uvloop") is not None}
+    held = _contained(state, urls)
+    try:
+        anyio.run(_serve, state, urls, held, backend_options=backend_options)
+    except BusError as error:
+        _say(error=described(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
