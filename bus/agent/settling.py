@@ -10,7 +10,7 @@ An ack that is lost on the way costs a delivery, and no second handling: the led
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import anyio
@@ -56,6 +56,12 @@ class Settling:
 
     def arrived(self, header: Header, position: int) -> None:
         self._positions[header.epoch, header.seq] = position
+
+    def unfinished(self, batch: Batch) -> Sequence[int]:
+        """Of the records that it brought, those that were not finished since."""
+        header = batch.header
+        left = self.ledger.unfinished(header.epoch, header.seq, records=header.records)
+        return batch.indexes if len(left) == header.records else [index for index in batch.indexes if index in left]
 
     async def ack(self, batch: Batch, index: int, *, confirmed: bool = False) -> None:
         header = batch.header

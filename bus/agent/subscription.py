@@ -234,8 +234,15 @@ class Subscription(Generic[Body]):
         if self._it is not done:
             return
         batch = self._batches.popleft()
+        came = len(batch.indexes)
+        self._queued -= came
+        if batch.settling is not None:  # it may have come twice, and the first one was finished while this one waited
+            batch.indexes = batch.settling.unfinished(batch)
         self._begun = len(batch.indexes)
-        self._queued -= self._begun
+        self._taken += came - self._begun
+        if not self._begun:
+            self._it = iter(())
+            return
         self._delivered += self._begun
         self._tell_missed(batch)
         messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]

@@ -118,6 +118,11 @@ class Ledger:
             )
         return Verdict(tuple(number - start for number in missing), redelivered=len(missing) < records, done=False)
 
+    def unfinished(self, epoch: bytes, seq: int, *, records: int) -> frozenset[int]:
+        """The records of this envelope, which was decided on before, that are not finished now."""
+        start = seq * _SLOT
+        return frozenset(number - start for number in self._missing(epoch, start, records))
+
     def finish(self, epoch: bytes, seq: int, indexes: Iterable[int], *, records: int, expires_ms: int) -> None:
         """These records of an envelope that has so many are finished. Those that were so already change nothing."""
         start, until_ms = seq * _SLOT, expires_ms + SKEW_MS
