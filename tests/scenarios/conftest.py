@@ -1,0 +1,46 @@
+"""What scenarios share: where their programs are, a nursery of processes, and a bus that was made once, to copy.
+
+Those with real processes are told by `troupe`; those with a broker in hand by `kept_world` and `lying_broker`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from policies_of_scenarios import NAMES, POLICY
+from troupe import Company, Nursery, company
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def made(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+    """Its agents have their keys and certificates, in software. Never open it; copy it."""
+    runtime = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
+    with company(nursery, None, tmp_path_factory.mktemp("made"), runtime, POLICY) as made:
+        hub = made.hub()
+        made.agents(*NAMES, url=None).end()
+        hub.end()
+        made.close()
+        yield made
+    shutil.rmtree(runtime)
+
+
+@pytest.fixture
+def bus_of(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    """A copy of it: start a hub, and agents."""
+    with company(nursery, made, tmp_path, runtime, POLICY) as found:
+        yield found

@@ -1,0 +1,236 @@
+"""The processes of a scenario, and the state folder that they share, as a test has them in its hand.
+
+Tests here are plain functions: what they start are real processes, and they wait for what those say, never for time to pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from bus.hub import admin
+from bus.hub.state import State, holder_of, open_state
+from bus.hub.tpm_process import IDLE_EXIT_SECONDS
+
+ACTOR = Path(__file__).with_name("actor.py")
+PATIENCE = 90.0
+"""For one line of a process, on a machine that has other things to do."""
+
+
+class ToldError(Exception):
+    """What an actor was told to do failed there, with this error."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = facts
+        super().__init__(f"{facts['type']}: {facts['text']}")
+
+
+class Nursery:
+    """Makes processes quickly: by fork, from one that has imported everything."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+        self._process = subprocess.Popen([sys.executable, str(ACTOR)], stdin=theirs, start_new_session=True)
+        theirs.close()
+
+    def bear(self, order: Mapping[str, Any], descriptors: list[int]) -> int:
+        socket.send_fds(self._requests, [json.dumps(order).encode()], descriptors)
+        return int(self._requests.recv(64))
+
+    def close(self) -> None:
+        self._requests.close()
+        self._process.wait(PATIENCE)
+
+
+class Actor:
+    """One process. `ask` it something; it says one line for each."""
+
+    def __init__(self, nursery: Nursery, log: Path, order: Mapping[str, Any]) -> None:
+        read, theirs_out = os.pipe()
+        theirs_in, write = os.pipe()
+        self.log = log
+        self.has_ended = False
+        with log.open("ab") as errors:
+            self.pid = nursery.bear(order, [theirs_in, theirs_out, errors.fileno()])
+        os.close(theirs_out)
+        os.close(theirs_in)
+        self._out, self._in, self._said = read, write, b""
+
+    def hear(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        """Its next line."""
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._said:
+            ready, _, _ = select.select([self._out], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"process {self.pid} is silent for {seconds} s; it logged:\n{self.noted}"
+            more = os.read(self._out, 1 << 20)
+            assert more, f"process {self.pid} has ended; it logged:\n{self.noted}"
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    def tell(self, do: str, **more: Any) -> None:
+        """Without waiting for what it says to that: `answer` does."""
+        os.write(self._in, json.dumps({"do": do, **more}).encode() + b"\n")
+
+    def answer(self) -> Any:
+        """Raises ToldError."""
+        heard = self.hear()
+        if "error" in heard:
+            raise ToldError(heard["error"])
+        return heard["answer"]
+
+    def ask(self, do: str, **more: Any) -> Any:
+        self.tell(do, **more)
+        return self.answer()
+
+    def kill(self) -> None:
+        """At once, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._until_gone()
+
+    def end(self) -> list[dict[str, Any]]:
+        """By SIGTERM; what it said until it was gone."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self._until_gone()
+
+    def _until_gone(self) -> list[dict[str, Any]]:
+        """Its end of the pipe is closed when it is."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.has_ended:
+            ready, _, _ = select.select([self._out], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"process {self.pid} does not end; it logged:\n{self.noted}"
+            more = os.read(self._out, 1 << 20)
+            self._said += more
+            self.has_ended = not more
+        os.close(self._out)
+        os.close(self._in)
+        return [json.loads(line) for line in self._said.splitlines() if line.startswith(b"{")]
+
+    @property
+    def noted(self) -> str:
+        """What it logged."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def rss_mb(self) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        raise AssertionError("it is gone")
+
+
+class Company:
+    """A state folder, the policy of its bus, and all processes that were started for it. They end with the test."""
+
+    def __init__(self, nursery: Nursery, folder: Path, runtime: Path, policy: str, *, tpm: str = "software") -> None:
+        self._nursery, self.folder, self.tpm = nursery, folder, tpm
+        self.environ = {"XDG_RUNTIME_DIR": str(runtime)}
+        self.state: State = open_state(folder / "state", environ=self.environ)
+        self.policy = folder / "policy.yaml"
+        self.policy.write_text(policy)
+        self.actors: list[Actor] = []
+
+    def start(self, role: str, **order: Any) -> Actor:
+        log = self.folder / f"{role}-{len(self.actors)}.log"
+        order = {"role": role, "state": str(self.state.folder), "policy": str(self.policy), "environ": self.environ, **order}
+        actor = Actor(self._nursery, log, order)
+        self.actors.append(actor)
+        return actor
+
+    def hub(self, *, listen: tuple[str, ...] = (), **order: Any) -> Actor:
+        """Its TPM service is started by us, since that is quicker; it is as a hub would start it."""
+        if self.tpm == "software":
+            self.start_service()
+        hub = self.start("hub", listen=listen, tpm=self.tpm, **order)
+        hub.urls = hub.hear()["urls"]  # type: ignore[attr-defined]
+        return hub
+
+    def agents(self, *names: str, url: str | None = "own", **order: Any) -> Actor:
+        """A process with these agents, each on a link of its own; or, with None for an address, all on one."""
+        actor = self.start("agents", **order)
+        actor.hear()
+        if names:
+            actor.ask("open", names=names, url=self.url if url == "own" else url)
+        return actor
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.state.bus_socket}"
+
+    def start_service(self) -> None:
+        if holder_of(self.state.tpm_lock) is None:
+            words = ["tpm", "serve", "--json", "--ready-fd", "1", "--state", str(self.state.folder), "--tpm", self.tpm]
+            words += ["--idle-exit", str(IDLE_EXIT_SECONDS), "--policy", str(self.policy)]
+            service = self.start("command", arguments=words)
+            assert os.read(service._out, 6) == b"ready\n"
+
+    @property
+    def service_pid(self) -> int:
+        holder = holder_of(self.state.tpm_lock)
+        return 0 if holder is None else int(holder["pid"])
+
+    def desk(self, verb: str, **arguments: Any) -> Any:
+        """What the hub's desk answers."""
+
+        async def ask() -> Any:
+            return await admin.ask(self.state.admin_socket, verb, **arguments)
+
+        return anyio.run(ask)
+
+    def change(self, before: str, after: str) -> None:
+        """The policy's file."""
+        text = self.policy.read_text()
+        assert before in text
+        self.policy.write_text(text.replace(before, after))
+
+    def close(self) -> None:
+        for actor in self.actors:
+            if not actor.has_ended:
+                actor.kill()
+        service = self.service_pid  # one that was started by a process of ours
+        if service:
+            os.kill(service, signal.SIGTERM)
+            wait_for_lock(self.state.tpm_lock)
+
+
+def wait_for_lock(lock: Path) -> None:
+    """Until nobody holds it."""
+    import fcntl
+
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextmanager
+def company(nursery: Nursery, made: Company | None, folder: Path, runtime: Path, policy: str, **options: Any) -> Iterator[Company]:
+    """In a folder of its own, with the authority and the agents of one that was made."""
+    if made is not None:
+        shutil.copytree(made.state.folder, folder / "state", ignore=shutil.ignore_patterns("run", "*.sock"))
+    found = Company(nursery, folder, runtime, policy, **options)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def told(file: Path) -> list[tuple[str, int, int]]:
+    """What actors told a file: what happened, the run and the number. Of who was killed the last line may be cut short."""
+    text = file.read_text()
+    lines = (line.split() for line in text[: text.rfind("\n") + 1].splitlines())
+    return [(what, int(run), int(number)) for what, run, number in lines]
