@@ -1,0 +1,93 @@
+"""The broker in a process of its own: it holds what it needs and nothing else, dies alone, and comes back to whoever was there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+from homes import Home
+
+from bus.errors import ConnectError, RevokedError
+from bus.hub import admin
+from bus.hub.open import supervise
+
+pytestmark = pytest.mark.anyio
+
+
+def broker_of(home: Home) -> int:
+    """The process that serves at the broker's desk, as the kernel says."""
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(home.state.broker_desk))
+        return struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def status_of(process: int) -> dict[str, str]:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def supervised(home: Home, **options):
+    return supervise(policy=home.policy, state=home.folder, tpm="software", **options)
+
+
+async def test_agents_talk_through_a_broker_that_is_another_process(home):
+    async with supervised(home) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
+        assert broker_of(home) != os.getpid()
+        async with painter.subscribe("tasks.>") as tasks:
+            await lead.publish("tasks.paint", {"colour": "red"})
+            assert (await anext(tasks)).body == {"colour": "red"}
+        told = await admin.ask(home.state.admin_socket, "agents")
+        assert {row["agent"] for row in told if row["live"]} == {"LEAD", "PAINTER"}
+
+
+async def test_a_broker_that_is_killed_costs_no_tpm_operation_and_no_grant(home):
+    async with supervised(home) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
+        async with painter.subscribe("tasks.>") as tasks:
+            await lead.publish("tasks.paint", 1)
+            assert (await anext(tasks)).body == 1
+            before = await hub.statistics()
+            killed = broker_of(home)
+            os.kill(killed, signal.SIGKILL)
+            with anyio.fail_after(30):
+                await lead.publish("tasks.paint", 2)
+                message = await anext(tasks)
+            assert (message.body, message.missed) == (2, 0)
+            after = await hub.statistics()
+            assert broker_of(home) != killed
+            assert after["broker"]["starts"] == 2
+            assert after["tpm"]["signatures"] == before["tpm"]["signatures"]
+            assert after["host"]["keyring"]["epochs"] == before["host"]["keyring"]["epochs"]
+            assert after["host"]["keyring"]["grants_given"]["made"] == before["host"]["keyring"]["grants_given"]["made"]
+
+
+async def test_a_revocation_reaches_the_broker_at_once(home):
+    async with supervised(home) as hub, hub.agent("LEAD"), hub.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+        await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        with anyio.fail_after(10), pytest.raises(RevokedError):
+            await anext(tasks)
+
+
+async def test_what_an_address_cannot_be_is_said_by_who_opened(home, tmp_path):
+    (tmp_path / "taken").write_text("a file, no socket")
+    with pytest.raises(ConnectError):
+        async with supervised(home, listen=[f"unix://{tmp_path}/taken"]):
+            pass
+
+
+async def test_it_ends_with_its_supervisor(home):
+    async with supervised(home):
+        running = broker_of(home)
+    with pytest.raises(ProcessLookupError):
+        os.kill(running, 0)
+
+
+async def test_the_broker_itself_is_contained(home):
+    async with supervised(home):
+        status = status_of(broker_of(home))
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
