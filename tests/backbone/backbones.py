@@ -13,7 +13,7 @@ from bus.backbone.interface import Backbone, Entry
 from bus.backbone.journal import open_journal
 from bus.backbone.memory import memory_backbone
 from bus.clock import Clock
-from bus.testing.backbone_check import taken
+from bus.testing.backbone_bench import taken
 
 __all__ = ["entries", "in_memory", "on_disk", "running", "taken"]
 
