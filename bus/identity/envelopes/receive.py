@@ -107,9 +107,7 @@ def receive(
         raise malformed("this kind of envelope carries no records")
     received = Received(header)
     reply = header.flags == REPLY
-    topic, reached = _reached(received, listening, now_ms=now_ms, dead=dead)
-    if named is not None:
-        reached = tuple(one for one in reached if one in named)
+    topic, reached = _reached(received, listening, now_ms=now_ms, dead=dead, named=named)
     ttl_ms = snapshot.rule(topic, reply=reply).ttl_ms
     check_times(header, ttl_ms, now_ms=now_ms, dead=dead)
     received.until_ms = header.sent_ms + ttl_ms if dead else header.expires_ms
@@ -148,7 +146,9 @@ def receive(
     return received
 
 
-def _reached(received: Received, listening: Listening, *, now_ms: int, dead: bool) -> tuple[str, tuple[Subscription, ...]]:
+def _reached(
+    received: Received, listening: Listening, *, now_ms: int, dead: bool, named: Container[Subscription] | None
+) -> tuple[str, tuple[Subscription, ...]]:
     """Line 2. The topic whose rule counts, and the subscriptions that it reaches."""
     header = received.header
     if header.flags == REPLY:
@@ -157,6 +157,8 @@ def _reached(received: Received, listening: Listening, *, now_ms: int, dead: boo
             return received.answers[1].topic, ()
     else:
         reached = listening.reached(header.topic, dead=dead)
+        if named is not None:
+            reached = tuple(one for one in reached if one in named)
         if reached:
             return header.topic, reached
     raise VerificationError(
