@@ -1,5 +1,5 @@
 # Each target sets up what it needs first (scripts/setup: silent and quick where nothing is missing).
-# Arguments for the command behind a target: make run ARGS="--json", make test ARGS="tests/protocol -k merkle".
+# Arguments for the command behind a target: make run ARGS="--seconds 10 --json", make test ARGS="tests/protocol -k merkle".
 
 ARGS ?=
 
@@ -9,9 +9,9 @@ ARGS ?=
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-run: ## set up, give every agent of the fleet its key and certificate, and show them
+run: ## set up, then run the hub and the fleet of 76 agents, and show what they do, until Ctrl-C
 	@scripts/setup
-	@.venv/bin/tpmbus provision $(ARGS)
+	@.venv/bin/tpmbus run $(ARGS)
 
 test: ## set up, check style and types, and run all tests on the built wheel
 	@scripts/setup test

@@ -145,6 +145,28 @@ def sign(
     signed(path or policy, passphrase_file=passphrase_file, clock_is_right=clock_is_right, state=state, output=output)
 
 
+@policy.command("reload")
+@command(state=True)
+def reload(*, state: Path | None, output: Output) -> None:
+    """Have the running hub sign its policy's files as they are now, and act by them at once.
+
+    Open subscriptions are judged again, and those end that are no longer allowed. What is wrong with the files is said here, and
+    the old policy stays in force. It watches the files by itself as well; so does SIGHUP to `tpmbus run`.
+    """
+    from bus.cli.desk import ask
+
+    changed = ask(state, "reload")
+    status = ask(state, "status")
+    version = status["policy_version"]
+    if changed:
+        output.line(
+            f"Version {version} of the policy is in force: trust statement {status['trust_statement']} says so to everybody."
+        )
+    else:
+        output.line(f"Nothing changed: version {version} of the policy stays in force.")
+    output.document({"changed": changed, "policy_version": version, "statement": status["trust_statement"]})
+
+
 @policy.command("schema")
 @click.option("--expectations", is_flag=True, help="The schema of *.test.yaml files instead.")
 @click.option("--reference", is_flag=True, help="All keys as a Markdown page instead.")

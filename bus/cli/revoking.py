@@ -10,6 +10,7 @@ A command that was killed between its work and its statement is finished by call
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +59,20 @@ def revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
         at = authority.end_sessions(wanted.name)
         return {"sessions_not_before_ms": at, "statement": issue_statement(authority).number}
     return _revoke(authority, wanted)
+
+
+def by_the_hub(wanted: Wanted, *, state: Path | None) -> dict[str, Any] | None:
+    """Where a bus runs, it has the authority: it is asked, and its agents hear of it at once. None where none runs."""
+    from bus.cli.desk import ask
+    from bus.hub.state import holder_of, open_state
+    from bus.trust.certificates import Profile
+
+    if holder_of(open_state(state).hub_lock) is None or wanted.profile is Profile.TRUST:
+        return None
+    if wanted.sessions:
+        return dict(ask(state, "end_sessions", name=wanted.name))
+    profile = "broker" if wanted.profile is Profile.BROKER else "agent"
+    return {"reason": wanted.reason, **ask(state, "revoke", name=wanted.name, reason=wanted.reason, profile=profile)}
 
 
 def tell(output: Output, wanted: Wanted, done: dict[str, Any]) -> None:

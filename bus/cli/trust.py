@@ -159,13 +159,15 @@ def revoke(
     from bus.cli import revoking
 
     wanted = revoking.Wanted.of(name, reason, sessions=sessions, broker=broker, trust_signer=trust_signer)
-    done = run_with_authority(
-        lambda authority: revoking.revoke(authority, wanted),
-        state=state,
-        policy=policy,
-        passphrase_file=passphrase_file,
-        clock_is_right=clock_is_right,
-    )
+    done = revoking.by_the_hub(wanted, state=state)
+    if done is None:
+        done = run_with_authority(
+            lambda authority: revoking.revoke(authority, wanted),
+            state=state,
+            policy=policy,
+            passphrase_file=passphrase_file,
+            clock_is_right=clock_is_right,
+        )
     revoking.tell(output, wanted, done)
     output.document({"name": wanted.name, **done})
 

@@ -1,0 +1,128 @@
+"""Runs a page of documentation as its reader would: from top to bottom, in a folder of its own.
+
+    <!-- file: NAME -->     the block below it is written to that file
+    ```console              each `$ command` is typed, and what the page shows under it must come; `...` stands for anything.
+                            One that ends in `&` goes on beside the others: what is shown under it must come from it in time. It is
+                            ended at the end of the page, or by `$ kill %N` (the N-th of the page), and must end with 0.
+    <!-- exit: N -->        before a console block: how its last command ends
+    ```python               a program; what a ```text block below it shows is what it prints
+
+Blocks of other languages are looked at by others.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+BLOCK = re.compile(
+    r"(?:<!-- (?P<name>file|exit): (?P<value>\S+) -->\n+)?```(?P<kind>\w+)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
+)
+SECONDS = 60
+
+
+@dataclass
+class Job:
+    """A command that goes on beside the others."""
+
+    process: subprocess.Popen[str]
+    output: IO[str]
+
+    def wait_for(self, expected: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not fits(expected, self.said()):
+            assert self.process.poll() is None, f"it ended ({self.process.returncode}) and said:\n{self.said()}"
+            assert time.monotonic() < deadline, f"expected:\n{expected}\nsaid:\n{self.said()}"
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    def end(self) -> None:
+        if self.output.closed:
+            return
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        code = self.process.wait(SECONDS)
+        said = self.said()
+        self.output.close()
+        assert code in (0, -signal.SIGTERM), said
+
+
+@dataclass
+class Reader:
+    folder: Path
+    environ: dict[str, str]
+    jobs: list[Job] = field(default_factory=list)
+    ran: int = 0
+
+    def read(self, page: Path) -> int:
+        """Do what the page says; gives how many commands and programs it has."""
+        blocks = [*BLOCK.finditer(page.read_text())]
+        try:
+            for number, block in enumerate(blocks):
+                following = blocks[number + 1] if number + 1 < len(blocks) else None
+                self._do(block, following)
+        finally:
+            for job in reversed(self.jobs):
+                job.end()
+        return self.ran
+
+    def _do(self, block: re.Match[str], following: re.Match[str] | None) -> None:
+        if block["name"] == "file":
+            path = self.folder / block["value"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block["text"])
+        elif block["kind"] == "python":
+            expected = following["text"] if following is not None and following["kind"] == "text" else None
+            self._check(f"{sys.executable} -", block["text"], expected, 0)
+        elif block["kind"] == "console":
+            typed = [*commands(block["text"])]
+            for place, (command, expected) in enumerate(typed):
+                last = place == len(typed) - 1
+                self._type(command, expected, int(block["value"]) if last and block["name"] == "exit" else 0)
+
+    def _type(self, command: str, expected: str, code: int) -> None:
+        if command.endswith("&"):
+            output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed when the job ends
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {command.removesuffix('&')}"], cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            )  # fmt: skip
+            self.jobs.append(Job(process, output))
+            self.jobs[-1].wait_for(expected)
+            self.ran += 1
+        elif ended := re.fullmatch(r"kill %(\d+)", command):
+            self.jobs[int(ended[1]) - 1].end()
+        else:
+            self._check(command, "", expected, code)
+
+    def _check(self, command: str, typed: str, expected: str | None, code: int) -> None:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=self.environ, input=typed, text=True, timeout=SECONDS,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"$ {command}\n{done.stdout}"
+        assert expected is None or fits(expected, done.stdout), f"$ {command}\nexpected:\n{expected}\nsaid:\n{done.stdout}"
+        self.ran += 1
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """What is typed, and what is shown under it."""
+    yield from re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
+
+
+def fits(expected: str, said: str) -> bool:
+    plain = "\n".join(line.rstrip() for line in said.splitlines()) + ("\n" if said else "")
+    return doctest.OutputChecker().check_output(expected, plain, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -1,0 +1,50 @@
+"""The tutorial and the how-to guides do what they say, from top to bottom; the references are those of the code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import api_reference
+import cli_reference
+from pages import BLOCK, Reader
+
+import bus
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {"tutorial/two-agents.md": 6, "how-to/write-an-agent.md": 6, "how-to/run-a-fleet.md": 8, "how-to/embed-the-bus.md": 2}
+"""Each with the least number of its commands and programs: a page that is not understood must not pass."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_does_what_it_says(name, fleet, tmp_path):
+    programs = Path(sys.executable).parent
+    environ = fleet.environ | {"PATH": f"{programs}:{fleet.environ['PATH']}", "COLUMNS": "120", "TPMBUS_AGENT": ""}
+    environ.pop("TPMBUS_AGENT")
+    assert Reader(tmp_path, environ).read(DOCS / name) >= PAGES[name]
+
+
+def test_no_page_has_a_block_that_nobody_runs():
+    """Of these pages: `sh` is for what a test cannot do (a revocation that cuts off its own fleet, what sets up the checkout)."""
+    kinds = {(name, block["kind"]) for name in PAGES for block in BLOCK.finditer((DOCS / name).read_text())}
+    assert {kind for _, kind in kinds} <= {"python", "console", "text", "sh"}
+
+
+def test_the_reference_of_commands_is_current():
+    """Make it again with `python tests/docs/cli_reference.py > docs/reference/cli.md`."""
+    assert (DOCS / "reference/cli.md").read_text() == cli_reference.page()
+
+
+def test_the_reference_of_the_api_is_current():
+    """Make it again with `python tests/docs/api_reference.py > docs/reference/api.md`."""
+    assert (DOCS / "reference/api.md").read_text() == api_reference.page()
+
+
+def test_every_public_name_is_in_the_reference():
+    page = api_reference.page()
+    assert [name for name in bus.__all__ if f"bus.{name}" not in page] == []
