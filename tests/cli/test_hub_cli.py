@@ -1,0 +1,87 @@
+"""What is asked of a hub that runs: another policy, and somebody cut off, by commands beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running_hub import COMMAND, Running, running
+
+POLICY = """
+version: 1
+domain: tpmbus.test
+agents: {LEAD: lead, PAINTER: worker, CARPENTER: worker}
+roles:
+  lead: {key: ecc256/sha256, publish: [tasks.>]}
+  worker: {key: ecc256/sha256, subscribe: [tasks.>]}
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A hub that runs in a process of its own, under a policy that a test may change."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from conftest import make_fleet
+
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    with make_fleet() as fleet:
+        fleet.environ["TPMBUS_POLICY"] = str(policy)
+        with running(fleet, "run", "--fleet", "none") as hub:
+            hub.until("The bus listens at")
+            fleet.policy = policy
+            yield fleet
+
+
+def call(fleet, *arguments: str) -> tuple[int, dict]:
+    command = [*COMMAND, *arguments, "--json"]
+    result = subprocess.run(command, env=fleet.environ, capture_output=True, text=True, timeout=60, check=False)
+    return result.returncode, json.loads(result.stdout)
+
+
+def listening(fleet, agent: str) -> Running:
+    listener = Running(fleet, "sub", "tasks.>", "--as", agent)
+    listener.until(f"{agent} listens to tasks.>")
+    return listener
+
+
+def test_a_reload_shuts_out_who_may_no_longer_hear(home):
+    listener = listening(home, "PAINTER")
+    code, said = call(home, "policy", "reload")
+    assert (code, said["changed"], said["policy_version"]) == (0, False, 1)
+    home.policy.write_text(POLICY.replace("subscribe: [tasks.>]", "subscribe: [tasks.paint]"))
+    code, said = call(home, "policy", "reload")
+    assert (code, said["changed"], said["policy_version"]) == (0, True, 2)
+    listener.until("may not subscribe")
+    assert listener.wait() == 1
+
+
+def test_a_policy_that_is_wrong_leaves_the_old_one_in_force(home):
+    home.policy.write_text(POLICY.replace("lead: {key", "lead: {keys"))
+    code, said = call(home, "policy", "reload")
+    assert code != 0
+    assert said["error"]["type"] == "PolicyError"
+    code, status = call(home, "status")
+    assert (code, status["policy_version"]) == (0, 1)
+
+
+def test_a_revocation_cuts_off_who_is_live(home):
+    listener = listening(home, "PAINTER")
+    code, said = call(home, "trust", "revoke", "PAINTER", "--reason", "compromised")
+    assert (code, said["generation"]) == (0, 1)
+    listener.until("was revoked")
+    assert listener.wait() == 1
+
+
+def test_to_end_sessions_leaves_the_agent_its_name(home):
+    listener = listening(home, "CARPENTER")
+    code, said = call(home, "trust", "revoke", "CARPENTER", "--sessions")
+    assert code == 0
+    assert said["sessions_not_before_ms"] > 0
+    listener.end()
