@@ -19,7 +19,7 @@ from bus.backbone.tally import Tally
 from bus.clock import Clock
 from bus.errors import BusError, ClosedError, twin
 from bus.flow.start import parse_start
-from bus.flow.unsettled import Given, Kept, Unsettled
+from bus.flow.unsettled import Given, Kept, Unsettled, Written
 from bus.protocol.codec import pack, unpack
 from bus.protocol.topics import matches
 
@@ -82,8 +82,8 @@ class LocalConsumer:
         """The next position to be looked at."""
         self._behind: list[Block] = []
         """Read from storage, not all handed out."""
-        kept_unsettled, settings = _read_state(row.state, clock), log.settings
-        self.unsettled = Unsettled(ack_wait=settings.ack_wait_ms / 1000, max_deliver=settings.max_deliver, kept=kept_unsettled)
+        written, settings = _read_state(row.state, clock), log.settings
+        self.unsettled = Unsettled(ack_wait=settings.ack_wait_ms / 1000, max_deliver=settings.max_deliver, written=written)
 
     # ---- what it is ------------------------------------------------------------------------------------------------------------
 
@@ -355,14 +355,15 @@ def _first_wanted(start: str) -> int:
     return parse_start(start).number if start.startswith("position=") else 0
 
 
-def write_state(kept: Sequence[Kept], *, now: float, now_ms: int) -> bytes:
-    """Three columns; when it is due as a time of day, 0 for at once."""
-    dues = [now_ms + round((due - now) * 1000) if due > now else 0 for _, _, due in kept]
-    return pack([[position for position, _, _ in kept], [deliveries for _, deliveries, _ in kept], dues])
+def write_state(written: Written, *, now: float, now_ms: int) -> bytes:
+    """Columns; when each is due as a time of day, 0 for at once."""
+    others = written.others
+    dues = [now_ms + round((due - now) * 1000) if due > now else 0 for _, _, due in others]
+    return pack([written.once, [position for position, _, _ in others], [deliveries for _, deliveries, _ in others], dues])
 
 
-def _read_state(state: bytes, clock: Clock) -> list[Kept]:
-    positions, deliveries, dues = unpack(state, longest=2 * MAX_KEPT)
+def _read_state(state: bytes, clock: Clock) -> Written:
+    once, positions, deliveries, dues = unpack(state, longest=2 * MAX_KEPT)
     now, now_ms = clock.monotonic(), clock.now_ms()
     waits = [min(max(0, due - now_ms), MAX_DELAY_MS) / 1000 for due in dues]
-    return [Kept(*one) for one in zip(positions, deliveries, [now + wait for wait in waits], strict=True)]
+    return Written(once, [Kept(*one) for one in zip(positions, deliveries, [now + wait for wait in waits], strict=True)])

@@ -22,7 +22,7 @@ from bus.backbone.registry import Registry
 from bus.backbone.storage import Changes, Commit, Loaded, Storage
 from bus.backbone.tally import Tally
 from bus.clock import Clock
-from bus.errors import BackboneError, ClosedError
+from bus.errors import BackboneError, BusError, ClosedError
 from bus.flow.retention import Limits, Retention
 from bus.flow.start import Start
 
@@ -183,7 +183,7 @@ class LocalBackbone:
         """What failed is tried again at the next tick: a disk that is full may have room then."""
         try:
             await work()
-        except BackboneError:
+        except BusError:
             self._tally.failures += 1
 
     def _check_open(self) -> None:

@@ -167,7 +167,8 @@ class Shelf:
             self._unchecked = 0 if idle else self._unchecked
         for segment in full:
             with sqlite_file.faults(segment.path):
-                segment.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if segment.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    continue  # somebody reads in it: another time
                 segment.connection.close()
             with self._lock:
                 self._full = [one for one in self._full if one is not segment]

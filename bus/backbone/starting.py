@@ -8,7 +8,7 @@ from bus.backbone.interface import ConsumerName
 from bus.backbone.storage import ConsumerRow, Storage
 from bus.errors import BackboneError
 from bus.flow.start import Start
-from bus.flow.unsettled import Kept
+from bus.flow.unsettled import Kept, Written
 from bus.protocol.topics import matches
 
 
@@ -25,7 +25,7 @@ async def first_row(name: ConsumerName, pattern: str, start: Start, log: ClassLo
         cursor = cursor if first is None else min(first, cursor)
     elif start.kind == "last":
         latest = await _latest(pattern, log, storage, now_ms)
-    state = write_state([Kept(position, 0, 0.0) for position in latest], now=0.0, now_ms=0)
+    state = write_state(Written([], [Kept(position, 0, 0.0) for position in latest]), now=0.0, now_ms=0)
     return ConsumerRow(name, log.settings.name, pattern, str(start), now_ms, now_ms, cursor=cursor, state=state)
 
 

@@ -42,6 +42,14 @@ class Kept(NamedTuple):
     due: float
 
 
+class Written(NamedTuple):
+    """Everything that is unsettled, as it is written down."""
+
+    once: list[int]
+    """Out for the first time; most of them, so they are written without more."""
+    others: list[Kept]
+
+
 class Given(NamedTuple):
     """A record that was given up."""
 
@@ -52,7 +60,7 @@ class Given(NamedTuple):
 class Unsettled:
     __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_ready", "_rest")
 
-    def __init__(self, *, ack_wait: float, max_deliver: int, kept: Iterable[Kept] = ()) -> None:
+    def __init__(self, *, ack_wait: float, max_deliver: int, written: Written | None = None) -> None:
         self._ack_wait, self._max_deliver = ack_wait, max_deliver
         self._first: dict[int, float] = {}
         self._rest: dict[int, tuple[int, float, int]] = {}
@@ -60,7 +68,9 @@ class Unsettled:
         self._alarms: list[tuple[float, int]] = []
         self._ready: list[int] = []
         """A heap: the lowest position first. May hold positions that left."""
-        for position, deliveries, due in kept:
+        for position in written.once if written is not None else ():
+            self._put(position, 1, 0.0, _LATER)
+        for position, deliveries, due in written.others if written is not None else ():
             self._put(position, deliveries, due, _LATER)
 
     def __len__(self) -> int:
@@ -192,13 +202,10 @@ class Unsettled:
 
     # ---- what is written down --------------------------------------------------------------------------------------------------
 
-    def written(self) -> list[Kept]:
-        """Everything, as it is written down."""
-        first = [Kept(position, 1, 0.0) for position in self._first]
-        rest = [
-            Kept(position, deliveries, due if place == _LATER else 0.0) for position, (deliveries, due, place) in self._rest.items()
-        ]
-        return first + rest
+    def written(self) -> Written:
+        rest = self._rest.items()
+        others = [Kept(position, times, due if place == _LATER else 0.0) for position, (times, due, place) in rest]
+        return Written([*self._first], others)
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.flow.redelivery import redelivery_seconds
-from bus.flow.unsettled import Given, Kept, Unsettled
+from bus.flow.unsettled import Given, Kept, Unsettled, Written
 
 
 def unsettled(**more):
@@ -162,9 +162,9 @@ def test_all_that_is_unsettled_is_written_down_with_its_deliveries():
     found.nak(2, 2, delay=7.0, now=0.0)
     found.ack(3, 3)
     found.touch(4, 4, 0.0)
-    kept = found.written()
-    assert sorted(kept) == [Kept(1, 1, 0.0), Kept(2, 1, 7.0), Kept(4, 1, 0.0), Kept(5, 1, 0.0)]
-    again = unsettled(kept=kept)
+    written = found.written()
+    assert written == Written([1, 5], [Kept(2, 1, 7.0), Kept(4, 1, 0.0)])
+    again = unsettled(written=written)
     assert again.advance(0.0) == []
     assert again.take_ready(10, 0.0) == [Given(1, 2), Given(4, 2), Given(5, 2)]
     again.advance(7.0)
@@ -174,7 +174,7 @@ def test_all_that_is_unsettled_is_written_down_with_its_deliveries():
 def test_what_was_given_up_before_a_crash_is_given_up_after_it():
     found = handed_out(1, max_deliver=1)
     found.advance(30.0)
-    again = unsettled(max_deliver=1, kept=found.written())
+    again = unsettled(max_deliver=1, written=found.written())
     assert again.advance(0.0) == [Given(1, 1)]
 
 
@@ -299,9 +299,10 @@ class Both:
 
     def crash(self):
         """What was out is ready then, with its deliveries; so is what was given up for a reason that is forgotten."""
-        kept = self.ours.written()
-        assert {one.position: one.deliveries for one in kept} == {p: deliveries for p, (_, deliveries, _) in self.naive.all.items()}
-        left = unsettled(ack_wait=10.0, kept=kept)
+        written = self.ours.written()
+        found = dict.fromkeys(written.once, 1) | {one.position: one.deliveries for one in written.others}
+        assert found == {position: deliveries for position, (_, deliveries, _) in self.naive.all.items()}
+        left = unsettled(ack_wait=10.0, written=written)
         left.advance(self.now)
         later = self.naive.spans(0, 1 << 62, "later")
         ready = [p for p in self.naive.spans(0, 1 << 62, "out", "ready", "dying") if self.naive.all[p][1] < 3]
