@@ -26,6 +26,8 @@ from bus.transport.unix import UnixStream
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.5
+_MOST_TIMES: Final = 3
+"""How often one process may hang up on a request: one that was killed accepts still for a moment, and answers no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,8 @@ class Wish:
     done: anyio.Event = field(default_factory=anyio.Event)
     sent: int = 0
     """How many connections it went out on."""
+    asked: set[int] = field(default_factory=set)
+    """Which processes."""
     answer: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
 
@@ -141,6 +145,7 @@ class Pipeline:
             except ConnectionLostError:  # the reader will notice, and sort out what follows from it
                 return
         wish.sent += 1
+        wish.asked.add(self._stream.peer.pid)
         if sent < len(wish.line):
             self._backlog.append(memoryview(wish.line)[sent:])
             self._wanted.set()
@@ -203,7 +208,7 @@ class Pipeline:
                 "outcome_unknown",
                 f"the TPM service ended before it answered {wish.command}: look with `tpmbus keys list` if it was done",
             )
-        if wish.sent > 1:
+        if len(wish.asked) > 1 or wish.sent > _MOST_TIMES:
             return TpmUnavailableError(
                 "no_service", f"the TPM service at {self._path} ended twice without an answer: its log says why"
             )
@@ -213,6 +218,8 @@ class Pipeline:
         """The next service, which may take a moment to start. None if there is none; whoever waits has been told."""
         give_up_at, pause = anyio.current_time() + self._wait_seconds, _FIRST_PAUSE_SECONDS
         while True:
+            await anyio.sleep(pause)  # also at first: what is just ending would still take what is asked
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             try:
                 stream: UnixStream = await self._reach()
             except ConnectError as error:
@@ -224,8 +231,6 @@ class Pipeline:
                 return None
             else:
                 return stream
-            await anyio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _tell_all(self, cause: BusError) -> None:
         if isinstance(cause, ConnectError):

@@ -20,6 +20,7 @@ import pytest
 from bus import errors
 from bus.protocol.contexts import Purpose
 from bus.testing.tpm_check import check_proof, check_tpm, contents_for
+from bus.tpm import pipeline
 from bus.tpm.engine import Engine
 from bus.tpm.faults import error_from, fault_of
 from bus.tpm.interface import HARDWARE, SOFTWARE, Priority
@@ -342,7 +343,8 @@ async def test_what_was_not_answered_is_asked_once_more_of_the_next_service(runt
         assert [request["command"] for request in heard] == ["ping", "ping"]
 
 
-async def test_what_kills_two_services_is_not_asked_of_a_third(runtime):
+async def test_what_kills_two_services_is_not_asked_of_a_third(runtime, monkeypatch):
+    monkeypatch.setattr(pipeline, "_MOST_TIMES", 1)  # here all services are one process
     path = runtime / "s" / "x.sock"
     async with scripted(path, hang_up, hang_up, pong) as heard, await RemoteEngine.connect(path) as engine:
         with pytest.raises(errors.TpmUnavailableError) as caught:
@@ -350,6 +352,19 @@ async def test_what_kills_two_services_is_not_asked_of_a_third(runtime):
         assert caught.value.code == "no_service"
         assert len(heard) == 2
         await engine.ping()
+
+
+async def test_a_process_that_hangs_up_is_asked_again_and_not_for_ever(runtime):
+    """One that was killed still takes connections, and requests, until the kernel has closed all that it had."""
+    path = runtime / "s" / "x.sock"
+    async with scripted(path, hang_up, hang_up, hang_up, pong) as heard, await RemoteEngine.connect(path) as engine:
+        await engine.ping()
+        assert len(heard) == 4
+    async with scripted(path, hang_up, hang_up, hang_up, hang_up) as heard, await RemoteEngine.connect(path) as engine:
+        with pytest.raises(errors.TpmUnavailableError) as caught:
+            await engine.ping()
+        assert caught.value.code == "no_service"
+        assert len(heard) == 4
 
 
 async def test_a_rotation_whose_answer_was_lost_is_not_done_twice(runtime):
