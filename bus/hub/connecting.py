@@ -82,8 +82,9 @@ async def _connected(state: State, target: Target, name: str) -> AsyncIterator[_
     if not over_tls:  # there the hub is asked for papers first, and dialled when they are there
         await _reach(target, _no_tls)
     here = await to_thread.run_sync(holder_of, state.hub_lock)
-    policy = None if here is None else str(here.get("policy") or "") or None
-    async with open_engine(state, policy=policy) as engine, AsyncExitStack() as stack:
+    policy, tpm = (None, None) if here is None else (str(here.get(fact) or "") or None for fact in ("policy", "tpm"))
+    tpm = target.environ.get("TPMBUS_TPM") or tpm  # where nobody here names one, it is started as the hub would start it
+    async with open_engine(state, policy=policy, tpm=tpm) as engine, AsyncExitStack() as stack:
         joined = _Joined(state, target, engine, is_of_this_folder=here is not None)
         await joined.gather(name if over_tls else "")
         stack.push_async_callback(joined.materials.aclose)

@@ -43,6 +43,7 @@ from bus.hub.state import State, owned
 from bus.hub.tpm_process import end_service_of_another_policy, needs_another_service, open_engine, start_service
 from bus.hub.upkeep import Upkeep
 from bus.hub.verbs import Verbs
+from bus.hub.which_tpm import chosen_tpm
 from bus.identity.anchor import BROKER, Anchor, read_anchor
 from bus.identity.authority import Authority, TpmSeal
 from bus.identity.host.session import Holder
@@ -79,7 +80,7 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
     listed = await to_thread.run_sync(_listed, wishes)
     clock = wishes.clock
     async with AsyncExitStack() as stack:
-        facts = {"url": own_url(state), "policy": wishes.policy_word}
+        facts = {"url": own_url(state), "policy": wishes.policy_word, "tpm": chosen_tpm(wishes.tpm)}
         await to_thread.run_sync(lambda: stack.enter_context(owned(state.hub_lock, **facts)))
         forbid_core_dumps()
         prepared = await _begin(state, wishes)
