@@ -227,7 +227,8 @@ class Agent:
 
         Raises what kept some of it from that since the last time, unless somebody heard of it in another way: `wait`, a receipt.
         """
-        await self._host.outbox.drained(self.name, self._lanes)
+        if self._is_open:
+            await self._host.outbox.drained(self.name, self._lanes)
         error, self._not_sent = self._not_sent, None
         if error is not None:
             raise twin(error)

@@ -10,19 +10,20 @@ One turn in one step of the loop, so that others have theirs in between.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
 import anyio
 
-from bus.agent.lane import MOST_RECORDS, Lane, Note
+from bus.agent.lane import MOST_RECORDS, Lane
 from bus.agent.opened_topics import OpenTopics
+from bus.agent.outcomes import Outcomes, Refused, Turn
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
 from bus.clock import Clock
-from bus.errors import BackboneError, BusError, NotPermittedError, SessionEndedError, VerificationError, twin
+from bus.errors import BusError, NotPermittedError, SessionEndedError, TrustStaleError, VerificationError
 from bus.flow.rounds import Rounds
 from bus.flow.turn_window import TurnWindow
 from bus.identity.envelopes.reserved import why_not_publish
@@ -38,18 +39,8 @@ MOST_TURN_BYTES: Final = 1 << 20
 SINGLES: Final = 128
 """Envelopes of one record that a lane seals in a turn: a millisecond's work."""
 
-Refused = Callable[[Lane, bytes, BusError], None]
-"""Hears of an envelope (its lane and id) that was refused, and why, if nobody waits for it."""
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Starts something in the host's task group."""
-
-
-@dataclass(slots=True)
-class Turn:
-    frame: bytes
-    sent: list[Sent]
-    unstored: int
-    """Envelopes of durable topics that are not known to be on disk."""
 
 
 class Outbox:
@@ -66,7 +57,8 @@ class Outbox:
     ) -> None:
         """`failed` hears of an error of our own, which nothing can go on after."""
         self._keyring, self._sessions, self._sealing, self._clock = keyring, sessions, sealing, clock
-        self._start, self._refused, self._failed = start, refused, failed
+        self._start, self._failed = start, failed
+        self._outcomes = Outcomes(refused)
         self._link: Link | None = None
         self._woken = False
         self._rounds: Rounds[Lane] = Rounds()
@@ -80,7 +72,7 @@ class Outbox:
         self._progress: anyio.Event | None = None
         self.window = TurnWindow()
         self.topics = OpenTopics(self._send, self._wake_lanes)
-        self.counts: Counter[str] = Counter()
+        self.counts = self._outcomes.counts
 
     # ---- what agents do ------------------------------------------------------------------------------------------------------
 
@@ -109,6 +101,11 @@ class Outbox:
         self._stalled.pop(lane, None)
         if lane.topic is not None:
             lane.topic.lanes.pop(lane, None)
+
+    def fail_all(self, lane: Lane, error: BusError) -> None:
+        """Nothing of what waits in this lane is sent."""
+        self._outcomes.fail_all(lane, error)
+        self._moved()
 
     async def drained(self, agent: str = "", lanes: Iterable[Lane] = ()) -> None:
         """Return when nothing waits and everything is credited: of all, or of this agent with these lanes."""
@@ -159,7 +156,7 @@ class Outbox:
         self.window.credited(len(gone), self._clock.monotonic())
         for turn in gone:
             if turn.unstored:
-                self._not_stored(turn)
+                self._outcomes.not_stored(turn)
         if self._rounds or self._control or self._signed:
             self.wake()
         self._moved()
@@ -167,29 +164,15 @@ class Outbox:
     def stored(self, turn: int, rows: list[tuple[bytes, int]]) -> None:
         """These are on disk: the broker says so before it credits their turn."""
         found = self._turns.get(turn)
-        if found is None:
-            return
-        found.unstored -= len(rows)
-        positions = dict(rows)
-        for sent in found.sent:
-            position = positions.get(sent.id)
-            for note in sent.notes.values() if position is not None else ():
-                if note.receipt is not None:
-                    note.receipt.was_stored(position)
-
-    def _not_stored(self, turn: Turn) -> None:
-        """Some of it was refused, which its receipts know by now. Whoever still waits would wait for ever."""
-        for sent in turn.sent:
-            for note in sent.notes.values() if sent.lane.rule.is_durable else ():
-                if note.receipt is not None:
-                    note.receipt.failed(_busy(sent))
+        if found is not None:
+            self._outcomes.stored(found, rows)
 
     def refused(self, id_: bytes, code: str) -> None:
         """The broker does not take an envelope."""
         for turn in self._turns.values():
             for sent in turn.sent:
                 if sent.id == id_:
-                    self._give_up(sent, _busy(sent) if code == "busy" else _forbidden(sent, code))
+                    self._outcomes.refused(sent, code)
                     return
 
     def follow(self) -> None:
@@ -214,7 +197,7 @@ class Outbox:
         except BaseException as error:  # noqa: BLE001  an error of our own: the host ends with it
             self._failed(error)
             return
-        self._tell_sent(sent)
+        self._outcomes.sent(sent)
         if self._rounds or self._control or self._signed:
             self.wake()
         self._moved()
@@ -285,7 +268,7 @@ class Outbox:
         if sealing is not None and sealing.still_good(now_ms):
             return True
         if not topic.readers and not lane.rule.is_durable:
-            self._unheard(lane)
+            self._outcomes.unheard(lane)
             return False
         return self._refresh(lane)
 
@@ -302,14 +285,24 @@ class Outbox:
                 for grant in self._keyring.grants(sealing, listening=listening).grants:  # to keys that are in memory alone
                     self._add_control(BY_ITS_TOPIC, grant)
         except (SessionEndedError, VerificationError) as error:
-            lane.trouble = error
-            self._stalled[lane] = None  # until there is a session again, or news of trust
+            self._stall(lane, error)
             return False
         except NotPermittedError as error:
             self.fail_all(lane, error)
             return False
         lane.sealing = sealing
         return True
+
+    def _stall(self, lane: Lane, error: SessionEndedError | VerificationError) -> None:
+        """Until there is a session again, which is a moment; or news of trust, for which nobody knows how long it waits."""
+        self._stalled[lane] = None
+        until = self._keyring.snapshot.trust.statement.next_update_ms
+        lane.trouble = TrustStaleError(until) if self._keyring.now_ms() > until else error
+        if not isinstance(lane.trouble, SessionEndedError):
+            self.fail_all(lane, lane.trouble)
+            return
+        with suppress(SessionEndedError):
+            self._sessions.current(lane.agent)  # the clock may have been set: then it is renewed now, and not when it was due
 
     def _check_may(self, lane: Lane) -> None:
         """Policy may have changed since it was accepted."""
@@ -329,7 +322,7 @@ class Outbox:
             try:
                 self._signed.append(await self._sealing.by_identity(part, now_ms))
             except BusError as error:
-                self._fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
+                self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
             finally:
                 lane.signing = False
                 self._signing -= 1
@@ -339,45 +332,6 @@ class Outbox:
                 self._moved()
 
         self._start(sign)
-
-    # ---- telling -------------------------------------------------------------------------------------------------------------
-
-    def _tell_sent(self, sent: list[Sent]) -> None:
-        for one in sent:
-            self.counts["envelopes"] += 1
-            self.counts["published"] += one.records
-            for index, note in one.notes.items():
-                if note.receipt is not None:
-                    note.receipt.was_sent(one.id.hex() if one.records == 1 else f"{one.id.hex()}-{index}")
-
-    def _unheard(self, lane: Lane) -> None:
-        """Nobody listens: it would be sealed to nobody."""
-        while lane.waiting:
-            taken = lane.waiting.take(MOST_RECORDS, MOST_TURN_BYTES)
-            self.counts["unheard"] += len(taken.payloads)
-            for note in taken.notes.values():
-                if note.receipt is not None:
-                    note.receipt.was_sent("")
-        lane.has_room()
-
-    def fail_all(self, lane: Lane, error: BusError) -> None:
-        """Nothing of what waits in this lane is sent."""
-        while lane.waiting:
-            taken = lane.waiting.take(MOST_RECORDS, MOST_TURN_BYTES)
-            self._fail(lane, taken.notes.values(), len(taken.payloads), error)
-        lane.has_room()
-        self._moved()
-
-    def _fail(self, lane: Lane, notes: Any, records: int, error: BusError, *, id_: bytes = b"") -> None:
-        self.counts["refused"] += records
-        waited_for = [note.receipt for note in notes if isinstance(note, Note) and note.receipt is not None]
-        for receipt in waited_for:
-            receipt.failed(twin(error))
-        if len(waited_for) < records:
-            self._refused(lane, id_, error)
-
-    def _give_up(self, sent: Sent, error: BusError) -> None:
-        self._fail(sent.lane, sent.notes.values(), sent.records, error, id_=sent.id)
 
     # ---- small things --------------------------------------------------------------------------------------------------------
 
@@ -402,12 +356,3 @@ class Outbox:
 
 def _forbidden(sent: Sent, code: str) -> NotPermittedError:
     return NotPermittedError(sent.lane.agent, f"publish {sent.lane.key.topic}", f"the broker: {code}")
-
-
-def _busy(sent: Sent) -> BusError:
-    topic = sent.lane.key.topic
-    if not sent.lane.rule.is_durable:
-        return _forbidden(sent, "busy")
-    return BackboneError(
-        "busy", f"the broker did not store a message on {topic}: its disk may be full or too slow; its log says which"
-    )
