@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,36 +13,19 @@ import click
 
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
+from bus.cli.run_part import be_a_part, command_of
+from bus.cli.run_plan import Plan, Wanted, crew_of, planned
 from bus.errors import StateInUseError
 
 if TYPE_CHECKING:
-    from bus.fleet.crew import Crew, Place
-    from bus.fleet.mix import Mix
+    import bus
     from bus.fleet.running import Fleet
     from bus.hub.state import State
-    from bus.policy import Policy
 
 RATE = 200.0
 DRAW_SECONDS = 0.5
 TAKEN_OVER = "SessionReplacedError"
 """Why an agent was lost that somebody else took over: on purpose, so it is no failure of the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for on the command line."""
-
-    listen: tuple[str, ...]
-    roster: str | None
-    processes: int
-    part: int | None
-    """The number of this child, if it is one."""
-    seconds: float | None
-    rate: float
-    mix: str | None
-    tpm: str | None
-    state: Path | None
-    policy: str | None
 
 
 @click.command(short_help="Run the hub and the whole fleet, and show what they do.")
@@ -93,56 +76,7 @@ def run(
     wanted = Wanted(listen, roster, processes, part, seconds, rate, mix, tpm, state, policy)
     if output.json and seconds is None and part is None:
         raise click.UsageError("--json prints one document at the end: say when with --seconds")
-    return run_loop(_be_a_part if part is not None else _run, wanted, output)
-
-
-# ---- what there is to run --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    listed: Policy
-    """As its files say."""
-    texts: Mapping[str, bytes]
-    roles: Mapping[str, str]
-    """Of each agent to run."""
-    joined: Mapping[str, str]
-    """Those whom the policy's files do not list."""
-    mix: Mix | None
-
-
-def _plan(wanted: Wanted) -> Plan:
-    from bus import shipped
-    from bus.fleet.mix import read_mix
-    from bus.fleet.roster import with_roster
-    from bus.policy import files, load
-
-    texts = files.read(wanted.policy)
-    listed = load(texts)
-    policy = listed if wanted.roster in (None, "none") else with_roster(listed, Path(str(wanted.roster)))
-    roles = {} if wanted.roster == "none" else dict(policy.agents)
-    joined = {name: role for name, role in roles.items() if name not in listed.agents}
-    is_ours = wanted.policy in (None, "default")
-    path = shipped.folder("agents") / "mix.yaml" if wanted.mix is None else Path(wanted.mix)
-    if wanted.mix == "none" or not roles or wanted.rate == 0 or (wanted.mix is None and not is_ours):
-        return Plan(listed, texts, roles, joined, None)
-    return Plan(listed, texts, roles, joined, read_mix(path.read_bytes(), file=str(path), policy=policy))
-
-
-def _crew(place: Place, plan: Plan, names: Sequence[str]) -> Crew:
-    from bus import shipped
-    from bus.clock import SystemClock
-    from bus.fleet.crew import Crew
-    from bus.fleet.handlers import load_handlers
-    from bus.fleet.player import Player
-
-    clock = SystemClock()
-    player = None if plan.mix is None else Player(plan.mix, lambda name: plan.roles.get(name, "?"), clock=clock)
-    does = load_handlers(shipped.folder("agents") / "handlers") if names else {}
-    return Crew(place, {name: plan.roles[name] for name in names}, does, player, clock=clock)
-
-
-# ---- the process that has the hub ------------------------------------------------------------------------------------------------
+    return run_loop(be_a_part if part is not None else _run, wanted, output)
 
 
 async def _run(wanted: Wanted, output: Output) -> int:
@@ -154,19 +88,19 @@ async def _run(wanted: Wanted, output: Output) -> int:
     from bus.fleet.running import Measured, running
     from bus.tpm.serving import notify
 
-    plan = await to_thread.run_sync(_plan, wanted)
+    plan = await to_thread.run_sync(planned, wanted)
     await _provision(wanted, plan, output)
     async with bus.open(
         policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm
     ) as hub:
         output.note(f"The bus listens at {', '.join(hub.urls)}")
-        crew = None if wanted.processes > 1 else await to_thread.run_sync(_crew, hub, plan, list(plan.roles))
-        commands = [_child(wanted, number) for number in range(wanted.processes)] if crew is None else []
+        crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
+        commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []
         async with running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock()) as fleet:
             output.note(f"{len(plan.roles)} agents listen")
             await fleet.speak_up(rate=wanted.rate)
             notify("READY=1")
-            async with until_stopped():
+            async with until_stopped(), reloading(hub, output):
                 await _watch(fleet, wanted, output)
             notify("STOPPING=1")
             last = await fleet.come_to_rest()
@@ -193,6 +127,31 @@ async def _provision(wanted: Wanted, plan: Plan, output: Output) -> None:
     if not await to_thread.run_sync(_all_have_papers, opened, plan):
         order = Order(plan.listed, plan.texts, tuple(plan.roles), plan.joined)
         await provision_with_progress(opened, order, policy=wanted.policy, tpm=wanted.tpm, output=output)
+
+
+@asynccontextmanager
+async def reloading(hub: bus.Hub, output: Output) -> AsyncIterator[None]:
+    """Within the block, SIGHUP has the policy's files signed as they are then. If something is wrong with them, the old stays."""
+    import anyio
+
+    from bus.errors import BusError
+    from bus.hub.household import alone
+
+    async def listen() -> None:
+        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                try:
+                    changed = await hub.reload()
+                    output.note("The policy is reloaded." if changed else "The policy says what it said before.")
+                except BusError as error:
+                    output.note(f"The old policy stays: {error}")
+
+    async with alone(), anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 def _all_have_papers(opened: State, plan: Plan) -> bool:
@@ -230,47 +189,3 @@ def _say_the_end(report: dict[str, Any], output: Output) -> None:
             f"{books['unaccounted']:,} unaccounted for"
         )
     output.line(f"Ended after {report['seconds']:.0f} s.")
-
-
-# ---- one of several processes ----------------------------------------------------------------------------------------------
-
-
-def _child(wanted: Wanted, part: int) -> list[str]:
-    words = [sys.executable, "-P", "-m", "bus.cli.main", "run", "--json", "--part", str(part), "--processes", str(wanted.processes)]
-    words += ["--rate", str(wanted.rate)]
-    options = {
-        "--fleet": wanted.roster,
-        "--mix": wanted.mix,
-        "--tpm": wanted.tpm,
-        "--state": wanted.state,
-        "--policy": wanted.policy,
-    }
-    for name, value in options.items():
-        words += [name, str(value)] if value is not None else []
-    return words
-
-
-async def _be_a_part(wanted: Wanted, _: Output) -> int:
-    from anyio import to_thread
-
-    import bus
-    from bus.fleet.children import be_a_child
-    from bus.fleet.crew import share_out
-
-    plan = await to_thread.run_sync(_plan, wanted)
-    names = share_out(list(plan.roles), wanted.processes)[wanted.part or 0]
-    async with bus.open(state=wanted.state, join=True) as hub:
-        crew = await to_thread.run_sync(_crew, hub, plan, names)
-
-        async def host() -> Mapping[str, Any]:
-            return dict((await hub.statistics())["host"])
-
-        await be_a_child(crew, host, stdin_stream())
-    return 0
-
-
-def stdin_stream() -> Any:
-    """Standard input as a stream of bytes."""
-    import anyio.streams.file
-
-    return anyio.streams.file.FileReadStream(os.fdopen(os.dup(0), "rb", buffering=0))

@@ -44,8 +44,10 @@ class Running:
         """Wait until it has written this, to either."""
         deadline = time.monotonic() + SECONDS
         while text not in self.said + self.noted:
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.said}{self.noted}"
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.said}{self.noted}"
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self.said + self.noted
+                code = self.end(signal.SIGKILL)
+                raise AssertionError(f"no {text!r} (it ended with {code}) in:\n{said}")
             time.sleep(0.02)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from bus import shipped
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -141,3 +144,18 @@ def test_a_hub_alone_is_one_document_and_nothing_else(home):
     done = home.run("run", "--fleet", "none", "--seconds", "0.2", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["agents"] == 0
+
+
+def test_sighup_reloads_the_policy(home, tmp_path):
+    for name in ("policies", "agents"):
+        shutil.copytree(shipped.folder(name), tmp_path / name)
+    hub = Running(home, "run", "--fleet", "none", "--policy", str(tmp_path / "policies"))
+    hub.until("0 agents listen")
+    topics = tmp_path / "policies" / "topics.yaml"
+    topics.write_text(topics.read_text().replace("ttl: 10s", "ttl: 20s"))
+    hub.process.send_signal(signal.SIGHUP)
+    hub.until("The policy")
+    topics.write_text("version: 2\n")
+    hub.process.send_signal(signal.SIGHUP)
+    hub.until("The old policy stays")
+    assert hub.end(signal.SIGTERM) == 0, hub.noted
