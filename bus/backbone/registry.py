@@ -89,6 +89,7 @@ class Registry:
     def forget(self, consumer: LocalConsumer) -> None:
         """It was removed."""
         del self._consumers[consumer.name]
+        consumer.kept = False
         self._saver.forget(consumer)
 
     def closed_before(self, time_ms: int) -> list[LocalConsumer]:

@@ -84,6 +84,8 @@ class Commit:
     grants: Sequence[Grant] = ()
     papers: Sequence[Papers] = ()
     changes: Changes | None = None
+    is_patient: bool = False
+    """It may wait some milliseconds for others to go along with."""
     error: BackboneError | None = None
     failed: list[Block] = field(default_factory=list)
     """Of its blocks those that are not on disk, where there is an error."""

@@ -1,6 +1,6 @@
 """The one thread that writes a journal: it takes all commits that gathered while it wrote the last ones, and writes them as one.
 
-That is the whole of group commit; there is no timer. First blocks, which most wait for; whoever waits for blocks alone is told as
+That is the whole of group commit. First blocks, which most wait for; whoever waits for blocks alone is told as
 soon as they are on disk. Then grants, then state. A commit that fails fails alone: what comes later is tried anew, so that a disk
 that was full goes on by itself.
 """
@@ -23,6 +23,8 @@ from bus.backbone.storage import Commit
 from bus.errors import BackboneError, BusError, ClosedError, twin
 
 T = TypeVar("T")
+PATIENCE_SECONDS: Final = 0.01
+"""How long acknowledgements that nobody waits for wait for company."""
 _JOIN_SECONDS: Final = 60.0
 
 Wake = Callable[[Callable[[], object]], object]
@@ -84,6 +86,8 @@ class Writer:
             with self._changed:
                 while not self._waiting and not self._closing:
                     self._changed.wait()
+                if not self._closing and all(isinstance(job, Commit) and job.is_patient for job in self._waiting):
+                    self._changed.wait(PATIENCE_SECONDS)
                 jobs, self._waiting = self._waiting, []
             if not jobs:
                 return
