@@ -102,6 +102,7 @@ class Host:
         )  # fmt: skip
         self.inbox.granted = self.acquaintance.granted
         self._tasks: TaskGroup | None = None
+        self._is_away = False
         self._crediting = False
         self._error: BaseException | None = None
         self._broken = anyio.Event()
@@ -213,7 +214,9 @@ class Host:
         self.show_inboxes()
         self.joining.join_again()
         self.outbox.connected(link)
-        self._happened(Connected())
+        if self._is_away:
+            self._is_away = False
+            self._happened(Connected())
 
     def _lost(self, error: BusError) -> None:
         self.outbox.lost()
@@ -222,6 +225,7 @@ class Host:
             self.settling.lost()
         self.inbox.taken = 0
         self.inbox.take(self.keyring.link_lost())
+        self._is_away = True
         self._happened(Disconnected(str(error)))
 
     def _table(self) -> Mapping[int, Callable[..., Any]]:
