@@ -24,6 +24,8 @@ from bus.protocol.papers import InboxCertificate
 
 RETRY_SECONDS: Final = 1.0
 FIELDS: Final = 2
+SHELF: Final = "_inbox"
+"""For whom they are kept. It is no agent's name, so nothing that an agent has kept for somebody ever stands among them."""
 _log = logging.getLogger("tpmbus.broker")
 
 
@@ -79,7 +81,7 @@ class Inboxes:
         for agent in agents:
             if agent in self._of:
                 continue
-            for data in await self._backbone.grants_for(_shelf(agent), agent):
+            for data in await self._backbone.grants_for(_shelf(agent), SHELF):
                 self._of[agent] = Inbox.parse(data)[1]
             if agent in self._of:
                 self.changed(agent)
@@ -91,7 +93,7 @@ class Inboxes:
             self._wanted = anyio.Event()
             agents, self._unkept = self._unkept, {}
             rows = [
-                Grant(_shelf(agent), agent, agent, inbox.key_id, inbox.not_after_ms, inbox.papers)
+                Grant(_shelf(agent), SHELF, agent, inbox.key_id, inbox.not_after_ms, inbox.papers)
                 for agent in agents
                 if (inbox := self._of.get(agent)) is not None
             ]
@@ -105,5 +107,5 @@ class Inboxes:
 
 
 def _shelf(agent: str) -> bytes:
-    """Where they stand among the grants: under the digest of a name, which is the id of no epoch."""
+    """Where they stand among the grants: whoever likes may name an epoch so, which is why they have a reader of their own."""
     return hashlib.sha256(b"inbox " + agent.encode()).digest()
