@@ -39,7 +39,6 @@ class Agent:
     def __init__(self, host: Host, name: str, *, began_ms: int) -> None:
         self.name, self.began_ms = name, began_ms
         self.hooks = Hooks(self._hooks_changed)
-        """Functions in the way of its messages: see `bus.Hooks`."""
         self.refused, self.happened = Refusals(is_logged=False), Events()
         self.error: BusError | None = None
         self._not_sent: BusError | None = None

@@ -24,11 +24,10 @@ from bus.agent.connection import Connection, Dial
 from bus.agent.events import Connected, Disconnected, Event
 from bus.agent.inbox import Inbox
 from bus.agent.joining import Joining
-from bus.agent.lane import Lane
 from bus.agent.message import Message
 from bus.agent.outbox import Outbox
 from bus.agent.own_inboxes import OwnInbox, OwnInboxes
-from bus.agent.refusals import Refusal, Refusals, reason_of
+from bus.agent.reporting import Reporting
 from bus.agent.requests import Requests
 from bus.agent.sealing_turns import SealingTurns
 from bus.agent.settling import LedgerStore, LedgerWriter
@@ -44,8 +43,6 @@ from bus.identity.host.sessions import Sessions
 from bus.identity.signer import Signer
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol import envelope as envelopes
-from bus.protocol import header as headers
 from bus.protocol.frames import ALL_DELIVERIES, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
 from bus.protocol.sampling import AuditRecord
@@ -80,27 +77,29 @@ class Host:
         self.keyring, self.sessions, self.signer, self.clock, self.random = keyring, sessions, signer, clock, random
         self._memory = memory
         self.agents: dict[str, Agent] = {}
-        self.refusals, self.requests = Refusals(), Requests()
+        self.reporting, self.requests = Reporting(self.agents, clock), Requests()
+        self.refusals = self.reporting.refusals
         self.connection = Connection(
             dial, keyring, sessions, verifier, clock, brokers=brokers, give_up=give_up, random=random
         )  # fmt: skip
         self.send = self.connection.send
         self.outbox = Outbox(
             keyring, sessions, SealingTurns(sessions, signer, random=random), clock,
-            start=self.start, refused=self._not_sent, failed=self.fail,
+            start=self.start, refused=self.reporting.not_sent, failed=self.fail,
         )  # fmt: skip
         self.own_inboxes = OwnInboxes(keyring, self.start)
         self.inbox = Inbox(
             keyring, self.requests, answer=self._answer, credit=self.give_credit, unseal=self.own_inboxes.unseal,
-            refused=self._not_taken,
+            refused=self.reporting.not_taken,
         )  # fmt: skip
         self.joining = Joining(self.inbox, self.send)
-        self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self._disk_failed)
+        self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self.reporting.disk_failed)
         self.trusting = Trusting(trust, memory, verifier, start=self.start, follow=self._follow)
         self.acquaintance = Acquaintance(
-            keyring, sessions, memory, self.outbox, self.inbox, send=self.send, start=self.start, refused=self._not_believed
+            keyring, sessions, memory, self.outbox, self.inbox, send=self.send, start=self.start, refused=self.reporting.not_believed
         )  # fmt: skip
         self.inbox.granted = self.acquaintance.granted
+        self.reporting.why_missing = self.acquaintance.why_missing
         self._tasks: TaskGroup | None = None
         self._is_away = False
         self._crediting = False
@@ -293,44 +292,6 @@ class Host:
             agent.follow(snapshot)
         self.joining.judge(snapshot)
         self.outbox.follow()
-
-    # ---- what was refused ----------------------------------------------------------------------------------------------------
-
-    def _not_taken(self, envelope: bytes, reason: str, error: BusError | None) -> None:
-        """What came and was refused. Its header is all that may be known of it, and need not be true."""
-        try:
-            header = headers.parse(envelopes.split(envelope)[0])
-            why = self.acquaintance.why_missing(header.epoch) if reason == "missing_key" else reason
-            refusal = Refusal("in", header.sender, header.topic, why, header.id.hex())
-        except BusError:
-            refusal = Refusal("in", str(getattr(error, "agent", "")), "", reason, "")
-        self._tell_refusal(refusal, *self.agents.values())
-
-    def _not_believed(self, agent: str, reason: str) -> None:
-        self._tell_refusal(Refusal("in", agent, "", reason, ""), *self.agents.values())
-
-    def not_handed_over(self, agent: str, refusal: Refusal, error: Exception) -> None:
-        """What was verified, and refused by the application itself."""
-        self.inbox.counts[refusal.reason] += 1
-        self._tell_refusal(refusal, *self._named(agent), error=error)
-
-    def _not_sent(self, lane: Lane, id_: bytes, error: BusError) -> None:
-        agents = self._named(lane.agent)
-        self._tell_refusal(Refusal("out", lane.agent, lane.key.topic, reason_of(error), id_.hex()), *agents)
-        for agent in agents:
-            agent.not_sent(error)
-
-    def _named(self, agent: str) -> list[Agent]:
-        return [found] if (found := self.agents.get(agent)) is not None else []
-
-    def _tell_refusal(self, refusal: Refusal, *agents: Agent, error: Exception | None = None) -> None:
-        now = self.clock.monotonic()
-        self.refusals.add(refusal, now=now, error=error)
-        for agent in agents:
-            agent.refused.add(refusal, now=now)
-
-    def _disk_failed(self, error: BusError) -> None:
-        self._tell_refusal(Refusal("out", "", "", reason_of(error), ""), *self.agents.values())
 
     # ---- sessions, replies, samples ------------------------------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class Subscribing:
 
     def _told(self, message: Message, reason: str, error: Exception) -> None:
         refusal = Refusal("in", message.sender, message.topic, reason, message.id)
-        self._host.not_handed_over(self._agent, refusal, error)
+        self._host.inbox.counts[reason] += 1
+        self._host.reporting.not_handed_over(self._agent, refusal, error)
 
     async def _settling(self, place: Place) -> Settling:
         writer = self._host.settling
