@@ -96,7 +96,8 @@ class Host:
         self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self.reporting.disk_failed)
         self.trusting = Trusting(trust, memory, verifier, start=self.start, follow=self._follow)
         self.acquaintance = Acquaintance(
-            keyring, sessions, memory, self.outbox, self.inbox, send=self.send, start=self.start, refused=self.reporting.not_believed
+            keyring, sessions, memory, self.outbox, self.inbox, send=self.send, start=self.start,
+            refused=self.reporting.not_believed,
         )  # fmt: skip
         self.inbox.granted = self.acquaintance.granted
         self.reporting.why_missing = self.acquaintance.why_missing
