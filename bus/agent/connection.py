@@ -2,7 +2,8 @@
 
     first      what keeps the first link from being made is raised: somebody waits for it
     later      tried again, 50 ms doubling to 2 s, until it is there; or given up after so many seconds, where that was said
-    refused    bad papers and a broker that is none end the host: trying again would not help
+    refused    bad papers and a broker that is none end the host: trying again would not help. One that is busy, or gone in the
+               middle of the handshake, may be there the next time
     silent     after 10 s it is asked whether it lives, after 20 s it is lost
 
 Papers of sessions that the broker has not seen on this link are shown as soon as there are any, before anything is sent under them.
@@ -18,7 +19,16 @@ import anyio
 from bus.agent.conversation import Conversation
 from bus.agent.greeting import Greeting
 from bus.clock import Clock
-from bus.errors import BusError, ConnectError, ConnectionLostError, NotPermittedError, VerificationError, twin
+from bus.errors import (
+    BusError,
+    ConnectError,
+    ConnectionLostError,
+    NotPermittedError,
+    RemoteProtocolError,
+    TransportError,
+    VerificationError,
+    twin,
+)
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
@@ -151,7 +161,7 @@ class Connection:
                 was_open, pause, lost_at = True, FIRST_PAUSE_SECONDS, None
                 await conversation.over.wait()
                 error: BusError = conversation.error or ConnectionLostError("the link ended")
-            except ConnectError as why:
+            except (TransportError, RemoteProtocolError) as why:
                 if not was_open:
                     raise
                 error = why
@@ -174,13 +184,14 @@ class Connection:
         failed: Callable[[BaseException], None],
     ) -> Conversation:
         link = await self._dial()
-        session = next(iter(self._sessions.held.values()), None)
-        if session is None:  # all were closed meanwhile
+        now_ms = self._keyring.now_ms()
+        session = next((one for one in self._sessions.held.values() if one.is_good(now_ms)), None)
+        if session is None:  # all were closed meanwhile, or slept longer than a session lasts
             link.close(flush=False)
-            raise ConnectError("there is no agent to connect")
+            raise ConnectError("there is no agent to connect, or none whose session counts now")
         greeting = Greeting(
             [session.papers], session.keys, peer=link.peer, brokers=self._brokers, snapshot=self._keyring.snapshot,
-            verifier=self._verifier, now_ms=self._keyring.now_ms(), random=self._random,
+            verifier=self._verifier, now_ms=now_ms, random=self._random,
         )  # fmt: skip
         conversation = self._conversation = Conversation(
             link, greeting, table, self._clock, opened=opened, writable=writable, worked=worked, failed=failed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from bus.errors import NotPermittedError, RemoteProtocolError, VerificationError
+from bus.errors import ConnectError, NotPermittedError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import Believed, believe
 from bus.identity.envelopes.granting import check_not_revoked
 from bus.identity.envelopes.snapshot import Snapshot
@@ -72,7 +72,10 @@ class Greeting:
         return encode(Frame.HELLO_A, self._hello_a)
 
     def take(self, frame: list[Any]) -> bytes | None:
-        """What came, and what to answer. Raises RemoteProtocolError, VerificationError, NotPermittedError: the link is over."""
+        """What came, and what to answer.
+
+        Raises RemoteProtocolError, VerificationError, NotPermittedError, ConnectError: the link is over.
+        """
         kind = frame[0]
         if kind == Frame.HELLO_B:
             self._step(Event.RECEIVE_HELLO_B)
@@ -109,6 +112,8 @@ class Greeting:
     def _refused(self, code: str) -> None:
         if code == "version":
             raise RemoteProtocolError("version", "the broker speaks no version that we do: update the older of the two")
+        if code == "busy":
+            raise ConnectError("the broker is about to stop, or has too many links in a handshake: try again in a moment")
         raise NotPermittedError(
             "this host", "connect", f"the broker says {code}; its log says why, and so may `tpmbus trust status`"
         )
