@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import anyio
 
@@ -22,6 +22,8 @@ from bus.flow.start import parse_start
 from bus.flow.unsettled import Given, Kept, Unsettled, Written
 from bus.protocol.codec import pack, unpack
 from bus.protocol.topics import matches
+
+T = TypeVar("T")
 
 _MAX_TOPICS: Final = 4_096
 """Topics of which a consumer knows whether it wants them; a full table starts anew."""
@@ -299,23 +301,23 @@ class LocalConsumer:
         if self.error is not None:
             raise twin(self.error)
         tally, unsettled, now = self._tally, self.unsettled, self._clock.monotonic()
-        for first, last in acks:
-            settled = unsettled.ack(first, last)
+        if acks:
+            settled = unsettled.ack(acks)
             tally.acks += settled
             tally.ignored += settled == 0
-        for first, last, delay in naks:
+        for delay, spans in _by_last(naks).items():
             seconds = None if delay is None else min(delay, MAX_DELAY_MS) / 1000
-            count, given = unsettled.nak(first, last, delay=seconds, now=now)
+            count, given = unsettled.nak(spans, delay=seconds, now=now)
             tally.naks += count
             tally.ignored += count == 0
             self._give_up(given)
-        for first, last, reason in terms:
-            given = unsettled.term(first, last)
+        for reason, spans in _by_last(terms).items():
+            given = unsettled.term(spans)
             tally.terms += len(given)
             tally.ignored += not given
             self._give_up(given, reason)
-        for first, last in touches:
-            tally.ignored += unsettled.touch(first, last, now) == 0
+        if touches:
+            tally.ignored += not unsettled.touch(touches, now)
         self._owner.changed(self)
         if self._arrived is not None and self._allowed > 0:
             self._wake()
@@ -348,6 +350,14 @@ class LocalConsumer:
         self.unsettled.settle(position)
         self._tally.expired += 1
         self._owner.changed(self)
+
+
+def _by_last(spans: Sequence[tuple[int, int, T]]) -> dict[T, list[Span]]:
+    """Spans by what is said of them."""
+    found: dict[T, list[Span]] = {}
+    for first, last, what in spans:
+        found.setdefault(what, []).append((first, last))
+    return found
 
 
 def _first_wanted(start: str) -> int:

@@ -49,6 +49,7 @@ DEDUPLICATION_MS: Final = 600_000
 DEAD: Final = "_dead."
 """Before a topic: its dead letters. Before a pattern, in `consume`: those of its topics."""
 
+
 Span = tuple[int, int]
 """Positions, both included."""
 

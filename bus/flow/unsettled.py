@@ -19,11 +19,15 @@ Times are seconds of one clock that never runs backwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
 from bus.flow.redelivery import redelivery_seconds
+
+Span = tuple[int, int]
+"""Positions, both included."""
 
 _SPARE_ALARMS: Final = 64
 
@@ -127,11 +131,11 @@ class Unsettled:
 
     # ---- settling --------------------------------------------------------------------------------------------------------------
 
-    def ack(self, first: int, last: int) -> int:
+    def ack(self, spans: Sequence[Span]) -> int:
         """How many this settled."""
         settled = 0
         pop, rest = self._first.pop, self._rest
-        for position in (first,) if first == last else self._within(first, last):
+        for position in self._chosen(spans):
             if pop(position, None) is None:
                 if rest.get(position, _NOT_THERE)[2] == _DYING:
                     continue
@@ -139,10 +143,10 @@ class Unsettled:
             settled += 1
         return settled
 
-    def nak(self, first: int, last: int, *, delay: float | None, now: float) -> tuple[int, list[Given]]:
-        """How many this concerned, and which of them were handed out for the last time."""
+    def nak(self, spans: Sequence[Span], *, delay: float | None, now: float) -> tuple[int, list[Given]]:
+        """How many this concerned, and which of them were handed out for the last time. Without a delay: the usual one."""
         count, given = 0, []
-        for position, deliveries in self._pop_out(first, last):
+        for position, deliveries in self._pop_out(spans):
             count += 1
             if deliveries >= self._max_deliver:
                 given.append(self._give_up(position, deliveries))
@@ -151,15 +155,16 @@ class Unsettled:
                 self._put(position, deliveries, now + wait, _LATER)
         return count, given
 
-    def term(self, first: int, last: int) -> list[Given]:
-        return [self._give_up(position, deliveries) for position, deliveries in self._pop_out(first, last)]
+    def term(self, spans: Sequence[Span]) -> list[Given]:
+        return [self._give_up(position, deliveries) for position, deliveries in self._pop_out(spans)]
 
-    def touch(self, first: int, last: int, now: float) -> int:
-        count = 0
-        for position, deliveries in self._pop_out(first, last):
+    def touch(self, spans: Sequence[Span], now: float) -> bool:
+        """Whether this concerned any."""
+        any_of_them = False
+        for position, deliveries in self._pop_out(spans):
             self._put(position, deliveries, now + self._ack_wait, _OUT)
-            count += 1
-        return count
+            any_of_them = True
+        return any_of_them
 
     def settle(self, position: int) -> None:
         """It is done with, wherever it is: its dead letter is kept, or nobody would accept it any more."""
@@ -229,14 +234,21 @@ class Unsettled:
         self._put(position, deliveries, 0.0, _DYING)
         return Given(position, deliveries)
 
-    def _within(self, first: int, last: int) -> Iterable[int]:
-        """A span that somebody else named may be as long as numbers go; ours is not."""
-        if last - first < len(self):
-            return range(first, last + 1)
-        return sorted(position for source in (self._first, self._rest) for position in source if first <= position <= last)
+    def _chosen(self, spans: Sequence[Span]) -> list[int]:
+        """Positions of these spans, all that are unsettled among them. Others named the spans: many, long, one over the other."""
+        if sum(last - first for first, last in spans if last > first) <= len(self):
+            return [position for first, last in spans for position in range(first, last + 1)]
+        everything = sorted([*self._first, *self._rest])
+        found: list[int] = []
+        done = 0
+        for first, last in sorted(spans):
+            start = max(done, bisect_left(everything, first))
+            done = max(done, bisect_right(everything, last))
+            found += everything[start:done]
+        return found
 
-    def _pop_out(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        for position in self._within(first, last):
+    def _pop_out(self, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+        for position in self._chosen(spans):
             if self._first.pop(position, None) is not None:
                 yield position, 1
             elif (state := self._rest.get(position, _NOT_THERE))[2] == _OUT:
