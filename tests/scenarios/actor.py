@@ -151,6 +151,7 @@ class Told:
 class HubActor(Told):
     async def begin(self) -> None:
         from bus.broker.broker import Broker
+        from bus.hub.open import supervise
 
         self.followed: list[int] = []
         follow = Broker.follow
@@ -163,8 +164,9 @@ class HubActor(Told):
         order = self.order
         if "descriptors" in order:
             resource.setrlimit(resource.RLIMIT_NOFILE, (order["descriptors"], order["descriptors"]))
+        open_hub = supervise if order.get("apart") else bus.open
         self.hub = await self.stack.enter_async_context(
-            bus.open(policy=order["policy"], state=order["state"], listen=order["listen"], tpm=order["tpm"])
+            open_hub(policy=order["policy"], state=order["state"], listen=order["listen"], tpm=order["tpm"])
         )
         say(urls=self.hub.urls, pid=os.getpid())
 
@@ -501,8 +503,8 @@ def import_all() -> None:
     import importlib
 
     for name in (
-        "bus.hub.open", "bus.cli.main", "bus.cli.run", "bus.cli.loop", "bus.hub.which_tpm", "bus.tpm.serving", "bus.tpm.software",
-        "bus.tpm.esapi", "bus.tpm.swtpm", "anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "trio",
+        "bus.hub.open", "bus.hub.broker_apart", "bus.hub.which_tpm", "bus.cli.main", "bus.cli.run", "bus.cli.loop", "bus.tpm.serving",
+        "bus.tpm.software", "bus.tpm.esapi", "bus.tpm.swtpm", "anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "trio",
     ):  # fmt: skip
         importlib.import_module(name)
 

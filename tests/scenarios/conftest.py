@@ -44,3 +44,12 @@ def bus_of(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> It
     """A copy of it: start a hub, and agents."""
     with company(nursery, made, tmp_path, runtime, POLICY) as found:
         yield found
+
+
+@pytest.fixture
+def bus_with_tpm(nursery: Nursery, made_swtpm: Path, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    """A new one whose keys are in a software TPM of its own."""
+    shutil.copytree(made_swtpm, tmp_path / "state" / "swtpm")
+    (tmp_path / "state").chmod(0o700)
+    with company(nursery, None, tmp_path, runtime, POLICY, tpm="swtpm") as found:
+        yield found

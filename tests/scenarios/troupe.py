@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,7 @@ class Company:
 
     def hub(self, *, listen: tuple[str, ...] = (), **order: Any) -> Actor:
         """Its TPM service is started by us, since that is quicker; it is as a hub would start it."""
-        if self.tpm == "software":
-            self.start_service()
+        self.start_service()
         hub = self.start("hub", listen=listen, tpm=self.tpm, **order)
         hub.urls = hub.hear()["urls"]  # type: ignore[attr-defined]
         return hub
@@ -179,6 +178,17 @@ class Company:
             words += ["--idle-exit", str(IDLE_EXIT_SECONDS), "--policy", str(self.policy)]
             service = self.start("command", arguments=words)
             assert os.read(service._out, 6) == b"ready\n"
+
+    def kill_swtpm(self) -> None:
+        """The software TPM of this folder."""
+        kill(one_of(lambda words: words[0].endswith("swtpm") and any(str(self.state.folder) in word for word in words)))
+
+    def kill_broker(self, hub: Actor) -> None:
+        """The broker of a hub that has it in a process of its own."""
+        kill(one_of(lambda words: "bus.hub.broker_program" in words, parent=hub.pid))
+
+    def kill_service(self) -> None:
+        kill(self.service_pid)
 
     @property
     def service_pid(self) -> int:
@@ -207,6 +217,22 @@ class Company:
         if service:
             os.kill(service, signal.SIGTERM)
             wait_for_lock(self.state.tpm_lock)
+
+
+def one_of(is_meant: Callable[[list[str]], bool], *, parent: int = 0) -> int:
+    """The process with such a command line; 0 if there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            is_child = not parent or int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            if is_child and is_meant(words):
+                return int(folder.name)
+    return 0
+
+
+def kill(pid: int) -> None:
+    assert pid > 1, "there is no such process"
+    os.kill(pid, signal.SIGKILL)
 
 
 def wait_for_lock(lock: Path) -> None:
