@@ -101,8 +101,9 @@ class BrokerApart:
     async def _started(self) -> AsyncIterator[Process]:
         """It is ended by the end of its standard input, and killed only if it does not."""
         with self._log_file.open("ab") as log:
-            process = await anyio.open_process(
-                [sys.executable, "-P", "-m", "bus.hub.broker_program"], stdin=PIPE, stdout=PIPE, stderr=log
+            command = [sys.executable, "-P", "-m", "bus.hub.broker_program"]
+            process = await anyio.open_process(  # in a session of its own: Ctrl-C is for the supervisor, which ends it in order
+                command, stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True
             )
         try:
             await self._begin(process)
