@@ -64,6 +64,8 @@ def run(
 ) -> int:
     """Start the TPM service, the broker and all agents, and show what they do, until Ctrl-C or SIGTERM.
 
+    The broker is a process of its own: it has its own key and what is kept, and can get at nothing else.
+
     Each agent does what its role does (agents/handlers), and beside that all play the reference traffic (agents/mix.yaml). Others
     reach the bus at the state folder's own socket: `tpmbus sub`, `pub`, `request`, `status`.
 
@@ -82,15 +84,15 @@ def run(
 async def _run(wanted: Wanted, output: Output) -> int:
     from anyio import to_thread
 
-    import bus
     from bus.cli.loop import until_stopped
     from bus.clock import SystemClock
     from bus.fleet.running import Measured, running
+    from bus.hub.open import supervise
     from bus.tpm.serving import notify
 
     plan = await to_thread.run_sync(planned, wanted)
     await _provision(wanted, plan, output)
-    async with bus.open(
+    async with supervise(
         policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm
     ) as hub:
         output.note(f"The bus listens at {', '.join(hub.urls)}")

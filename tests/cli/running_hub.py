@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,13 @@ class Running:
         self._out = self._file(fleet.folder, "out", arguments)
         self._errors = self._file(fleet.folder, "err", arguments)
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=self._out, stderr=self._errors, text=True, env=fleet.environ
+            [*COMMAND, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._errors,
+            text=True,
+            env=fleet.environ,
+            start_new_session=True,
         )
         if typed is not None:
             self.process.stdin.write(typed)
@@ -51,8 +58,12 @@ class Running:
             time.sleep(0.02)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """SIGINT is for the whole group, as a terminal does it."""
         with suppress(ProcessLookupError):
-            self.process.send_signal(number)
+            if number is signal.SIGINT:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:

@@ -61,6 +61,20 @@ def test_several_processes_are_one_fleet(home):
     assert {row["from"] for row in document["talk"]} >= {"operations", "command"}
 
 
+@pytest.fixture
+def begin(home):
+    """Starts a command that goes on, and kills what is left of it."""
+    begun: list[Running] = []
+
+    def start(*arguments: str) -> Running:
+        begun.append(Running(home, *arguments))
+        return begun[-1]
+
+    yield start
+    for command in begun:
+        command.end(signal.SIGKILL)
+
+
 # ---- with a few agents, which is quicker -----------------------------------------------------------------------------------------
 
 
@@ -94,19 +108,19 @@ def test_another_traffic_and_none(home, few, tmp_path):
     assert home.run("run", *few, "--seconds", "1", "--json", "--mix", str(mix)).returncode == 3
 
 
-def test_ctrl_c_ends_all_processes_in_order(home, few):
-    fleet = Running(home, "run", *few, "--rate", "100", "--processes", "2")
+def test_ctrl_c_ends_all_processes_in_order(begin, few):
+    fleet = begin("run", *few, "--rate", "100", "--processes", "2")
     fleet.until("6 agents listen")
     children = {int(pid) for pid in Path(f"/proc/{fleet.process.pid}/task/{fleet.process.pid}/children").read_text().split()}
-    assert len(children) == 2
+    assert len(children) == 3, "two with agents, and the broker"
     assert fleet.end(signal.SIGINT) == 0, fleet.noted
     assert "0 unaccounted for" in fleet.said
     assert "Traceback" not in fleet.noted
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
-def test_who_uses_an_agent_of_a_fleet_is_told_and_who_takes_it_over_does(home, few):
-    fleet = Running(home, "run", *few, "--rate", "0")
+def test_who_uses_an_agent_of_a_fleet_is_told_and_who_takes_it_over_does(home, begin, few):
+    fleet = begin("run", *few, "--rate", "0")
     fleet.until("6 agents listen")
     assert home.run("pub", "telemetry.notice", "hi", "--as", "MONITOR").returncode == 4
     assert home.run("pub", "telemetry.notice", "hi", "--as", "MONITOR", "--take-over").returncode == 0
@@ -146,10 +160,10 @@ def test_a_hub_alone_is_one_document_and_nothing_else(home):
     assert json.loads(done.stdout)["agents"] == 0
 
 
-def test_sighup_reloads_the_policy(home, tmp_path):
+def test_sighup_reloads_the_policy(begin, tmp_path):
     for name in ("policies", "agents"):
         shutil.copytree(shipped.folder(name), tmp_path / name)
-    hub = Running(home, "run", "--fleet", "none", "--policy", str(tmp_path / "policies"))
+    hub = begin("run", "--fleet", "none", "--policy", str(tmp_path / "policies"))
     hub.until("0 agents listen")
     topics = tmp_path / "policies" / "topics.yaml"
     topics.write_text(topics.read_text().replace("ttl: 10s", "ttl: 20s"))
