@@ -116,7 +116,7 @@ class Answers:
             if self._left > 0:
                 found = await (self.first() if self._pending is None else self._next(self._pending))
         finally:
-            if found is None:
+            if found is None or not self._left:
                 self.close()
         if found is None:
             raise StopAsyncIteration
