@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
     from bus.agent.agent import Agent
+    from bus.agent.events import Connected, Disconnected, Missed, PolicyChanged, Renewed
     from bus.agent.handlers import Handlers
+    from bus.agent.hooks import HookContext, Hooks
     from bus.agent.message import Message
     from bus.agent.receipts import Receipt
+    from bus.agent.record import Record
     from bus.agent.refusals import Refusal
     from bus.agent.subscription import Subscription
+    from bus.agent.tracing import trace_context
     from bus.errors import (
         AttestationError,
         BackboneError,
@@ -58,21 +62,29 @@ __all__ = [
     "BusError",
     "ClosedError",
     "ConnectError",
+    "Connected",
     "ConnectionLostError",
+    "Disconnected",
     "Drop",
     "Handlers",
+    "HookContext",
+    "Hooks",
     "Hub",
     "LocalProtocolError",
     "Message",
     "MessageTooLargeError",
+    "Missed",
     "NoRespondersError",
     "NotPermittedError",
     "OverloadedError",
+    "PolicyChanged",
     "PolicyError",
     "ProtocolError",
     "Receipt",
+    "Record",
     "Refusal",
     "RemoteProtocolError",
+    "Renewed",
     "RequestError",
     "RequestFailedError",
     "RequestTimeoutError",
@@ -91,17 +103,27 @@ __all__ = [
     "VerificationError",
     "connect",
     "open",
+    "trace_context",
 ]
 _ELSEWHERE = {
     "Agent": "bus.agent.agent",
+    "Connected": "bus.agent.events",
+    "Disconnected": "bus.agent.events",
     "Handlers": "bus.agent.handlers",
+    "HookContext": "bus.agent.hooks",
+    "Hooks": "bus.agent.hooks",
     "Hub": "bus.hub.hub",
     "Message": "bus.agent.message",
+    "Missed": "bus.agent.events",
+    "PolicyChanged": "bus.agent.events",
     "Receipt": "bus.agent.receipts",
+    "Record": "bus.agent.record",
     "Refusal": "bus.agent.refusals",
+    "Renewed": "bus.agent.events",
     "Subscription": "bus.agent.subscription",
     "connect": "bus.hub.open",
     "open": "bus.hub.open",
+    "trace_context": "bus.agent.tracing",
 }
 _PLACES = dict.fromkeys(__all__, "bus.errors") | _ELSEWHERE
 

@@ -39,7 +39,10 @@ ERRORS = [
     "VerificationError",
 ]
 
-BUS = [*ERRORS, "Agent", "Handlers", "Hub", "Message", "Receipt", "Refusal", "Subscription", "connect", "open"]
+AGENTS = ["Agent", "Handlers", "HookContext", "Hooks", "Message", "Receipt", "Record", "Refusal", "Subscription", "trace_context"]
+EVENTS = ["Connected", "Disconnected", "Missed", "PolicyChanged", "Renewed"]
+
+BUS = [*ERRORS, *AGENTS, *EVENTS, "Hub", "connect", "open"]
 
 TESTING = [
     "FakeTpm",
