@@ -66,7 +66,9 @@ class Publishing:
                 if until == ACCEPTED:
                     return None
                 raise
-        lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
+            lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)  # there may be another one by now
+        if lane.waiting.is_full:
+            lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
         receipt = None if until == ACCEPTED else Receipt(durable=lane.rule.is_durable)
         self.add(lane, body, headers, self._note(id_, receipt))
         if receipt is None:
@@ -107,7 +109,9 @@ class Publishing:
             except Drop as dropped:
                 receipt.failed(dropped)
                 return receipt
-        lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
+            lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
+        if lane.waiting.is_full:
+            lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
         self.add(lane, body, headers, self._note(id_, receipt))
         return receipt
 

@@ -19,7 +19,8 @@ class Receipt:
         self._done = 0
         self._position: int | None = None
         self._error: BusError | None = None
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None
+        """Where somebody waits."""
 
     async def sent(self) -> None:
         """Return when it is signed and written to the link. Raises what kept it from that."""
@@ -37,6 +38,8 @@ class Receipt:
 
     async def _until(self, step: int) -> None:
         while self._done < step and self._error is None:
+            if self._event is None:
+                self._event = anyio.Event()
             await self._event.wait()
         if self._error is not None:
             raise twin(self._error)
@@ -54,10 +57,14 @@ class Receipt:
     def failed(self, error: BusError) -> None:
         if self._error is None:
             self._error = error
-            self._event.set()
+            self._wake()
 
     def _move(self, step: int) -> None:
         if step > self._done:
             self._done = step
-            event, self._event = self._event, anyio.Event()
-            event.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+            self._event = None
