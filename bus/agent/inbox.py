@@ -124,17 +124,15 @@ class Inbox:
         ticket = Ticket(subs, deliveries, position, envelope)
         if not subs and is_grant(envelope):
             self._grant(ticket)
-        elif position:
-            self._kept(ticket)
         else:
-            self.take(self._keyring.arrive(envelope, ticket))
+            self._named_ones(ticket)
 
-    def _kept(self, ticket: Ticket) -> None:
-        """It is for those whom it names, and for nobody else whom it reaches: they have deliveries of their own."""
+    def _named_ones(self, ticket: Ticket) -> None:
+        """It is for those whom it names, and for nobody else whom it reaches. A reply is for who asked, and names nobody."""
         _, named = self._named_by(ticket.subs)
-        if not named:
+        if ticket.subs and not named:
             self.counts["late"] += 1  # they have just ended
-        elif self._dead and numbers(ticket.subs[:4])[0] in self._dead:
+        elif ticket.position and self._dead and numbers(ticket.subs[:4])[0] in self._dead:
             reason, deliveries, original = parse_dead_letter(ticket.envelope)
             ticket = Ticket(ticket.subs, deliveries, ticket.position, original, reason)
             self.take(self._keyring.arrive(original, ticket, dead=True, named=named))
@@ -257,10 +255,12 @@ class Inbox:
     def _named_by(self, subs: bytes) -> Named:
         named = self._named.get(subs)
         if named is None:
-            if len(self._named) >= MAX_COLUMNS:
-                self._named.clear()
             found = [self._open[number] for number in numbers(subs) if number in self._open]
-            named = self._named[subs] = Named(frozenset(one for one, _ in found), frozenset(hears for _, hears in found))
+            named = Named(frozenset(one for one, _ in found), frozenset(hears for _, hears in found))
+            if 4 * len(named.hears) == len(subs):  # whatever else is named may be anything, and of any length
+                if len(self._named) >= MAX_COLUMNS:
+                    self._named.clear()
+                self._named[subs] = named
         return named
 
 

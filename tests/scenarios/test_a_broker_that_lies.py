@@ -1,0 +1,466 @@
+"""A dishonest broker against honest hosts: what the threat model promises (docs/spec, part 1), one attack after the other.
+
+Each test tells one lie, sees that nothing forged, replayed or meant for others is handed to anybody, that the refusal has its name,
+and that what is honest beside it goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from lying_broker import POLICY, Liar, Seam, bodies, header_of, inside, lying, refused, secrets_of, soon
+
+from bus.errors import NoRespondersError, RequestTimeoutError
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
+from bus.protocol.frames import DURABLE, LISTENS, Frame
+from bus.protocol.header import GRANT
+
+pytestmark = pytest.mark.anyio
+TOPIC = "tasks.build"
+
+
+class Scene:
+    """LEAD publishes and PAINTER reads, each in a process of its own; the broker between them lies."""
+
+    def __init__(self, liar: Liar, lead: Any, painter: Any, tasks: Any) -> None:
+        self.liar, self.lead, self.painter, self.tasks = liar, lead, painter, tasks
+        self._said = 0
+
+    @property
+    def to_painter(self) -> Seam:
+        return self.liar.seam_of(self.painter)
+
+    @property
+    def to_lead(self) -> Seam:
+        return self.liar.seam_of(self.lead)
+
+    @property
+    def sub(self) -> int:
+        return self.to_painter.subs("tasks.>")[0]
+
+    async def say(self, body: bytes = b"hello", topic: str = TOPIC) -> bytes:
+        """LEAD says it, and it is the last envelope that PAINTER's broker hears: that envelope."""
+        await self.lead.publish(topic, body)
+        await self.liar.hub.settle()
+        return self.to_lead.envelopes(topic=topic)[-1]
+
+    async def heard(self) -> list[Any]:
+        return await bodies(self.liar, self.tasks)
+
+    async def goes_on(self) -> None:
+        """What is honest arrives, whatever was before."""
+        self.liar.be_honest()
+        self._said += 1
+        body = b"honest %d" % self._said
+        await self.lead.publish("tasks.honest", body)
+        assert (await self.heard())[-1:] == [body]
+
+    async def refuses(self, reason: str, times: int = 1) -> None:
+        """Nothing was handed over, this was why, and it is told."""
+        assert await self.heard() == []
+        assert refused(self.painter) == {reason: times}
+        told = self.painter.refusals()
+        assert [(await soon(anext(told))).reason for _ in range(times)] == [reason] * times
+        await self.goes_on()
+
+
+@asynccontextmanager
+async def scene(policy: str = POLICY, **options: Any) -> AsyncIterator[Scene]:
+    async with (
+        lying(policy, **options) as liar,
+        liar.host().agent("LEAD") as lead,
+        liar.host().agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        yield Scene(liar, lead, painter, tasks)
+
+
+def changed(envelope: bytes, **fields: Any) -> bytes:
+    header, sealed = envelopes.split(envelope)
+    return envelopes.join(headers.parse(header)._replace(**fields).encode(), sealed)
+
+
+def withheld(kind: int) -> Any:
+    """A lie by which frames of this kind never arrive."""
+    return lambda _, frame: [] if frame[0] == kind else None
+
+
+# ---- it cannot read -------------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_secret_ever_leaves_a_host():
+    """Neither what was said nor any key, in none of the ways in which something is said; over renewals and reconnects too."""
+    words = [f"the secret word is {word}, and nobody else knows it".encode() for word in "abcdefgh"]
+    async with scene() as one, one.liar.host().agent("WATCH") as watch:
+        liar, lead, painter = one.liar, one.lead, one.painter
+        secrets: set[bytes] = set()
+        async with (
+            painter.subscribe("work.>", durable="mine") as work,
+            painter.subscribe("control.>") as control,
+            painter.subscribe("ask.>") as asked,
+            watch.subscribe(">", limit=10_000) as everything,
+        ):
+            for number in range(2):
+                await lead.publish(TOPIC, words[0], headers={"key": words[1].decode()})
+                await lead.publish_many(TOPIC, [words[2]] * 100)
+                await soon(lead.publish("work.a", words[3], id=f"job-{number}"))
+                await soon(lead.publish("control.stop", words[4]))
+                async with anyio.create_task_group() as tasks:
+
+                    async def answer() -> None:
+                        await (await anext(asked)).reply(words[6])
+
+                    tasks.start_soon(answer)
+                    assert (await soon(lead.request("ask.it", words[5]))).body == words[6]
+                await (await soon(anext(work))).ack(confirmed=True)
+                assert (await soon(anext(control))).body == words[4]
+                secrets.update(secrets_of(lead, painter, watch))
+                await liar.hub.advance(15 * 60)
+            assert await bodies(liar, everything)
+        secrets.update(secrets_of(lead, painter, watch))
+    assert len(secrets) > 10
+    assert liar.seen(TOPIC.encode()), "what is in the clear was seen, so this would see the rest"
+    assert liar.seen(*words, *secrets) == []
+
+
+# ---- it cannot forge, or change -------------------------------------------------------------------------------------------------
+
+
+async def test_bits_that_are_flipped_on_the_way_are_refused_wherever_they_are():
+    async with scene() as one:
+        envelope = await one.say()
+        assert await one.heard() == [b"hello"]
+        await one.lead.publish(TOPIC, b"next")
+        flips = range(0, len(envelope) * 8, 11)
+        for bit in flips:
+            flipped = bytearray(envelope)
+            flipped[bit // 8] ^= 1 << bit % 8
+            one.to_painter.deliver(bytes(flipped), subs=[one.sub])
+        await one.liar.hub.advance(5)  # what names keys or papers that nobody has waits for them, and in vain
+        assert await one.heard() == [b"next"]
+        assert sum(refused(one.painter).values()) == len(flips)
+        assert refused(one.painter).keys() <= {
+            "malformed", "unsolicited", "from_future", "expired", "ttl_too_long", "missing_key", "wrong_epoch", "before_session",
+            "replayed", "bad_seal", "missing_papers", "untrusted", "no_granter", "not_granted", "busy",
+        }  # fmt: skip
+        await one.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"topic": "tasks.deploy"}, "bad_seal"),
+        ({"topic": "plans.build"}, "unsolicited"),
+        ({"sender": "SECOND"}, "wrong_epoch"),
+        ({"sender": "PAINTER"}, "wrong_epoch"),
+        ({"seq": 1_000}, "bad_seal"),
+        ({"priority": 1}, "wrong_epoch"),
+        ({"records": 2}, "bad_seal"),
+        ({"before": 7}, "bad_seal"),
+        ({"flags": 1}, "bad_seal"),
+        ({"id": bytes(16)}, "bad_seal"),
+        ({"sent_ms": 1_800_000_000_001}, "bad_seal"),
+        ({"sent_ms": 1_799_999_999_000, "expires_ms": 1_800_000_000_000}, "before_session"),
+        ({"expires_ms": 1_800_000_000_001}, "bad_seal"),
+        ({"expires_ms": 1_900_000_000_000}, "ttl_too_long"),
+        ({"flags": 2, "ref": bytes(16), "topic": "_reply.PAINTER." + "0" * 32}, "unsolicited"),
+        ({"kind": 2, "topic": "_grant.PAINTER", "priority": 0, "ref": bytes(16)}, "malformed"),
+    ],
+)
+async def test_what_the_header_says_cannot_be_changed(change: dict[str, Any], reason: str):
+    async with scene() as one:
+        one.liar.down = withheld(Frame.DELIVER)
+        await one.say()
+        one.liar.be_honest()
+        grants = one.to_lead.envelopes(kind=GRANT)
+        one.to_painter.deliver(grants[0])
+        one.to_painter.deliver(changed(one.to_lead.envelopes(topic=TOPIC)[0], **change), subs=[one.sub])
+        await one.refuses(reason)
+
+
+async def test_what_an_insider_forges_for_the_broker_is_refused():
+    """MASON reads what LEAD says: it has the key of the epoch, and the broker passes on whatever it seals with it."""
+    async with scene() as one, one.liar.host().agent("MASON") as mason, mason.subscribe("tasks.>"):
+        envelope = await one.say()
+        assert await one.heard() == [b"hello"]
+        header = header_of(envelope)
+        opened = inside(mason).keyring.held.epochs[header.epoch]
+        data, sealed = envelopes.split(envelope)
+        plaintext = opened.open(sealed, seq=header.seq, header=data)
+        forged = header._replace(seq=header.seq + 1, id=os.urandom(16)).encode()
+        one.to_painter.deliver(envelopes.join(forged, sealed_with(opened, header.seq + 1, forged, plaintext)), subs=[one.sub])
+        await one.refuses("bad_proof")
+
+
+def sealed_with(opened: Any, seq: int, header: bytes, plaintext: bytes) -> bytes:
+    guard = os.urandom(4)
+    return guard + bytes(opened._cipher.encrypt(guard + seq.to_bytes(8, "big"), plaintext, header))
+
+
+# ---- it cannot replay -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_live_message_comes_once_however_often_it_is_brought():
+    async with scene() as one:
+        envelope = await one.say()
+        assert await one.heard() == [b"hello"]
+        for _ in range(3):
+            one.to_painter.deliver(envelope, subs=[one.sub])
+        await one.refuses("replayed", 3)
+
+
+async def test_nor_is_it_taken_again_on_another_link_or_by_another_subscription():
+    async with scene() as one:
+        envelope = await one.say()
+        assert await one.heard() == [b"hello"]
+        await one.tasks.aclose()
+        one.to_painter.outside.close(flush=False)
+        await one.liar.hub.advance(1)
+        async with one.painter.subscribe("tasks.*") as one.tasks:
+            for grant in one.to_lead.envelopes(kind=GRANT):
+                one.to_painter.deliver(grant)
+            one.to_painter.deliver(envelope, subs=one.to_painter.subs("tasks.*"))
+            await one.refuses("replayed")
+
+
+async def test_who_starts_again_is_not_brought_what_was_said_before():
+    """With all that the broker ever had: papers, grants, envelopes."""
+    async with lying() as liar, liar.host().agent("LEAD") as lead:
+        old = liar.host()
+        async with old.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+            await lead.publish(TOPIC, b"hello")
+            assert await bodies(liar, tasks) == [b"hello"]
+            kept = [frame for frame in liar.seam_of(painter).told if frame[0] in (Frame.PAPERS, Frame.DELIVER)]
+        await liar.hub.advance(1)
+        async with liar.host().agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+            for kind, *fields in kept:
+                liar.seam_of(painter).tell(kind, *fields)
+            await liar.hub.advance(5)
+            one = Scene(liar, lead, painter, tasks)
+            assert await one.heard() == []
+            assert refused(painter) == {"unsolicited": 1, "before_session": 1}, (
+                "of the grant, which is for a key that is gone; and of it"
+            )
+            await one.goes_on()
+
+
+async def test_and_where_it_has_the_key_it_is_still_from_before():
+    """PAINTER comes to a process that heard it already."""
+    async with lying() as liar, liar.host().agent("LEAD") as lead:
+        host = liar.host()
+        async with host.agent("MASON") as mason, mason.subscribe("tasks.>") as others:
+            await lead.publish(TOPIC, b"hello")
+            assert await bodies(liar, others) == [b"hello"]
+            envelope = liar.seam_of(lead).envelopes(topic=TOPIC)[-1]
+            await liar.hub.advance(1)
+            async with host.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+                seam = liar.seam_of(painter)
+                seam.deliver(envelope, subs=[*range(10)])
+                assert await bodies(liar, tasks) == await bodies(liar, others) == []
+                assert refused(painter) == {"replayed": 1, "before_session": 1} or refused(painter) == {"replayed": 1}
+                await Scene(liar, lead, painter, tasks).goes_on()
+
+
+async def test_what_is_reordered_and_doubled_is_all_there_once():
+    async with scene() as one:
+        one.liar.down = withheld(Frame.DELIVER)
+        for number in range(20):
+            await one.say(b"%d" % number)
+        one.liar.be_honest()
+        for grant in one.to_lead.envelopes(kind=GRANT):
+            one.to_painter.deliver(grant)
+        for envelope in [*reversed(one.to_lead.envelopes(topic=TOPIC)), *one.to_lead.envelopes(topic=TOPIC)]:
+            one.to_painter.deliver(envelope, subs=[one.sub])
+        assert sorted(await one.heard(), key=int) == [b"%d" % number for number in range(20)]
+        assert refused(one.painter) == {"replayed": 20}
+        await one.goes_on()
+
+
+async def test_what_is_withheld_until_it_has_expired_is_not_handed_over():
+    async with scene() as one:
+        await one.say(b"first")
+        await one.heard()
+        one.liar.down = withheld(Frame.DELIVER)
+        envelope = await one.say(b"late")
+        one.liar.be_honest()
+        await one.liar.hub.advance(61)
+        one.to_painter.deliver(envelope, subs=[one.sub])
+        await one.refuses("expired")
+
+
+async def test_what_is_withheld_shows_as_a_gap():
+    async with scene() as one:
+        await one.say(b"first")
+        one.liar.down = withheld(Frame.DELIVER)
+        await one.say(b"second")
+        one.liar.be_honest()
+        await one.say(b"third")
+        assert [((message := await anext(one.tasks)).body, message.missed) for _ in range(2)] == [(b"first", 0), (b"third", 1)]
+
+
+# ---- whom it is handed to -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_reaches_the_subscription_of_its_topic_whatever_the_broker_names():
+    async with scene() as one, one.painter.subscribe("ask.>") as asked:
+        one.liar.down = withheld(Frame.DELIVER)
+        envelope = await one.say()
+        one.liar.be_honest()
+        for grant in one.to_lead.envelopes(kind=GRANT):
+            one.to_painter.deliver(grant)
+        one.to_painter.deliver(envelope, subs=one.to_painter.subs("ask.>"))
+        assert await bodies(one.liar, asked) == []
+        await one.refuses("unsolicited")
+
+
+async def test_a_message_that_names_nobody_reaches_nobody():
+    async with scene() as one:
+        one.liar.down = withheld(Frame.DELIVER)
+        envelope = await one.say()
+        one.liar.be_honest()
+        for grant in one.to_lead.envelopes(kind=GRANT):
+            one.to_painter.deliver(grant)
+        one.to_painter.deliver(envelope)
+        await one.refuses("unsolicited")
+
+
+async def test_whom_policy_does_not_let_hear_it_gets_neither_message_nor_key():
+    """The broker hands CLERK everything that PAINTER gets, and tells LEAD that CLERK listens."""
+    async with scene() as one, one.liar.host().agent("CLERK") as clerk, clerk.subscribe("plans.>") as plans:
+        to_clerk = one.liar.seam_of(clerk)
+        papers = inside(clerk).sessions.held["CLERK"].papers
+        one.to_lead.tell(Frame.PAPERS, [papers], b"")
+        one.to_lead.tell(Frame.INTEREST, 1_000, [["CLERK", "tasks.>", LISTENS], ["CLERK", ">", DURABLE]])
+        envelope = await one.say()
+        grants = one.to_lead.envelopes(kind=GRANT)
+        assert {header_of(grant).topic for grant in grants} == {"_grant.PAINTER"}
+        left_out = inside(one.lead).statistics()["keyring"]["left_out"]
+        assert left_out["LEAD", "not_permitted"] >= 1
+        for grant in grants:
+            to_clerk.deliver(grant)
+        to_clerk.deliver(envelope, subs=to_clerk.subs("plans.>"))
+        await one.liar.hub.advance(5)
+        assert await bodies(one.liar, plans) == []
+        assert refused(clerk) == {"unsolicited": 2}
+        assert await one.heard() == [b"hello"]
+        await one.goes_on()
+
+
+async def test_in_one_process_policy_still_tells_its_agents_apart():
+    """WATCH has not the right to hear what PAINTER beside it hears, and its subscription would match."""
+    policy = POLICY.replace("subscribe: ['>'],", "subscribe: ['>'], deny: {subscribe: [tasks.hidden]},")
+    async with lying(policy) as liar, liar.host().agent("LEAD") as lead:
+        host = liar.host()
+        async with (
+            host.agent("PAINTER") as painter,
+            host.agent("WATCH") as watch,
+            painter.subscribe("tasks.>") as tasks,
+            watch.subscribe(">") as everything,
+        ):
+            seam = liar.seam_of(painter)
+            liar.down = lambda _, frame: None if frame[0] != Frame.DELIVER or not frame[2] else []
+            await lead.publish("tasks.hidden", b"for PAINTER")
+            await liar.hub.settle()
+            seam.deliver(liar.seam_of(lead).envelopes(topic="tasks.hidden")[0], subs=[*seam.subs("tasks.>"), *seam.subs(">")])
+            assert await bodies(liar, tasks) == [b"for PAINTER"]
+            assert await bodies(liar, everything) == []
+            assert refused(painter) == {"not_permitted": 1}
+
+
+async def test_the_broker_cannot_become_a_reader():
+    """It names itself, with its own papers and a certificate that is good."""
+    async with scene() as one:
+        own = one.liar.hub.broker._own.papers
+        one.to_lead.tell(Frame.PAPERS, [own], b"")
+        one.to_lead.tell(Frame.INTEREST, 1_000, [["BROKER", "tasks.>", LISTENS]])
+        await one.say()
+        assert {header_of(grant).topic for grant in one.to_lead.envelopes(kind=GRANT)} == {"_grant.PAINTER"}
+        assert refused(one.lead) == {"untrusted": 1}
+        assert await one.heard() == [b"hello"]
+
+
+async def test_grants_that_are_swapped_or_brought_to_others_open_nothing():
+    async with scene() as one, one.liar.host().agent("MASON") as mason, mason.subscribe("tasks.>") as others:
+        one.liar.down = lambda _, frame: [] if frame[0] == Frame.DELIVER else None
+        envelope = await one.say()
+        one.liar.be_honest()
+        grants = {header_of(grant).topic: grant for grant in one.to_lead.envelopes(kind=GRANT)}
+        one.to_painter.deliver(grants["_grant.MASON"])
+        renamed = changed(grants["_grant.MASON"], topic="_grant.PAINTER")
+        one.to_painter.deliver(renamed)
+        keyed = changed(grants["_grant.MASON"], topic="_grant.PAINTER", ref=header_of(grants["_grant.PAINTER"]).ref)
+        one.to_painter.deliver(keyed)
+        assert await one.heard() == []
+        assert refused(one.painter) == {"unsolicited": 2, "bad_seal": 1}
+        one.to_painter.deliver(grants["_grant.PAINTER"])
+        one.to_painter.deliver(envelope, subs=[one.sub])
+        assert await one.heard() == [b"hello"]
+        assert await bodies(one.liar, others) == []
+        await one.goes_on()
+
+
+# ---- requests and replies -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def asking(liar: Liar, lead: Any, topic: str = "ask.it") -> AsyncIterator[dict[str, Any]]:
+    """A request of LEAD's that waits. What became of it is in what is yielded, afterwards."""
+    found: dict[str, Any] = {}
+    async with anyio.create_task_group() as tasks:
+
+        async def ask() -> None:
+            try:
+                found["reply"] = (await lead.request(topic, b"what?", timeout=10)).body
+            except (RequestTimeoutError, NoRespondersError) as error:
+                found["error"] = type(error)
+
+        tasks.start_soon(ask)
+        await liar.hub.settle()
+        yield found
+
+
+async def test_a_reply_answers_the_request_that_it_was_made_for_and_no_other():
+    async with scene() as one, one.painter.subscribe("ask.>") as asked:
+        async with asking(one.liar, one.lead) as first:
+            message = await soon(anext(asked))
+            await message.reply(b"the first answer")
+            await one.liar.hub.settle()
+        assert first == {"reply": b"the first answer"}
+        reply = one.to_painter.envelopes(topic="_reply.")[-1]
+        one.liar.up = lambda seam, frame: [] if frame[0] == Frame.PUBLISH and seam is one.to_painter else None
+        async with asking(one.liar, one.lead) as second:
+            await soon(anext(asked))
+            one.to_lead.deliver(reply)
+            request = header_of(one.to_lead.envelopes(topic="ask.")[-1])
+            one.to_lead.deliver(changed(reply, ref=request.id))
+            await one.liar.hub.advance(11)
+        assert second == {"error": RequestTimeoutError}
+        assert refused(one.lead) == {"unsolicited": 1, "replayed": 1} or refused(one.lead) == {"unsolicited": 1, "bad_seal": 1}
+        one.liar.be_honest()
+
+
+async def test_a_request_in_the_hands_of_who_may_not_answer_is_not_answered():
+    async with scene() as one, one.liar.host().agent("CLERK") as clerk, clerk.subscribe("plans.>") as plans:
+        async with one.painter.subscribe("ask.>") as asked, asking(one.liar, one.lead) as found:
+            await soon(anext(asked))
+            request = one.to_lead.envelopes(topic="ask.")[-1]
+            to_clerk = one.liar.seam_of(clerk)
+            to_clerk.deliver(request, subs=to_clerk.subs("plans.>"))
+            assert await bodies(one.liar, plans) == []
+            assert refused(clerk) == {"unsolicited": 1}
+            await one.liar.hub.advance(11)
+        assert found == {"error": RequestTimeoutError}
+
+
+async def test_that_nobody_answers_is_the_brokers_word_and_harms_nothing_else():
+    async with scene() as one, one.painter.subscribe("ask.>"):
+        one.liar.down = lambda seam, frame: [] if frame[0] == Frame.INTEREST and seam is one.to_lead else None
+        async with asking(one.liar, one.lead) as found:
+            pass
+        assert found == {"error": NoRespondersError}
