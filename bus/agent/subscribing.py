@@ -15,7 +15,7 @@ from bus.agent.message import Message
 from bus.agent.refusals import Refusal
 from bus.agent.settling import Place, Settling
 from bus.agent.starts import encode_start
-from bus.agent.subscription import Subscription, check_options
+from bus.agent.subscription import BLOCK, Subscription, check_options
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
@@ -45,6 +45,8 @@ class Subscribing:
     ) -> Subscription[Any]:
         """Raises ValueError, TypeError."""
         check_options(overflow, limit)
+        if durable and overflow != BLOCK:
+            raise ValueError(f"overflow={overflow!r}: what a durable subscription drops comes again; leave it at {BLOCK!r}")
         begins = encode_start(start) if durable else ""
         delivering = Delivering(
             HookContext(self._agent, pattern), decode=None if decode is None else decoder(decode), told=self._told

@@ -1,7 +1,8 @@
 """A subscription: batches come in, messages are taken out one by one, and no task stands between.
 
     put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says
-    taking     the next message of a batch suspends nobody; between two batches is one checkpoint. Several tasks may take
+    taking     the next message of a batch suspends nobody; between two batches is one checkpoint, of kept
+               messages, which come one by one, after a few dozen. Several tasks may take
     credit     whoever must not lose anything is sent no more than its limit; what was taken is given back by quarters
     missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
     end        an error of its own, or a quiet one; what came before is still handed out
@@ -28,6 +29,8 @@ DROP_OLDEST: Final = "drop_oldest"
 DROP_NEWEST: Final = "drop_newest"
 DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = (BLOCK, DROP_OLDEST, DROP_NEWEST, DISCONNECT)
+YIELD_AFTER: Final = 64
+"""Messages that were kept; so many are handed out without a checkpoint, if there are as many."""
 MAX_SERIES: Final = 4_096
 """Senders' epochs and topics whose gaps are looked at."""
 
@@ -71,6 +74,8 @@ class Subscription(Generic[Body]):
         """In batches that were not begun."""
         self._it: Iterator[Message] = iter(())
         """What is left of the batch that was begun."""
+        self._unyielding = 0
+        """Messages since others had their turn."""
         self._begun = self._taken = 0
         """Messages in that batch; and in those before it for which no credit was given back."""
         self._delivered = 0
@@ -221,7 +226,8 @@ class Subscription(Generic[Body]):
     async def _begin_batch(self, done: Iterator[Message]) -> None:
         """Another one than this, of which nothing is left; if another task has begun one meanwhile, that."""
         self._finish_batch(done)
-        if self._batches:
+        if self._batches and (self._unyielding >= YIELD_AFTER or self._batches[0].settling is None):
+            self._unyielding = 0
             await checkpoint()
         while self._it is done and not self._batches:
             if self._ended:
@@ -263,6 +269,7 @@ class Subscription(Generic[Body]):
     def _finish_batch(self, done: Iterator[Message]) -> None:
         if self._it is done:
             self._taken += self._begun
+            self._unyielding += self._begun
             self._begun = 0
             if self._taken * 4 >= self.limit and self.overflow == BLOCK and not self._ended:
                 self._credit(self.number, self._taken)

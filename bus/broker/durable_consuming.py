@@ -99,7 +99,8 @@ class Consuming:
             one.taker.reading.leave(one)
 
     def credit(self, one: Subscription, records: int) -> None:
-        one.credit = min(one.credit + records, one.limit)
+        if one.blocks:
+            one.credit = min(one.credit + records, one.limit)
         if one.taker is not None:
             one.taker.reading.wake()
 

@@ -27,6 +27,8 @@ from bus.protocol.names import is_agent_name
 if TYPE_CHECKING:
     from bus.broker.durable import Durable
 
+UNLIMITED: Final = 1 << 32
+"""The credit of a durable subscription whose host drops what is too much."""
 MAX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 """Names of groups and of durable subscriptions."""
 AT_ONCE: Final = 128
@@ -64,7 +66,8 @@ class Subscribing:
             host.send(Frame.REFUSE, code, sub_ref(number))
             return
         is_kept = durable or pattern.startswith(DEAD)
-        one = Subscription(host, number, agent, pattern, group, overflow, limit, limit if is_kept or overflow == BLOCK else 0)
+        credit = limit if overflow == BLOCK else UNLIMITED if is_kept else 0
+        one = Subscription(host, number, agent, pattern, group, overflow, limit, credit)
         host.subscriptions[number] = one
         if is_kept:
             self._begin_kept(one, durable, start)

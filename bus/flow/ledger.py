@@ -51,6 +51,9 @@ class Verdict(NamedTuple):
     """All of it is finished, and on disk: acknowledge it again in silence."""
 
 
+_ONE: Final = Verdict((0,), redelivered=False, done=False)
+
+
 class Row(NamedTuple):
     """One run, as it is stored. (epoch, start) is its key."""
 
@@ -116,6 +119,8 @@ class Ledger:
             raise VerificationError(
                 "ledger_full", detail=f"{self.size_bytes} bytes of finished records are kept: the limit is reached"
             )
+        if records == 1:
+            return _ONE
         return Verdict(tuple(number - start for number in missing), redelivered=len(missing) < records, done=False)
 
     def unfinished(self, epoch: bytes, seq: int, *, records: int) -> frozenset[int]:
@@ -130,7 +135,7 @@ class Ledger:
         if not all(0 <= index < records for index in done):
             raise ValueError(f"an envelope of {records} records has no others than 0 to {records - 1}")
         missing = self._missing(epoch, start, records)
-        finished = set(missing).intersection(start + index for index in done)
+        finished = set(missing).intersection(start + index for index in done) if records > 1 else missing[: len(done)]
         if len(finished) == len(missing) > 0:
             self._change(epoch, start, start + _SLOT, until_ms=until_ms)
             self._settled.append((epoch, seq))

@@ -30,6 +30,10 @@ class Runs:
 
     def add(self, start: int, end: int) -> tuple[int, ...]:
         """Add [start, end), merging what it touches. Gives the starts of runs that changed, were swallowed or are new."""
+        ends = self._ends
+        if ends and start == ends[-1]:  # what mostly happens
+            ends[-1] = end
+            return (self._starts[-1],)
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
         if first == last:
             self._starts.insert(first, start)
@@ -43,6 +47,8 @@ class Runs:
 
     def missing(self, start: int, end: int) -> list[int]:
         """The numbers of [start, end) that are not in it."""
+        if not self._ends or start >= self._ends[-1]:
+            return [*range(start, end)]
         found: list[int] = []
         place = bisect_right(self._ends, start)
         while start < end:
