@@ -23,6 +23,7 @@ from bus.broker.durable_classes import Classes
 from bus.broker.durable_consuming import Consuming, End
 from bus.broker.durable_inboxes import Inboxes
 from bus.broker.durable_kept import Find, Kept
+from bus.broker.durable_recent import Recent
 from bus.broker.durable_standing import Standing
 from bus.broker.durable_storing import Storing
 from bus.broker.durable_syncing import Syncing
@@ -159,10 +160,11 @@ class Keeping:
         interest.inbox_papers = self._inboxes.papers
         self._kept = Kept(backbone, asking, find, clock)
         self._standing = Standing(backbone, self._classes, self._inboxes, interest=interest, router=router, subscribing=subscribing)
-        self._storing = Storing(backbone, self._classes, clock, counts=counts, pacing=pacing, spread=spread)
+        recent = Recent()
+        self._storing = Storing(backbone, self._classes, clock, counts=counts, pacing=pacing, recent=recent, spread=spread)
         self._consuming = Consuming(
             backbone, self._classes, self._kept, self._standing, clock,
-            counts=counts, end=end, interest=interest, now_ms=now_ms, requests=requests,
+            counts=counts, end=end, interest=interest, now_ms=now_ms, recent=recent, requests=requests,
         )  # fmt: skip
         self._syncing = Syncing(clock)
         self.publish = self._storing.publish

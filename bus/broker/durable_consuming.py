@@ -21,6 +21,7 @@ from bus.broker.durable_classes import Classes
 from bus.broker.durable_kept import Kept
 from bus.broker.durable_moving import MOVED, Place, Stands, found, is_read, place_of
 from bus.broker.durable_reading import Reading, Taker, What
+from bus.broker.durable_recent import Recent
 from bus.broker.durable_standing import Standing
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
@@ -52,12 +53,13 @@ class Consuming:
         end: End,
         interest: Interest,
         now_ms: Callable[[], int],
+        recent: Recent,
         requests: Requests,
     ) -> None:
         self._backbone, self._classes, self._kept, self._standing, self._clock = backbone, classes, kept, standing, clock
         self._counts, self._interest, self._requests, self._now_ms = counts, interest, requests, now_ms
         self.end = end
-        self.show = kept.show
+        self.show, self.header = kept.show, recent.header
         self.records = classes.records
         self._readings: dict[ConsumerName, Reading] = {}
         self._tasks: TaskGroup | None = None

@@ -21,8 +21,6 @@ from bus.backbone.interface import DEAD, Consumer, ConsumerName, Delivery, Span
 from bus.broker.host_link import HostLink, Subscription
 from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.flow.start import Start
-from bus.protocol import envelope as envelopes
-from bus.protocol import header as headers
 from bus.protocol.frames import ACK, NAK, TERM, column, parse_dead_letter
 from bus.protocol.header import Header
 
@@ -47,8 +45,8 @@ class Taker:
     """In a group: what it was given and has not settled."""
     is_begun: bool = False
     """Whether it was told that it is live."""
-    shown: tuple[bytes, bytes] = (b"", b"")
-    """Epoch and session of what it was given last."""
+    shown: tuple[bytes, bytes, str] = (b"", b"", "")
+    """Epoch, session and topic of what it was given last."""
 
     @property
     def free(self) -> int:
@@ -73,6 +71,8 @@ class World(Protocol):
     async def open(self, reading: Reading) -> Consumer: ...
 
     def opened(self, reading: Reading) -> None: ...
+
+    def header(self, envelope: bytes) -> Header: ...
 
     async def show(self, host: HostLink, agent: str, epoch: bytes, session: bytes, sender: str) -> None: ...
 
@@ -211,19 +211,30 @@ class Reading:
         self._changed = None
 
     async def _hand_out(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        taker: Taker | None = None
         for delivery in deliveries:
             try:
                 envelope = parse_dead_letter(delivery.envelope)[2] if self._is_dead else delivery.envelope
-                header = headers.parse(envelopes.split(envelope)[0])
+                header = self._world.header(envelope)
             except RemoteProtocolError:
                 consumer.settle_nowait(terms=[(delivery.position, delivery.position, "malformed")])
                 continue
-            taker = await self._taker(header)
+            if taker is None or not self._may_go_on(taker, header):
+                taker = await self._taker(header)
             if taker is None:
                 self._world.passed_over()
                 consumer.settle_nowait(acks=[(delivery.position, delivery.position)])
             else:
                 self._give(consumer, taker, delivery, header)
+
+    def _may_go_on(self, taker: Taker, header: Header) -> bool:
+        """Whether this is for who got the last one, with nothing else to be asked or shown."""
+        return (
+            taker.shown == (header.epoch, header.session, header.topic)
+            and taker.free > 0
+            and not self.is_group
+            and taker.one in self.takers
+        )
 
     async def _taker(self, header: Header) -> Taker | None:
         """Who gets it, with all that it needs to open it; None if it is for nobody here."""
@@ -234,7 +245,7 @@ class Reading:
                     return None
                 await self._change()
                 continue
-            needs = header.epoch, header.session
+            needs = header.epoch, header.session, header.topic
             if taker.shown == needs:
                 return taker
             one = taker.one

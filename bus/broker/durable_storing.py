@@ -22,6 +22,7 @@ from bus.backbone.interface import Backbone, Entry, Grant, Papers
 from bus.broker.counts import Counts
 from bus.broker.crossing import Crossing
 from bus.broker.durable_classes import Classes
+from bus.broker.durable_recent import Recent
 from bus.broker.host_link import HostLink
 from bus.broker.pacing import Pacing, Turn
 from bus.broker.stopping import Stops
@@ -65,10 +66,11 @@ class Storing:
         *,
         counts: Counts,
         pacing: Pacing,
+        recent: Recent,
         spread: Callable[[list[Crossing]], None],
     ) -> None:
         self._backbone, self._classes, self._clock = backbone, classes, clock
-        self._counts, self._pacing, self._spread = counts, pacing, spread
+        self._counts, self._pacing, self._recent, self._spread = counts, pacing, recent, spread
         self._next = _Lot()
         self._bytes = 0
         self._wanted = anyio.Event()
@@ -92,6 +94,7 @@ class Storing:
             raise _busy(crossing, "a grant of its epoch could not be kept")
         self._take(crossing)
         self._next.crossings.append(crossing)
+        self._recent.put(crossing.envelope, crossing.header)
         self._counts.kept += 1
         host = crossing.turn.host
         if crossing.lane is not None and host.storing_bytes > STOP_BYTES:
