@@ -57,7 +57,7 @@ async def every_way(lead, topic="tasks.paint") -> None:
 EVERY = [0, 1, 2, 3, 4, 5, b"6", b"7", 8]
 
 
-@pytest.mark.parametrize(("hook", "is_batch"), KINDS, ids=str)
+@pytest.mark.parametrize(("hook", "is_batch"), KINDS, ids=[f"kind {number}" for number in range(len(KINDS))])
 @pytest.mark.parametrize("side", ["publish", "deliver", "both"])
 async def test_a_hook_that_gives_back_what_it_gets_changes_nothing(hook, is_batch, side):
     async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
