@@ -14,7 +14,7 @@ from bus.broker.host_link import HostLink
 from bus.broker.joining import Joining
 from bus.broker.moment import Moment
 from bus.broker.offences import Offences
-from bus.errors import NotPermittedError, RemoteProtocolError, VerificationError
+from bus.errors import BusError, NotPermittedError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import Believed
 from bus.identity.host.session import Session
 from bus.protocol.frames import Frame
@@ -93,7 +93,10 @@ class Arriving:
                 break
             self.fail(host, "busy", "no handshake within 5 s", now=now)
 
-    def lost(self, host: HostLink) -> None:
+    def lost(self, host: HostLink, error: BusError, *, now: float) -> None:
+        """Its link is gone; over what it said, if that was no frame."""
+        if isinstance(error, RemoteProtocolError):
+            self.fail(host, told(error.reason), str(error), now=now)
         self._end(host, "lost")
 
     def _end(self, host: HostLink, how: str) -> bool:

@@ -186,10 +186,10 @@ class Broker:
         self._pacing.flush()
 
     def _lost(self, host: HostLink, error: BusError) -> None:
-        host.is_gone = True
-        moment = self._moment()
+        host.is_gone, moment = True, self._moment()
         self._hosts.pop(host, None)
-        self._arriving.lost(host)
+        self._watching.lost(host, error, now=moment.now)
+        self._arriving.lost(host, error, now=moment.now)
         self._pacing.lost(host)
         self._holding.lost(host)
         self._durable.lost(host)

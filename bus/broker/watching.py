@@ -9,6 +9,7 @@ from bus.broker.counts import Counts
 from bus.broker.host_link import HostLink
 from bus.broker.interest import Interest
 from bus.broker.offences import Offences
+from bus.errors import BusError, RemoteProtocolError
 from bus.protocol.frames import Frame
 
 TICK_SECONDS: Final = 0.1
@@ -46,6 +47,11 @@ class Watching:
             host.send(Frame.PING, int(now * 1000))
         elif now - host.pinged_at >= PING_SECONDS:
             self.cut(host, "silent", "no frame for 20 s", now=now)
+
+    def lost(self, host: HostLink, error: BusError, *, now: float) -> None:
+        """An open link has ended. If what came was no frame, it ended over that by itself."""
+        if host.is_open and isinstance(error, RemoteProtocolError):
+            self.cut(host, error.reason, str(error), now=now)
 
     def cut(self, host: HostLink, why: str, detail: str, *, now: float) -> None:
         if not host.cut_for:

@@ -2,7 +2,8 @@
 
 Strangers can connect, and say nothing. So a process takes as many descriptors as it may have, keeps some for itself, and closes at
 once what comes beyond that or beyond `most`: who waits in line would wait for nothing. A stranger has HANDSHAKE_SECONDS to do what
-TLS wants, costs none of the memory of TLS before it has said something, and not many are that far at the same time.
+TLS wants, costs none of the memory of TLS before it has said something, and not many are that far at the same time. Who does not
+become a link is in the log, once a minute.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bus.transport.address import MemoryAddress, TlsAddress, UnixAddress, parse
 from bus.transport.connected import TrackedLink, tls_link, unix_link
 from bus.transport.link import Link
 from bus.transport.tls import HANDSHAKE_SECONDS, Tls
+from bus.transport.unwelcome import Unwelcome, stranger
 
 MOST_LINKS: Final = 4_096
 RESERVED_DESCRIPTORS: Final = 64
@@ -42,6 +44,7 @@ class Door:
         """Closed at once, for want of room."""
         self.failed = 0
         """Gone before they were a link."""
+        self._unwelcome = Unwelcome()
         self._on_link, self._most = on_link, most
         self._highest_descriptor = _raise_descriptor_limit() - reserve
         self._shaking_hands = anyio.CapacityLimiter(MOST_HANDSHAKES)
@@ -69,6 +72,7 @@ class Door:
         accepted = await unix.accept_socket(listener)
         if self._admit(accepted):
             return accepted
+        self._hung_up_on(stranger(accepted), "there is no room for more connections")
         accepted.close()
         await anyio.lowlevel.checkpoint()  # a crowd must not keep the loop for itself
         return None
@@ -83,11 +87,13 @@ class Door:
 
     async def _welcome(self, accepted: socket.socket, make: Callable[[socket.socket], Awaitable[TrackedLink]]) -> None:
         """One that was admitted becomes a link."""
+        who = stranger(accepted)
         try:
             link = await make(accepted)
-        except OSError:
+        except OSError as error:
             self.failed += 1
             self.links -= 1
+            self._hung_up_on(who, "no handshake in time" if isinstance(error, TimeoutError) else f"no handshake: {_why(error)}")
         except BaseException:
             self.links -= 1
             raise
@@ -119,6 +125,9 @@ class Door:
 
     def _is_gone(self) -> None:
         self.links -= 1
+
+    def _hung_up_on(self, who: str, why: str) -> None:
+        self._unwelcome.note(self.url, who, why, now=anyio.current_time())
 
 
 @asynccontextmanager
@@ -168,6 +177,11 @@ async def _running(task: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterat
             tasks.cancel_scope.cancel()
     if failed is not None:
         raise failed
+
+
+def _why(error: OSError) -> str:
+    """Its kind: what is in it may be the stranger's own words."""
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__
 
 
 def _raise_descriptor_limit() -> int:

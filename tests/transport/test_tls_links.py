@@ -21,6 +21,7 @@ from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
 from bus.transport.tls import Tls, load_tls
+from bus.transport.unwelcome import Unwelcome
 
 pytestmark = pytest.mark.anyio
 ANYWHERE = "tls://127.0.0.1:0"
@@ -180,7 +181,31 @@ async def test_nonsense_is_no_handshake(papers, nonsense, caplog):
                 while not door.failed:
                     await anyio.lowlevel.checkpoint()
         await echo(door.url, papers.client)
-    assert not [record for record in caplog.records if record.name.startswith("bus")]
+    (named,) = [record for record in caplog.records if record.name.startswith("bus")]
+    assert "127.0.0.1" in named.getMessage()
+
+
+async def test_strangers_are_named_once_a_minute(papers, caplog):
+    async with echoing(papers) as door:
+        port = int(door.url.rpartition(":")[2])
+        for number in range(1, 11):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.sendall(b"nonsense")
+                stranger.shutdown(socket.SHUT_WR)
+                with anyio.fail_after(10):
+                    while door.failed < number:
+                        await anyio.lowlevel.checkpoint()
+    assert len([record for record in caplog.records if record.name.startswith("bus")]) == 1
+
+
+def test_a_stranger_who_goes_on_is_named_again_with_how_often(caplog):
+    unwelcome = Unwelcome()
+    for second in (0, 1, 2, 59, 60, 61):
+        unwelcome.note("tls://x:1", "10.0.0.1", "no handshake", now=second)
+    unwelcome.note("tls://x:1", "10.0.0.2", "no handshake", now=3)
+    first, again, other = (record.getMessage() for record in caplog.records)
+    assert "3 times" in again
+    assert "times" not in first + other
 
 
 async def test_a_door_that_closes_does_not_wait_for_those_who_shake_hands(papers):
