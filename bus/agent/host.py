@@ -334,6 +334,8 @@ class Host:
     async def _forget(self) -> None:
         self.keyring.forget()
         self.outbox.follow()  # a session or statement may count again by the clock alone
+        if self.settling is not None:
+            self.settling.try_again()
         if self._memory.clock_is_due():
             await to_thread.run_sync(self._memory.keep_clock)
             if self.settling is not None:  # only what is known on disk to have passed

@@ -23,6 +23,7 @@ from bus.protocol.header import Header
 
 USUAL_DELAY: Final = (1 << 64) - 1
 """The delay of a nak that leaves it to the broker."""
+MAX_TWICE: Final = 4_096
 Envelope = tuple[bytes, int]
 """Epoch and number."""
 
@@ -52,14 +53,23 @@ class Settling:
         self.place, self.ledger = place, ledger
         self._writer, self._send = writer, send
         self._positions: dict[Envelope, int] = {}
-        """Of envelopes that were handed over and are not settled."""
+        """Of envelopes that were handed over and are not settled; 0 where the link is gone that brought them."""
+        self._twice: set[Envelope] | None = set()
+        """Those that came more than once; None where there were too many to know each."""
 
     def arrived(self, header: Header, position: int) -> None:
-        self._positions[header.epoch, header.seq] = position
+        envelope = header.epoch, header.seq
+        if envelope in self._positions and self._twice is not None:
+            self._twice.add(envelope)
+            if len(self._twice) > MAX_TWICE:
+                self._twice = None
+        self._positions[envelope] = position
 
     def unfinished(self, batch: Batch) -> Sequence[int]:
-        """Of the records that it brought, those that were not finished since."""
+        """Of the records that it brought, those that were not finished since: it may have come twice."""
         header = batch.header
+        if self._twice is not None and (not self._twice or (header.epoch, header.seq) not in self._twice):
+            return batch.indexes
         left = self.ledger.unfinished(header.epoch, header.seq, records=header.records)
         return batch.indexes if len(left) == header.records else [index for index in batch.indexes if index in left]
 
@@ -84,7 +94,7 @@ class Settling:
     async def touch(self, batch: Batch) -> None:
         header = batch.header
         position = self._positions.get((header.epoch, header.seq))
-        if position is not None:
+        if position:
             self._say(TOUCH, [position])
 
     def _settled(self, batch: Batch) -> int:
@@ -116,7 +126,7 @@ class Settling:
 
     def lost(self) -> None:
         """The link is gone: what is not settled is delivered again, under whatever position."""
-        self._positions.clear()
+        self._positions = dict.fromkeys(self._positions, 0)
 
 
 class LedgerWriter:
@@ -126,8 +136,11 @@ class LedgerWriter:
         """`sync` returns when the broker has recorded what was settled; `failed` hears of a disk that takes nothing."""
         self._store, self._sync, self._failed = store, sync, failed
         self._open: dict[Settling, None] = {}
-        self._wanted = anyio.Event()
-        self._round = anyio.Event()
+        self._late: list[tuple[Settling, Changes]] = []
+        """What the disk did not take: it goes first, the next time."""
+        self._is_wanted = False
+        self._wanted: anyio.Event | None = None
+        self._round: anyio.Event | None = None
         self._error: BusError | None = None
         self._begun = self._done = 0
 
@@ -144,9 +157,18 @@ class LedgerWriter:
                 await self.written()
             finally:
                 self._open.pop(settling, None)
+                self._late = [one for one in self._late if one[0] is not settling]  # who opens it next reads what is on disk
 
     def wake(self) -> None:
-        self._wanted.set()
+        if not self._is_wanted:
+            self._is_wanted = True
+            if self._wanted is not None:
+                self._wanted.set()
+
+    def try_again(self) -> None:
+        """To be called now and then: the disk may take again what it did not take."""
+        if self._late:
+            self.wake()
 
     async def confirmed(self) -> None:
         """Return when what is finished now is on disk here and recorded by the broker."""
@@ -158,6 +180,8 @@ class LedgerWriter:
         self.wake()
         target = self._begun + 1  # the next round takes along what is here now
         while self._done < target:
+            if self._round is None:
+                self._round = anyio.Event()
             await self._round.wait()
         if self._error is not None:
             raise twin(self._error)
@@ -174,24 +198,32 @@ class LedgerWriter:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._wanted.wait()
-            self._wanted = anyio.Event()
+            if not self._is_wanted:
+                self._wanted = anyio.Event()
+                await self._wanted.wait()
+                self._wanted = None
+            self._is_wanted = False
             self._begun += 1
-            taken = [(settling, changes) for settling in self._open if (changes := settling.ledger.changes()) is not None]
-            try:
-                if taken:
-                    await self._store.write((*one.place[:2], changes) for one, changes in taken)
-                self._error = None
-            except BusError as error:
-                self._error = error
-                self._failed(error)  # what was not written is handed over again after a restart, and so is nothing lost
-            else:
-                for settling, changes in taken:
-                    settling.ledger.written(changes)
-                    settling.written(changes.settled)
+            await self._write()
             self._done = self._begun
-            done, self._round = self._round, anyio.Event()
-            done.set()
+            if self._round is not None:
+                self._round.set()
+                self._round = None
+
+    async def _write(self) -> None:
+        new = [(settling, changes) for settling in self._open if (changes := settling.ledger.changes()) is not None]
+        taken, self._late = self._late + new, []
+        try:
+            if taken:
+                await self._store.write((*one.place[:2], changes) for one, changes in taken)
+            self._error = None
+        except BusError as error:
+            self._error, self._late = error, taken
+            self._failed(error)  # nothing is acknowledged that is not written; a crash brings it again
+        else:
+            for settling, changes in taken:
+                settling.ledger.written(changes)
+                settling.written(changes.settled)
 
 
 def _spans(positions: list[int]) -> list[tuple[int, int]]:

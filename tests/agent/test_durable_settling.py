@@ -1,0 +1,146 @@
+"""Between a handler and the broker is a disk: nothing is acknowledged that is not written, and what is finished is not lost."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+import bus.testing
+from bus.errors import VaultError
+
+pytestmark = pytest.mark.anyio
+assert bus.testing.open  # imported here: to import blocks, and a loop that runs is guarded against that
+
+POLICY = """
+version: 1
+agents: {LEAD: lead, PAINTER: worker}
+roles:
+  lead: {key: ecc384/sha3-384, publish: [work.>]}
+  worker: {key: ecc256/sha256, subscribe: [work.>], groups: [builders]}
+topics:
+  - {match: work.>, class: durable, retention: 1d, ack_wait: 30s, max_deliver: 3}
+"""
+
+
+class Disk:
+    """Ledgers that cannot be written while there is an error; `held` are writes that take their time."""
+
+    def __init__(self, ledgers) -> None:
+        self._ledgers = ledgers
+        self.error: VaultError | None = None
+        self.written = 0
+        self.go = anyio.Event()
+        self.go.set()
+
+    async def load(self, agent, name):
+        return await self._ledgers.load(agent, name)
+
+    async def write(self, changes) -> None:
+        listed = [*changes]
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        self.written += 1
+        await self._ledgers.write(listed)
+
+
+@asynccontextmanager
+async def scene():
+    async with bus.testing.open(policy=POLICY) as hub:
+        disk = hub._world.ledgers = Disk(hub._world.ledgers)
+        async with hub.host().agent("LEAD") as lead, hub.host().agent("PAINTER") as painter:
+            yield hub, disk, lead, painter
+
+
+async def acks(hub) -> int:
+    return (await hub.statistics())["broker"]["backbone"]["acks"]
+
+
+async def next_of(subscription):
+    with anyio.fail_after(5):
+        return await anext(subscription)
+
+
+async def test_nothing_is_acknowledged_before_it_is_written_down():
+    async with scene() as (hub, disk, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        disk.go = anyio.Event()
+        await (await next_of(work)).ack()
+        await hub.settle()
+        assert await acks(hub) == 0
+        disk.go.set()
+        await hub.settle()
+        assert await acks(hub) == 1
+
+
+async def test_what_many_acknowledge_while_the_disk_writes_is_written_together():
+    async with scene() as (hub, disk, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        for number in range(20):
+            await lead.publish("work.a", number)
+        disk.go = anyio.Event()
+        for _ in range(20):
+            await (await next_of(work)).ack()
+            await hub.settle()
+        disk.go.set()
+        await hub.settle()
+        assert (disk.written, await acks(hub)) == (2, 20)
+
+
+async def test_while_the_disk_is_full_nothing_is_acknowledged_and_nothing_is_handed_out_twice():
+    async with scene() as (hub, disk, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        disk.error = VaultError("disk_full", "no room", path="ledger")
+        message = await next_of(work)
+        await message.ack()
+        with pytest.raises(VaultError):
+            await message.ack(confirmed=True)
+        await hub.advance(40)
+        assert (await acks(hub), work.pending) == (0, 0)
+        disk.error = None
+        await hub.advance(40)
+        assert (await acks(hub), work.pending) == (1, 0)
+
+
+async def test_what_is_finished_while_a_second_copy_waits_is_not_handed_out_again():
+    async with scene() as (hub, _, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        message = await next_of(work)
+        await hub.advance(31)
+        assert work.pending == 1
+        await message.ack(confirmed=True)
+        await hub.settle()
+        with anyio.move_on_after(0.05):
+            pytest.fail(f"{await anext(work)} was finished")
+
+
+async def test_what_was_finished_on_a_link_that_is_gone_is_acknowledged_on_the_next():
+    async with bus.testing.open(policy=POLICY) as hub:
+        host = hub.host()
+        async with hub.host().agent("LEAD") as lead, host.agent("PAINTER") as painter:
+            async with painter.subscribe("work.>", durable="mine") as work:
+                await lead.publish("work.a", 1)
+                message = await next_of(work)
+                host.disconnect()
+                await message.ack()
+                await hub.advance(60)
+                assert (await acks(hub), work.pending) == (1, 0)
+
+
+async def test_a_group_and_its_member_alone_have_ledgers_of_their_own():
+    async with scene() as (hub, _, lead, painter):
+        async with (
+            painter.subscribe("work.>", durable="same") as alone,
+            painter.subscribe("work.>", durable="same", group="builders") as shared,
+        ):
+            await lead.publish("work.a", 1)
+            for work in (alone, shared):
+                await (await next_of(work)).ack(confirmed=True)
+            assert await acks(hub) == 2
+
+
+async def test_a_durable_subscription_drops_nothing():
+    async with scene() as (*_, painter):
+        with pytest.raises(ValueError, match="durable"):
+            painter.subscribe("work.>", durable="mine", overflow="drop_oldest")
