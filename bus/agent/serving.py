@@ -4,7 +4,7 @@
     result    answers the request, if it is one and there is a result; then durable messages are acknowledged
     failure   of a handler: logged, counted, given back if it is durable, and told to whoever asked. It never ends the agent
     left      no call begins any more; those that run have five seconds, or none if the block fails. What was not begun is forgotten
-    fallen    a subscription that ends with an error interrupts the block, which raises that error
+    fallen    a subscription that ends with an error interrupts the block at once, which raises that error
 
 Entering raises what entering a subscription does; then nothing is left subscribed.
 """
@@ -94,6 +94,7 @@ class Serving:
             one.pattern, group=one.group, durable=one.durable, start=one.start, limit=one.limit, overflow=one.overflow,
             decode=one.decode,
         )  # fmt: skip
+        subscription.on_end = self._fall
         self._subscriptions.append(subscription)
         await subscription.__aenter__()
         return subscription

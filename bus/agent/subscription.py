@@ -66,6 +66,8 @@ class Subscription(Generic[Body]):
         self.number, self.limit, self.overflow = number, limit, overflow
         self.hooks: Deliver | None = None
         self.batch_hooks: DeliverAll | None = None
+        self.on_end: Callable[[BusError], None] | None = None
+        """Told at once of an end that whoever takes hears of later."""
         self.dropped = 0
         """Messages that came and were not wanted, as the overflow says."""
         self._credit, self._leave, self._enter, self._missed = credit, leave, enter, missed
@@ -148,6 +150,8 @@ class Subscription(Generic[Body]):
         if not self._ended:
             self._ended, self._end = True, error
             self._wake_up()
+            if error is not None and self.on_end is not None:
+                self.on_end(error)
 
     def stop(self) -> None:
         """Nothing is handed out any more."""

@@ -43,11 +43,12 @@ async def test_what_is_published_in_a_span_carries_it_along_in_every_way(tracer)
             asked = Later(group, lambda: lead.request("tasks.paint", 8))
             messages = sorted([await soon(anext(tasks)) for _ in range(8)], key=lambda message: message.body)
         assert [message.body for message in messages] == list(range(1, 9))
-        expected = f"00-{span.get_span_context().trace_id:032x}-{span.get_span_context().span_id:016x}-01"
+        carried = span.get_span_context()
+        expected = f"00-{carried.trace_id:032x}-{carried.span_id:016x}-{carried.trace_flags:02x}"
         assert {message.trace for message in messages} == {expected}
         assert messages[2].headers["k"] == "v"
         context = bus.trace_context(messages[0].headers)
-        assert trace.get_current_span(context).get_span_context().trace_id == span.get_span_context().trace_id
+        assert trace.get_current_span(context).get_span_context().trace_id == carried.trace_id
         with tracer.start_as_current_span("painting", context=context):
             await messages[-1].reply("done")
         reply = await asked.result()
