@@ -36,6 +36,10 @@ MAX_KEPT: Final = 65_536
 class Owner(Protocol):
     """What a consumer tells its backbone, and asks it."""
 
+    @property
+    def passed_ms(self) -> int:
+        """The latest instant that is known to have passed: what ended before it is not handed out."""
+
     def gave_up(self, consumer: LocalConsumer, given: Sequence[Given], reason: str) -> None: ...
 
     def changed(self, consumer: LocalConsumer) -> None: ...
@@ -226,11 +230,11 @@ class LocalConsumer:
                 self.unsettled.expect(position, deliveries=times - 1)
             self._allowed += len(ready)
             raise
-        now_ms = self._clock.now_ms()
+        passed_ms = self._owner.passed_ms
         deliveries: list[Delivery] = []
         for position, times in ready:
             record = records.get(position)
-            if record is not None and record.expires_ms > now_ms and self._is_wanted(record.topic, position):
+            if record is not None and record.expires_ms > passed_ms and self._is_wanted(record.topic, position):
                 deliveries.append(Delivery(position, times, record.topic, record.envelope))
             elif position in self.unsettled:
                 self._expired(position)
@@ -258,11 +262,11 @@ class LocalConsumer:
         start = position - block.first
         if self.reads_dead:
             return self._hand_out_dead(block, start)
-        wanted, now_ms = self._wanted, self._clock.now_ms()
+        wanted, passed_ms = self._wanted, self._owner.passed_ms
         deliveries: list[Delivery] = []
         for _, topic, _, _, expires_ms, envelope in islice(block.entries, start, None):
             if wanted[topic]:
-                if expires_ms > now_ms:
+                if expires_ms > passed_ms:
                     deliveries.append(Delivery(position, 1, topic, envelope))
                     if len(deliveries) == free:
                         position += 1

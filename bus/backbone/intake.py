@@ -31,6 +31,8 @@ MAX_WAITING_BYTES: Final = 64 << 20
 class Intake:
     def __init__(self, storage: Storage, clock: Clock, tally: Tally, *, ring: Ring, recent: Sequence[Block]) -> None:
         self.logs: dict[str, ClassLog] = {}
+        self.passed_ms = 0
+        """The latest instant that is known to have passed."""
         self.consumers: dict[str, dict[LocalConsumer, None]] = {}
         """The open ones of each class."""
         self._storage, self._clock, self._tally, self._ring = storage, clock, tally, ring

@@ -62,7 +62,7 @@ class Entry(NamedTuple):
     sender: str
     id: bytes
     expires_ms: int
-    """From then on nobody would accept it: it is not handed out, and may be dropped."""
+    """From then on nobody accepts it. Once that is known to have passed (`retain`), it is not handed out, and may be dropped."""
     envelope: bytes
 
 
@@ -161,7 +161,7 @@ class Consumer(Protocol):
 
     A record is outstanding from `take` until it is settled. After `ack_wait` without a word, after a nak's delay, or after the
     consumer was closed and opened again, it is handed out once more; after `max_deliver` times it becomes a dead letter
-    ("max_deliver"). What expires meanwhile is dropped and counted.
+    ("max_deliver"). What expires meanwhile is passed over and counted.
     """
 
     @property
@@ -239,9 +239,10 @@ class Backbone(Protocol):
     async def papers_for(self, session: bytes) -> bytes | None: ...
 
     async def retain(self, classes: Sequence[RetentionClass], *, passed_ms: int) -> None:
-        """The classes that there are now; drop what ended before an instant that is known to have passed (never a mere clock).
+        """The classes that there are now; an instant that is known to have passed, and never goes back. By it things end.
 
-        A class that is not among them keeps what it has until that expires, and takes nothing new.
+        Not by a clock: what one that is ahead takes for over, nobody can have again. A class that is not among them keeps what it
+        has until that expires, and takes nothing new.
         """
 
     async def dead_letters(self, *, class_: str = "", after: int = 0, most: int = 100) -> list[DeadLetter]:

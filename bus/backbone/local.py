@@ -77,6 +77,7 @@ class LocalBackbone:
 
     async def retain(self, classes: Sequence[RetentionClass], *, passed_ms: int) -> None:
         self._check_open()
+        self._intake.passed_ms = max(self._intake.passed_ms, passed_ms)
         await self._follow({settings.name: settings for settings in classes})
         await self._let_go(passed_ms)
         logs, floors = self._intake.logs, self._registry.floors()
@@ -123,7 +124,7 @@ class LocalBackbone:
         letter = self._cemetery.letter(class_, position)
         consumer = self._registry.known(letter.consumer)
         record = (await consumer.log.fetch([letter.original])).get(letter.original)
-        if record is None or record.expires_ms <= self._clock.now_ms():
+        if record is None or record.expires_ms <= self._intake.passed_ms:
             raise BackboneError("gone", f"the original of the dead letter {position} in the class {class_!r} is past its time")
         consumer.requeue(letter.original)
         try:

@@ -46,6 +46,10 @@ class Registry:
     def __iter__(self) -> Iterator[LocalConsumer]:
         return iter(self._consumers.values())
 
+    @property
+    def passed_ms(self) -> int:
+        return self._intake.passed_ms
+
     def known(self, name: ConsumerName) -> LocalConsumer:
         """Raises BackboneError("unknown_consumer")."""
         consumer = self._consumers.get(name)
@@ -160,7 +164,9 @@ class Registry:
                 "too_many", f"there are too many consumers, or too many of {name.owner}: remove some that are not used"
             )
         log = self._intake.log(class_)
-        row = await first_row(name, pattern, start, log, self._storage, now_ms=self._clock.now_ms())
+        row = await first_row(
+            name, pattern, start, log, self._storage, now_ms=self._clock.now_ms(), passed_ms=self._intake.passed_ms
+        )
         consumer = self._consumers[name] = self._consumer(row, kept=kept)
         try:
             if kept:

@@ -12,7 +12,9 @@ from bus.flow.unsettled import Kept, Written
 from bus.protocol.topics import matches
 
 
-async def first_row(name: ConsumerName, pattern: str, start: Start, log: ClassLog, storage: Storage, *, now_ms: int) -> ConsumerRow:
+async def first_row(
+    name: ConsumerName, pattern: str, start: Start, log: ClassLog, storage: Storage, *, now_ms: int, passed_ms: int
+) -> ConsumerRow:
     """Raises BackboneError("too_many"): more topics than `last` can begin with."""
     cursor = log.head + 1
     latest: list[int] = []
@@ -24,12 +26,12 @@ async def first_row(name: ConsumerName, pattern: str, start: Start, log: ClassLo
         first = await storage.first_at(log.settings.name, start.number)
         cursor = cursor if first is None else min(first, cursor)
     elif start.kind == "last":
-        latest = await _latest(pattern, log, storage, now_ms)
+        latest = await _latest(pattern, log, storage, passed_ms)
     state = write_state(Written([], [Kept(position, 0, 0.0) for position in latest]), now=0.0, now_ms=0)
     return ConsumerRow(name, log.settings.name, pattern, str(start), now_ms, now_ms, cursor=cursor, state=state)
 
 
-async def _latest(pattern: str, log: ClassLog, storage: Storage, now_ms: int) -> list[int]:
+async def _latest(pattern: str, log: ClassLog, storage: Storage, passed_ms: int) -> list[int]:
     """Of each topic the latest record that is not expired, up to the head as it is now."""
     found: dict[str, int] = {}
     head, position = log.head, 1
@@ -38,7 +40,9 @@ async def _latest(pattern: str, log: ClassLog, storage: Storage, now_ms: int) ->
         for first, topics, expires_ms in outlines:
             position = first + len(topics)
             living = [
-                (topic, place) for place, (topic, until) in enumerate(zip(topics, expires_ms, strict=True), first) if until > now_ms
+                (topic, place)
+                for place, (topic, until) in enumerate(zip(topics, expires_ms, strict=True), first)
+                if until > passed_ms
             ]
             found.update((topic, place) for topic, place in living if place <= head)
         if not outlines:

@@ -46,6 +46,10 @@ class Bench:
         class_ = pattern.removeprefix(DEAD).split(".", maxsplit=1)[0] + ".>"
         return await self.backbone.consume(ConsumerName("MONITOR", name), class_, pattern, start, allowed=allowed, **more)
 
+    async def retain(self) -> None:
+        """What time it is is known."""
+        await self.backbone.retain([WORK, RECORDS], passed_ms=self.clock.now_ms())
+
     async def calm(self) -> None:
         """Let the others run until they wait. By a clock that runs by itself they never all do."""
         if isinstance(self.clock, ManualClock):

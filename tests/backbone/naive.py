@@ -36,6 +36,8 @@ class Naive:
     classes: dict[str, RetentionClass]
     now: float = 0.0
     now_ms: int = 0
+    passed_ms: int = 0
+    """The latest instant of which it was told that it has passed."""
     records: dict[tuple[str, int], tuple[Entry, int]] = field(default_factory=dict)
     """Class and position -> what was stored, and when."""
     known: dict[tuple[str, bytes], tuple[int, int]] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class Naive:
         return found
 
     def lives(self, class_: str, position: int) -> bool:
-        return self.records[class_, position][0].expires_ms > self.now_ms
+        return self.records[class_, position][0].expires_ms > self.passed_ms
 
     def stored(self, entry: Entry, position: int) -> None:
         self.records[entry.class_, position] = (entry, self.now_ms)
@@ -77,7 +79,7 @@ class Naive:
             consumer.cursor = min(later, default=head + 1) - 1
         elif start.kind == "last":
             alive = [
-                (p, entry.topic) for (c, p), (entry, _) in self.records.items() if c == class_ and entry.expires_ms > self.now_ms
+                (p, entry.topic) for (c, p), (entry, _) in self.records.items() if c == class_ and entry.expires_ms > self.passed_ms
             ]
             latest = {topic: position for position, topic in sorted(alive)}
             wanted = [position for topic, position in latest.items() if matches(pattern, topic)]
@@ -104,7 +106,7 @@ class Naive:
         found = []
         for position, deliveries in again + new:
             entry, _ = self.records.get((consumer.class_, position), (None, 0))
-            if entry is not None and entry.expires_ms > self.now_ms:
+            if entry is not None and entry.expires_ms > self.passed_ms:
                 found.append((position, deliveries, entry.topic, entry.envelope))
         return found
 

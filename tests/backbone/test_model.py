@@ -56,7 +56,7 @@ class Both:
         for name, consumer in self.naive.consumers.items():
             consumer.is_open = False
             self.began_anew.add(name)
-        await backbone.retain([*CLASSES.values()], passed_ms=0)
+        await backbone.retain([*CLASSES.values()], passed_ms=self.naive.passed_ms)
         self.probe = await backbone.consume(ConsumerName("PROBE", "probe"), "work.>", "nothing", NEW)
 
     async def append(self) -> None:
@@ -125,6 +125,7 @@ class Both:
 
     async def let_go(self) -> None:
         await self.backbone.retain([*CLASSES.values()], passed_ms=self.clock.now_ms())
+        self.naive.passed_ms = self.clock.now_ms()
 
     async def requeue(self) -> None:
         letters = await self.backbone.dead_letters(most=LOTS)

@@ -94,23 +94,23 @@ async def loses_what_is_taken_by_who_is_cancelled(take, self):
 
 
 @broken(Unsettled, "ack")
-def forgets_acks(ack, self, first, last):
+def forgets_acks(ack, self, spans):
     return 1
 
 
 @broken(Unsettled, "nak")
-def takes_a_nak_for_an_ack(nak, self, first, last, *, delay, now):
-    return self.ack(first, last), []
+def takes_a_nak_for_an_ack(nak, self, spans, *, delay, now):
+    return self.ack(spans), []
 
 
 @broken(Unsettled, "nak")
-def hands_out_again_without_a_delay(nak, self, first, last, *, delay, now):
-    return nak(self, first, last, delay=0.0, now=now)
+def hands_out_again_without_a_delay(nak, self, spans, *, delay, now):
+    return nak(self, spans, delay=0.0, now=now)
 
 
 @broken(Unsettled, "touch")
-def does_not_hear_touches(touch, self, first, last, now):
-    return 1
+def does_not_hear_touches(touch, self, spans, now):
+    return True
 
 
 @broken(LocalConsumer, "ring")
@@ -145,13 +145,13 @@ def requeues_nothing(requeue, self, position):
 
 
 @broken(registry, "first_row")
-async def begins_at_the_beginning(first_row, *arguments, now_ms):
-    return (await first_row(*arguments, now_ms=now_ms))._replace(cursor=1)
+async def begins_at_the_beginning(first_row, *arguments, **times):
+    return (await first_row(*arguments, **times))._replace(cursor=1)
 
 
 @broken(registry, "first_row")
-async def begins_now(first_row, *arguments, now_ms):
-    return (await first_row(*arguments, now_ms=now_ms))._replace(cursor=arguments[3].head + 1)
+async def begins_now(first_row, *arguments, **times):
+    return (await first_row(*arguments, **times))._replace(cursor=arguments[3].head + 1)
 
 
 @broken(registry.Registry, "open")
