@@ -58,6 +58,11 @@ class Subscription:
     def blocks(self) -> bool:
         return self.overflow == BLOCK
 
+    @property
+    def durable(self) -> str:
+        """Under which name it waits for it, if it is durable."""
+        return "" if self.taker is None else self.taker.reading.what.name.name
+
 
 class HostLink:
     __slots__ = (

@@ -66,8 +66,11 @@ def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> N
     found = ask(state, "subscriptions", agent=agent)
     output.document(found)
     output.table(
-        ("agent", "pattern", "group", "overflow", "credit", "held bytes"),
-        ((one["agent"], one["pattern"], one["group"], one["overflow"], one["credit"], one["held_bytes"] or "") for one in found),
+        ("agent", "pattern", "group", "durable", "overflow", "credit", "held bytes"),
+        (
+            (one["agent"], one["pattern"], one["group"], one["durable"], one["overflow"], one["credit"], one["held_bytes"] or "")
+            for one in found
+        ),
     )
 
 

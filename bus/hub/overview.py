@@ -81,6 +81,7 @@ class Overview:
                 "agent": one.agent,
                 "pattern": one.pattern,
                 "group": one.group,
+                "durable": one.durable,
                 "overflow": one.overflow,
                 "credit": one.credit,
                 "held_bytes": one.held_bytes,
