@@ -63,6 +63,9 @@ class Serving:
         except BaseException:
             await self._unsubscribe()
             raise
+        if self._fallen is not None:
+            await self._unsubscribe()
+            raise self._fallen
         self._body = apart.body()
         for one, subscription in served:
             for _ in range(one.concurrency):
