@@ -93,6 +93,7 @@ class Host:
             refused=self.reporting.not_taken,
         )  # fmt: skip
         self.joining = Joining(self.inbox, self.send)
+        self.inbox.stale = self.joining.pause
         self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self.reporting.disk_failed)
         self.trusting = Trusting(trust, memory, verifier, start=self.start, follow=self._follow)
         self.acquaintance = Acquaintance(
@@ -281,7 +282,8 @@ class Host:
             self.keyring.refused("missing_papers", ref)
             self.outbox.refused(ref, code)
         elif ref:
-            self.joining.refused(int.from_bytes(ref, "big"), code, self.keyring.snapshot)
+            number = int.from_bytes(ref, "big")
+            self.trusting.when_idle(lambda: self.joining.refused(number, code, self.keyring.snapshot))
         elif code in ("unverified", "not_permitted"):
             self.connection.refused(code)
 
@@ -292,6 +294,7 @@ class Host:
         for agent in self.agents.values():
             agent.follow(snapshot)
         self.joining.judge(snapshot)
+        self.joining.resume()
         self.outbox.follow()
 
     # ---- sessions, replies, samples ------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from bus.protocol import header as headers
 from bus.protocol.envelope import is_grant
 from bus.protocol.frames import numbers, parse_dead_letter
 
-MAY_PASS_LATER: Final = frozenset(("trust_stale", "from_future", "ledger_full", "too_many_epochs", "busy"))
+STALE: Final = "trust_stale"
+"""Nothing at all can be taken: to give it back one by one would only make dead letters of it."""
+MAY_PASS_LATER: Final = frozenset(("from_future", "ledger_full", "too_many_epochs", "busy"))
 """Reasons that are not the envelope's own."""
 MAX_COLUMNS: Final = 4_096
 """Of those who are named together, found once."""
@@ -81,6 +83,8 @@ class Inbox:
         self.counts: Counter[str] = Counter()
         self.granted: Callable[[bytes], None] = lambda _epoch: None
         """Told of each epoch that a grant brought."""
+        self.stale: Callable[[int], None] = lambda _number: None
+        """Told of each durable subscription for which something came that cannot be judged, for want of news of trust."""
         keyring.listening = Listening((), *requests.view())
 
     def __len__(self) -> int:
@@ -247,7 +251,9 @@ class Inbox:
     def _not_handed_over(self, ticket: Ticket, reason: str) -> None:
         """What will be refused whenever it comes is ended; the rest may come again."""
         for settling in self._durable(ticket):
-            if reason in MAY_PASS_LATER:
+            if reason == STALE:
+                self.stale(settling.place.number)
+            elif reason in MAY_PASS_LATER:
                 settling.put_back(ticket.position, USUAL_DELAY)
             else:
                 settling.end(ticket.position, reason)

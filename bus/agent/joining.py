@@ -41,6 +41,7 @@ class _Joined:
     start: str
     live: anyio.Event = field(default_factory=anyio.Event)
     error: BusError | None = None
+    paused: bool = False
 
 
 class Joining:
@@ -133,7 +134,22 @@ class Joining:
     def join_again(self) -> None:
         """On a new link."""
         for joined in self._joined.values():
-            self._send(_subscribe(joined))
+            if not joined.paused:
+                self._send(_subscribe(joined))
+
+    def pause(self, number: int) -> None:
+        """What is kept shall wait at the broker."""
+        found = self._joined.get(number)
+        if found is not None and not found.paused:
+            found.paused = True
+            self._send(encode(Frame.UNSUBSCRIBE, number))
+
+    def resume(self) -> None:
+        """There is news of trust again."""
+        for joined in self._joined.values():
+            if joined.paused:
+                joined.paused = False
+                self._send(_subscribe(joined))
 
     def judge(self, snapshot: Snapshot) -> None:
         """Another policy is in force: those that it does not allow end, with the rule that does not."""
@@ -142,6 +158,14 @@ class Joining:
             rule = why_not(snapshot, one, dead=joined.hears.dead)
             if rule is not None:
                 self._end(joined, NotPermittedError(one.agent, f"subscribe to {one.pattern}", rule))
+            elif one.durable:
+                self._judge_class(joined, snapshot)
+
+    def _judge_class(self, joined: _Joined, snapshot: Snapshot) -> None:
+        try:
+            class_within(snapshot.policy, joined.subscription.pattern)
+        except BackboneError as error:
+            self._end(joined, error)
 
 
 def _not_kept(one: Subscription, code: str, snapshot: Snapshot) -> BusError:

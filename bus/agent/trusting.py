@@ -41,6 +41,7 @@ class Trusting:
         self._coming = documents
         self._parts: dict[int, bytearray] = {}
         self._busy = self._again = False
+        self._afterwards: list[Callable[[], object]] = []
         self._idle = anyio.Event()
         self.counts: Counter[str] = Counter()
 
@@ -61,6 +62,13 @@ class Trusting:
             if not self._busy:
                 self._busy = True
                 self._start(self._take)
+
+    def when_idle(self, call: Callable[[], object]) -> None:
+        """Do this by the policy that the broker goes by, if that is on its way here."""
+        if self._busy:
+            self._afterwards.append(call)
+        else:
+            call()
 
     async def take(self, documents: TrustDocuments) -> None:
         """From whoever opened this host, in place of a broker: return when the host goes by them, or does not believe them."""
@@ -91,3 +99,6 @@ class Trusting:
             self._busy = False
             self._idle.set()
             self._idle = anyio.Event()
+            calls, self._afterwards = self._afterwards, []
+            for call in calls:
+                call()

@@ -144,3 +144,23 @@ async def test_a_durable_subscription_drops_nothing():
     async with scene() as (*_, painter):
         with pytest.raises(ValueError, match="durable"):
             painter.subscribe("work.>", durable="mine", overflow="drop_oldest")
+
+
+async def test_without_news_of_trust_what_is_kept_waits_at_the_broker_and_dies_of_nothing():
+    policy = POLICY.replace("topics:", "trust: {max_age: 10m}\ntopics:")
+    async with bus.testing.open(policy=policy) as hub, hub.host().agent("LEAD") as lead, hub.host().agent("PAINTER") as painter:
+        async with painter.subscribe("work.>", durable="mine", limit=1) as work:
+            for number in range(3):
+                await lead.publish("work.a", number)
+            await (await next_of(work)).ack()
+            hub.clock.ms += 11 * 60_000  # and nobody states anything
+            with anyio.move_on_after(0.05):
+                pytest.fail(f"{await anext(work)} cannot be judged")
+            await hub.advance(200)
+            assert (await hub.statistics())["broker"]["backbone"]["dead_letters"] == 0
+            hub.state_trust()
+            await hub.settle()
+            for number in (1, 2):
+                message = await next_of(work)
+                assert message.body == number
+                await message.ack()
