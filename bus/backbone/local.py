@@ -40,9 +40,9 @@ class LocalBackbone:
     def __init__(self, storage: Storage, clock: Clock, loaded: Loaded, *, ring_bytes: int = RING_BYTES) -> None:
         self._storage, self._clock, self._tally = storage, clock, Tally()
         self._intake = Intake(storage, clock, self._tally, ring=Ring(ring_bytes), recent=loaded.recent)
+        self._heads = loaded.heads
         for settings in loaded.classes:
-            head, stored_ms = loaded.heads.get(settings.name, (0, 0))
-            self._intake.logs[settings.name] = ClassLog(settings, storage, head=head, stored_ms=stored_ms, takes=False)
+            self._intake.logs[settings.name] = self._log(settings, takes=False)
         self._cemetery = Cemetery(self._intake, clock, self._tally, loaded.dead)
         self._registry = Registry(self._intake, self._cemetery, storage, clock, self._tally, rows=loaded.consumers)
         self._kept = loaded.kept
@@ -198,12 +198,18 @@ class LocalBackbone:
         if changed:
             await write(self._storage, Changes(classes=changed))
         for name, settings in classes.items():
-            log = logs.setdefault(name, ClassLog(settings, self._storage))
-            log.settings = settings
+            if name not in logs:
+                logs[name] = self._log(settings, takes=True)
+            logs[name].settings = settings
         for name, log in logs.items():
             log.takes = name in classes
         for consumer in self._registry:
             consumer.follow()
+
+    def _log(self, settings: RetentionClass, *, takes: bool) -> ClassLog:
+        """It goes on where its class was when it was stored last, by whichever policy."""
+        head, stored_ms = self._heads.get(settings.name, (0, 0))
+        return ClassLog(settings, self._storage, head=head, stored_ms=stored_ms, takes=takes)
 
     async def _let_go(self, passed_ms: int) -> None:
         """Consumers that nobody used, and dead letters that are too old."""

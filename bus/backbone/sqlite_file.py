@@ -53,6 +53,7 @@ def create(path: Path, schema: str, *, version: int) -> None:
         connection.executescript(f"BEGIN; {schema} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={version}; COMMIT;")
     finally:
         connection.close()  # the last one: what is in its WAL goes into the file
+    remove(path)  # a WAL that belonged to one that was moved away would be taken for this one's
     new.replace(path)
     sync_folder(path.parent)
 

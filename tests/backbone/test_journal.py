@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
@@ -174,7 +175,10 @@ async def test_a_file_that_is_not_what_was_written_is_named(tmp_path, clock, nam
     path.unlink()
     async with on_disk(tmp_path, clock) as journal:
         await journal.retain([WORK], passed_ms=0)
-        await journal.append(entries(clock, "work.b"))
+        (position,) = await journal.append(entries(clock, "work.b", seed=1))
+        assert position == (1 if name.startswith("segments") else 2), "it goes on with what is left"
+        consumer = await journal.consume(INBOX, "work.>", "work.>", ALL, allowed=10)
+        assert [one.position for one in await taken(consumer, position)] == [*range(1, position + 1)]
 
 
 async def test_what_cannot_be_read_back_is_an_error_of_who_reads_it(tmp_path, clock):
@@ -207,6 +211,21 @@ async def test_what_cannot_be_read_back_is_an_error_of_who_reads_it(tmp_path, cl
         await journal.retain([WORK, RECORDS], passed_ms=0)
         (position,) = await journal.append(entries(clock, "work.c", seed=8_000))
         assert position > highest, "positions that somebody has seen do not come back"
+
+
+@pytest.mark.parametrize("name", ["state.db", "grants.db"])
+async def test_what_is_left_of_a_file_that_was_moved_away_is_not_taken_for_the_new_ones(tmp_path, clock, name):
+    async with on_disk(tmp_path / "killed", clock) as journal:
+        await journal.retain([WORK], passed_ms=0)
+        await journal.consume(INBOX, "work.>", "work.>", ALL)
+        await journal.keep([Grant(bytes(32), "MONITOR", "DIRECTOR", bytes(16), clock.now_ms() + HOUR_MS, b"grant")])
+        shutil.copytree(tmp_path / "killed", tmp_path / "journal")  # as a process leaves it that is killed now
+    assert (tmp_path / "journal" / f"{name}-wal").stat().st_size > 0
+    (tmp_path / "journal" / name).unlink()
+    async with on_disk(tmp_path / "journal", clock) as journal:
+        await journal.retain([WORK], passed_ms=0)
+        assert [facts.name for facts in await journal.consumers()] == ([] if name == "state.db" else [INBOX])
+        assert await journal.grants_for(bytes(32), "MONITOR") == ([] if name == "grants.db" else [b"grant"])
 
 
 async def test_leftovers_of_a_killed_process_are_removed(tmp_path, clock):
