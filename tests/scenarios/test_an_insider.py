@@ -11,8 +11,9 @@ import os
 from typing import Any
 
 import pytest
-from lying_broker import Liar, Seam, bodies, header_of, inside, lying, soon
+from lying_broker import Liar, Seam, bodies, header_of, inside, lying, refused, soon
 
+from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, Frame, column
 from bus.protocol.header import GRANT, Header
@@ -62,7 +63,7 @@ def shelf_of(agent: str) -> bytes:
     return hashlib.sha256(b"inbox " + agent.encode()).digest()
 
 
-# ---- what it has kept ------------------------------------------------------------------------------------------------------------
+# ---- what it has kept -----------------------------------------------------------------------------------------------------------
 
 
 async def test_nothing_that_an_insider_has_kept_stands_where_a_broker_looks_for_inboxes():
@@ -92,3 +93,28 @@ async def test_an_envelope_whose_epoch_is_named_like_an_inbox_ends_nobodys_durab
             await liar.hub.advance(5)
             assert await bodies(liar, work) == [b"the wall"]
             assert work.is_open
+
+
+# ---- keys that are not its own --------------------------------------------------------------------------------------------------
+
+
+async def test_who_certifies_another_agents_kem_key_does_not_keep_it_from_being_granted(monkeypatch: pytest.MonkeyPatch):
+    async with lying() as liar, liar.hub.host().agent("LEAD") as lead, liar.hub.host().agent("PAINTER") as painter:
+        theirs = inside(painter).sessions.held["PAINTER"].keys
+        made = HostKeys.make
+
+        def stolen(kem: int, random: Any) -> HostKeys:
+            keys = made(kem, random)
+            keys.kem_key, keys.kem_key_id = theirs.kem_key, theirs.kem_key_id
+            return keys
+
+        monkeypatch.setattr(HostKeys, "make", stolen)
+        async with liar.host().agent("MASON") as mason, mason.subscribe("tasks.>"):
+            monkeypatch.setattr(HostKeys, "make", made)
+            assert inside(mason).sessions.held["MASON"].keys.kem_key_id == theirs.kem_key_id
+            await lead.publish("tasks.a", b"for MASON, who cannot open it")
+            await liar.hub.settle()
+            async with painter.subscribe("tasks.>") as tasks:
+                await lead.publish("tasks.a", b"for both")
+                assert (await bodies(liar, tasks))[-1:] == [b"for both"]
+                assert refused(painter) == {}

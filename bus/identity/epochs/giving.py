@@ -1,9 +1,10 @@
 """Grants that are given: to all readers of a new epoch, and to those who ask. Each is sealed once, and given again as it is.
 
     who            whoever passes the sealer's checks now, in `granting` and `entitled`; others are left out and counted
-    the same       one grant for each epoch and key: several agents of one host share a key, and so a grant. Who asks for it when
-                   the session that vouches for it is over gets a new one
-    an answer      100 new seals a second and reader; an ask proves nothing, and may be made by anybody
+    the same       one grant for each epoch and host: several agents of one host share its keys, and so a grant. Who asks gets one
+                   by its own name, and a new one when the session that vouches for it is over. Nobody proves that a KEM key is
+                   its own, so a grant to somebody who has certified another's never stands for one to that other
+    an answer      100 a second and reader; an ask proves nothing, and may be made by anybody
     to oneself     an epoch of durable messages, with the names of its audience: for those who ask when this process is gone
 
 What was given is kept until nobody can use it: with the session of the reader's key, or with the epoch.
@@ -24,8 +25,8 @@ from bus.identity.host.session import Session
 from bus.protocol.expiry import Expiry
 from bus.protocol.skew import SKEW_MS
 
-SEALS_A_SECOND: Final = 100
-"""Of answers to one reader."""
+ANSWERS_A_SECOND: Final = 100
+"""To one reader."""
 GRANTED: Final = "granted"
 UNKNOWN_EPOCH: Final = "unknown_epoch"
 BUSY: Final = "busy"
@@ -60,6 +61,7 @@ class Answer(NamedTuple):
 
 
 class _Given(NamedTuple):
+    reader: str
     grant: bytes
     granter_from_ms: int
     granter_to_ms: int
@@ -81,7 +83,7 @@ class Giving:
     def __init__(self, counter_of: Callable[[str, int], int], *, random: Callable[[int], bytes]) -> None:
         self._counter_of, self._random = counter_of, random
         self._given: dict[bytes, _Given] = {}
-        """By epoch and key id."""
+        """By epoch, key id, and whose key it is (`_place`)."""
         self._expiry = Expiry()
         self._recent: dict[str, deque[int]] = {}
         """When the last seals for answers to this reader were made."""
@@ -100,8 +102,9 @@ class Giving:
             except VerificationError as error:
                 left_out.append(self.leave_out(grantable, one.name, error.reason))
                 continue
-            if self._find(grantable, reader, terms) is None:
-                readers[reader.key.id] = one, reader
+            place = _place(grantable, one, reader)
+            if self._find(place, grantable, terms) is None:
+                readers[place] = one, reader
         return Made(self._make(grantable, list(readers.values()), terms), left_out)
 
     def answer(self, grantable: Grantable, asker: Believed, terms: Terms, *, tick_ms: int) -> Answer:
@@ -111,12 +114,13 @@ class Giving:
         except VerificationError as error:
             self.leave_out(grantable, asker.name, error.reason)
             return self.say(error.reason)
-        given = self._find(grantable, reader, terms)
-        if given is not None and terms.now_ms <= given.granter_to_ms:  # later, who asks may have no papers for it
+        if not self._may_answer(asker.name, tick_ms):
+            return self.say(BUSY)
+        given = self._find(_place(grantable, asker, reader), grantable, terms)
+        is_its_own = given is not None and given.reader == asker.name
+        if given is not None and is_its_own and terms.now_ms <= given.granter_to_ms:  # later, who asks may have no papers for it
             self.repeated += 1
             return self.say(GRANTED, given.grant)
-        if not self._may_seal(asker.name, tick_ms):
-            return self.say(BUSY)
         return self.say(GRANTED, self._make(grantable, [(asker, reader)], terms)[0])
 
     def say(self, code: str, grant: bytes = b"") -> Answer:
@@ -140,9 +144,9 @@ class Giving:
         key = inbox_key(one, params, members, highest=highest, snapshot=snapshot, now_ms=now_ms)
         return Reader(one.name, key, b"", grantable.members if to_itself else ())
 
-    def _find(self, grantable: Grantable, reader: Reader, terms: Terms) -> _Given | None:
+    def _find(self, place: bytes, grantable: Grantable, terms: Terms) -> _Given | None:
         """What was given before, if it is still believed: it must not be from a session that was taken back since."""
-        given = self._given.get(grantable.epoch.id + reader.key.id)
+        given = self._given.get(place)
         if given is None or given.granter_from_ms < terms.snapshot.trust.sessions_not_before_ms(grantable.epoch.params.sender):
             return None
         return given
@@ -165,15 +169,15 @@ class Giving:
         )
         self.made += len(made)
         for (one, reader), grant in zip(readers, made, strict=True):
-            place = grantable.epoch.id + reader.key.id
-            self._given[place] = _Given(grant, granter.begun_ms, granter.not_after_ms)
+            place = _place(grantable, one, reader)
+            self._given[place] = _Given(reader.name, grant, granter.begun_ms, granter.not_after_ms)
             ends_ms = one.not_after_ms if isinstance(one, Believed) else terms.expires_ms
             self._expiry.keep(place, until_ms=min(ends_ms, terms.expires_ms) + SKEW_MS)
         return made
 
-    def _may_seal(self, reader: str, tick_ms: int) -> bool:
-        recent = self._recent.setdefault(reader, deque(maxlen=SEALS_A_SECOND))
-        if len(recent) == SEALS_A_SECOND and tick_ms - recent[0] < 1_000:
+    def _may_answer(self, reader: str, tick_ms: int) -> bool:
+        recent = self._recent.setdefault(reader, deque(maxlen=ANSWERS_A_SECOND))
+        if len(recent) == ANSWERS_A_SECOND and tick_ms - recent[0] < 1_000:
             return False
         recent.append(tick_ms)
         return True
@@ -190,3 +194,9 @@ class Giving:
             "left_out": dict(self.left_out),
             "answers": dict(self.answers),
         }
+
+
+def _place(grantable: Grantable, one: Candidate, reader: Reader) -> bytes:
+    """Where a grant of this epoch to this key stands: of a session's by its host, of an inbox's by its agent."""
+    owner = one.host_signer if isinstance(one, Believed) else one.name.encode()
+    return grantable.epoch.id + reader.key.id + owner
