@@ -10,19 +10,19 @@ An inbox certificate counts from when its counter is on disk, so it is taken in 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from anyio import to_thread
 
 from bus.agent.inbox import Inbox
 from bus.agent.outbox import Outbox
-from bus.errors import RemoteProtocolError, VerificationError
+from bus.errors import LocalProtocolError, RemoteProtocolError, VaultError, VerificationError
 from bus.identity.envelopes.believe import BelievedInbox
 from bus.identity.epochs.giving import BUSY, UNKNOWN_EPOCH
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
-from bus.identity.trust_memory import TrustMemory
+from bus.identity.trust_memory import InboxMark, TrustMemory
 from bus.protocol.codec import unpack
 from bus.protocol.frames import BY_ITS_TOPIC, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES
@@ -55,11 +55,15 @@ class Acquaintance:
     ) -> None:
         self._keyring, self._sessions, self._memory, self._outbox, self._inbox = keyring, sessions, memory, outbox, inbox
         self._send, self._start, self._refused = send, start, refused
-        self._owed: dict[bytes, dict[bytes, None]] = {}
-        """Papers of those who asked for an epoch that is not known here yet."""
-        self._taking = 0
-        """Inbox certificates whose marks are on their way to the disk."""
+        self._owed: dict[bytes, dict[bytes, bytes]] = {}
+        """Papers of those who asked for an epoch that is not known here yet, by session."""
+        self._coming: dict[str, BelievedInbox] = {}
+        """Inbox certificates whose marks have to go to the disk: the newest of each agent."""
+        self._is_taking = False
+        self._due: list[Callable[[], object]] = []
+        """To be done when those are there that are on their way now."""
         self._afterwards: list[Callable[[], object]] = []
+        """And with those that go next."""
         self._why: dict[bytes, str] = {}
         """What was said when an epoch was asked for in vain."""
 
@@ -90,44 +94,66 @@ class Acquaintance:
         if type(certificate) is not bytes or type(identity) is not bytes:
             raise RemoteProtocolError("malformed", "an inbox certificate and an identity are bytes")
         found = self._keyring.believe_inbox(certificate, identity)
-
-        async def take() -> None:
-            try:
-                await self.take_inbox(found)
-            finally:
-                self._taking -= 1
-                if not self._taking:
-                    self._go_on()
-
-        self._taking += 1
-        self._start(take)
+        known = self._coming.get(found.name)
+        if known is None or known.inbox.body.counter <= found.inbox.body.counter:
+            self._coming[found.name] = found
+        if not self._is_taking:
+            self._is_taking = True
+            self._start(self._take_inboxes)
 
     def when_taken(self, call: Callable[[], object]) -> None:
         """Do this when all inboxes that were shown can be sealed to: who is told of a reader and goes on shall not leave it out."""
-        if self._taking:
+        if self._is_taking:
             self._afterwards.append(call)
         else:
             call()
 
-    def _go_on(self) -> None:
-        calls, self._afterwards = self._afterwards, []
-        for call in calls:
-            call()
-
-    async def take_inbox(self, found: BelievedInbox) -> None:
-        """Have its mark on disk, then grant durable epochs to it."""
+    async def _take_inboxes(self) -> None:
+        """What comes while some are written goes along with the next. So it costs little however many are shown, and nobody waits
+        for more than two such rounds."""
         try:
-            marks = {found.name: self._keyring.inbox_mark(found)}
+            while self._coming or self._afterwards:
+                coming, self._coming = self._coming, {}
+                self._due, self._afterwards = self._afterwards, []
+                await self._take(coming.values())
+                due, self._due = self._due, []
+                for call in due:
+                    call()
+        finally:
+            self._is_taking = False
+
+    async def _take(self, inboxes: Iterable[BelievedInbox]) -> None:
+        """Have their marks on disk, then grant durable epochs to them."""
+        marked: list[BelievedInbox] = []
+        marks: dict[str, InboxMark] = {}
+        for found in inboxes:
+            try:
+                marks[found.name] = self._keyring.inbox_mark(found)
+                marked.append(found)
+            except VerificationError as error:
+                self._refused(error.agent, error.reason)
+        try:
             if self._memory.on_disk:
                 await to_thread.run_sync(self._memory.accept_inboxes, marks)
             else:
                 self._memory.accept_inboxes(marks)
+        except VaultError as error:  # a disk that takes nothing: nobody is granted anything by a key that may be an old one
+            for found in marked:
+                self._refused(found.name, error.code)
+            return
+        for found in marked:
+            self._take_one(found)
+        self._outbox.wake()
+
+    def _take_one(self, found: BelievedInbox) -> None:
+        try:
             self._keyring.take_inbox(found)
         except VerificationError as error:
             self._refused(error.agent, error.reason)
-            return
-        self._outbox.topics.papers_changed(found.name)
-        self._outbox.wake()
+        except LocalProtocolError:  # its name was revoked meanwhile, and counts anew
+            self._coming.setdefault(found.name, found)
+        else:
+            self._outbox.topics.papers_changed(found.name)
 
     # ---- keys of our epochs ----------------------------------------------------------------------------------------------------
 
@@ -137,14 +163,21 @@ class Acquaintance:
             return
         answer = self._keyring.answer(id_, papers)
         if answer.grant:
-            self._outbox.control(BY_ITS_TOPIC, answer.grant)
+            if not self._outbox.control(BY_ITS_TOPIC, answer.grant):
+                self._send(encode(Frame.REFUSE, "busy", id_))
         elif answer.code == UNKNOWN_EPOCH and self._fetch(id_, papers):
             return
         else:
             self._send(encode(Frame.REFUSE, answer.word, id_))
 
     def _fetch(self, epoch: bytes, papers: bytes) -> bool:
-        """An earlier process may have sealed it: then the grant to itself is kept. False if too many are being fetched."""
+        """An earlier process may have sealed it: then the grant to itself is kept. False if too many are being fetched, and for
+        whoever shows papers that are none."""
+        try:
+            asker, outcomes = self._keyring.papers(papers)
+        except (VerificationError, RemoteProtocolError):
+            return False
+        self._inbox.take(outcomes)
         askers = self._owed.get(epoch)
         if askers is None:
             if len(self._owed) >= MAX_OWED:
@@ -153,13 +186,13 @@ class Acquaintance:
             for session in self._sessions.held.values():
                 self._send(encode(Frame.ASK, epoch, session.papers))
         if len(askers) < MAX_ASKERS:
-            askers[papers] = None
+            askers[asker.id] = papers
         return True
 
     def granted(self, epoch: bytes) -> None:
         """An epoch is known now: who asked for it while it was not is answered."""
         self._why.pop(epoch, None)
-        for papers in self._owed.pop(epoch, ()):
+        for papers in self._owed.pop(epoch, {}).values():
             self.asked(epoch, papers)
 
     def not_granted(self, epoch: bytes, code: str) -> None:
@@ -177,6 +210,7 @@ class Acquaintance:
 
     def lost(self) -> None:
         self._owed.clear()
+        self._due.clear()
         self._afterwards.clear()
 
     # ---- keys of others ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The topics that a host publishes on, as the broker answers for them: an alias each, who listens, and whether to go on.
 
     wanted     OPEN is sent; what is published waits in its lane
-    answered   with whoever listens now; later changes are told in INTEREST, and stay true until the next one
+    answered   with whoever listens now; later changes are told in INTEREST, and stay true until the next one. How much of it there
+               may be has a bound: nobody has so many readers, so a broker that tells of more is none
     stopped    somebody who must not lose anything is full: its lanes wait, other topics do not
 
 After a reconnect everything is opened again under the aliases that it had, so that frames which are sent again mean the same.
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bus.flow.trie import Trie
+from bus.protocol.codec import malformed
 from bus.protocol.frames import BY_ITS_TOPIC, DURABLE, FIRST_ALIAS, GONE, LISTENS, Frame, encode
-from bus.protocol.topics import matches
+from bus.protocol.names import MAX_TOKENS
 
 if TYPE_CHECKING:
     from bus.agent.lane import Lane
 
 MAX_OPEN: Final = 4_096
 """Idle topics beyond this are closed, the longest unused first."""
+MAX_INTEREST: Final = 1 << 18
+"""Tokens of all patterns that are known, and one more for each: what ten thousand agents need that listen to a few each."""
 
 
 class Readers(NamedTuple):
@@ -62,6 +66,7 @@ class OpenTopics:
         self._by_alias: dict[int, OpenTopic] = {}
         self._interest: Trie[tuple[str, int]] = Trie()
         self._told: set[tuple[str, str, int]] = set()
+        self._told_tokens = 0
         self._next = FIRST_ALIAS
 
     def __len__(self) -> int:
@@ -104,17 +109,17 @@ class OpenTopics:
             self._wake(topic)
 
     def interest(self, changes: Sequence[tuple[str, str, int]]) -> None:
-        """Who listens now, and who does no more."""
+        """Who listens now, and who does no more. Raises RemoteProtocolError("malformed") for what can be no interest of anybody."""
+        patterns: Trie[None] = Trie()
         for agent, pattern, how in changes:
+            patterns.add(pattern, None)
             if how == GONE:
                 for kind in (LISTENS, DURABLE):
                     self._forget(agent, pattern, kind)
             elif (agent, pattern, how) not in self._told:
-                self._told.add((agent, pattern, how))
-                self._interest.add(pattern, (agent, how))
-        patterns = {pattern for _, pattern, _ in changes}
+                self._remember(agent, pattern, how)
         for topic in self:
-            if topic.answered and any(matches(pattern, topic.text) for pattern in patterns):
+            if topic.answered and patterns.match(topic.text):
                 topic.readers = self._readers(topic.text)
                 for lane in topic.lanes:
                     lane.sealing = None  # its grants have to be looked at again
@@ -129,7 +134,7 @@ class OpenTopics:
 
     def lost(self) -> None:
         """The link is gone. Nothing of what was told is true any more."""
-        self._interest, self._told = Trie(), set()
+        self._interest, self._told, self._told_tokens = Trie(), set(), 0
         for topic in self:
             topic.answered, topic.flowing, topic.readers = False, True, NOBODY
             for lane in topic.lanes:
@@ -139,9 +144,18 @@ class OpenTopics:
         for topic in self:
             self._send(encode(Frame.OPEN, topic.alias, topic.text))
 
+    def _remember(self, agent: str, pattern: str, how: int) -> None:
+        tokens = pattern.count(".") + 2
+        self._told_tokens += tokens
+        if tokens > MAX_TOKENS + 1 or self._told_tokens > MAX_INTEREST:
+            raise malformed("a pattern with too many tokens, or more readers than anybody has")
+        self._told.add((agent, pattern, how))
+        self._interest.add(pattern, (agent, how))
+
     def _forget(self, agent: str, pattern: str, kind: int) -> None:
         if (agent, pattern, kind) in self._told:
             self._told.remove((agent, pattern, kind))
+            self._told_tokens -= pattern.count(".") + 2
             self._interest.remove(pattern, (agent, kind))
 
     def _readers(self, text: str) -> Readers:

@@ -38,6 +38,7 @@ TURN_BYTES: Final = 256 << 10
 MOST_TURN_BYTES: Final = 1 << 20
 SINGLES: Final = 128
 """Envelopes of one record that a lane seals in a turn: a millisecond's work."""
+_U32: Final = (1 << 32) - 1
 
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Starts something in the host's task group."""
@@ -90,10 +91,13 @@ class Outbox:
             self._woken = True
             soon(self._turn)
 
-    def control(self, alias: int, envelope: bytes) -> None:
-        """A grant, to go before everything else."""
+    def control(self, alias: int, envelope: bytes) -> bool:
+        """A grant for somebody who asked, to go before everything else. False if too many wait already."""
+        if self._control_bytes > MOST_TURN_BYTES:
+            return False
         self._add_control(alias, envelope)
         self.wake()
+        return True
 
     def close_lane(self, lane: Lane) -> None:
         """Its agent is closed. What waits in it is dropped, and whoever waits for that is told by the caller."""
@@ -152,7 +156,12 @@ class Outbox:
         self.topics.lost()
 
     def credited(self, first: int, count: int) -> None:
-        gone = [turn for number in range(first, first + count) if (turn := self._turns.pop(number, None)) is not None]
+        turns = self._turns
+        if count > len(turns):  # numbers are the broker's word; what is out is ours
+            numbers = [number for number in turns if (number - first) & _U32 < count]
+        else:
+            numbers = [number for more in range(count) if (number := first + more & _U32) in turns]
+        gone = [turns.pop(number) for number in numbers]
         self.window.credited(len(gone), self._clock.monotonic())
         for turn in gone:
             if turn.unstored:
@@ -228,7 +237,7 @@ class Outbox:
         self._control_bytes -= size
         aliases += (one.lane.topic.alias if one.lane.topic is not None else BY_ITS_TOPIC for one in sent)
         envelopes += (one.envelope for one in sent)
-        self._last = (self._last + 1) & 0xFFFFFFFF
+        self._last = (self._last + 1) & _U32
         frame = encode(Frame.PUBLISH, self._last, column(aliases), envelopes)
         link.send(frame)
         self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent))
