@@ -221,11 +221,12 @@ class Broker:
         moment = self._moment()
         open_hosts = [host for host in self._hosts if host.is_open]
         for host in open_hosts:
+            self._pushing.push(host)  # first: what is refused below is explained by it
+        for host in open_hosts:
             self._joining.judge(host, moment)
         self._judge_subscriptions()
         for host in open_hosts:
             self._serving.judge_lanes(host)
-            self._pushing.push(host)
         self._durable.follow(snapshot)
         self._pacing.flush()
 
