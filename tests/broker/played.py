@@ -119,7 +119,8 @@ class Stage:
         """The statistics, after their sums were checked."""
         found: dict[str, Any] = self.broker.statistics()
         assert found["received"] == found["admitted"] + sum(found["refused"].values())
-        assert found["admitted"] == found["routed"] + found["unheard"]
+        assert found["admitted"] == found["routed"] + found["unheard"] + found["kept"]
+        assert found["kept"] == found["stored"] + sum(found["not_stored"].values()) + found.get("storing", 0)
         assert found["held"] == self.broker.waiting >= 0
         return found
 
