@@ -1,12 +1,15 @@
 """Whom to ask for the key of an epoch: its sender, whom the broker knows from the headers that it passed on.
 
 epochs    the last 256 of each sender; who makes up more pushes out its own
-asks      go to the link on which the sender is live; what it refuses is passed on to all who asked. Grants come by themselves.
+senders   an epoch has one, but anybody may name an epoch in a header, also first: after a start the broker knows nobody's. So all
+          who did are asked, and who is not its sender can only say no
+asks      go to the links on which these are live; when all have refused, that is passed on to who asked. Grants come by themselves.
           64 of a link at a time, for a few seconds
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from bus.broker.host_link import HostLink
@@ -16,60 +19,85 @@ from bus.protocol.frames import Frame
 MAX_EPOCHS: Final = 256
 MAX_ASKS: Final = 64
 ANSWER_SECONDS: Final = 5.0
+AGAIN_SECONDS: Final = 0.5
+"""Before a question is passed on a second time: a host asks again after one."""
+
+
+@dataclass(slots=True)
+class _Question:
+    until: float
+    """So long an answer is waited for."""
+    asked: dict[HostLink, None] = field(default_factory=dict)
+    """Who has not refused."""
 
 
 class Asking:
     def __init__(self, seats: Seats) -> None:
         self._seats = seats
-        self._sender_of: dict[bytes, str] = {}
+        self._senders_of: dict[bytes, dict[str, None]] = {}
         self._of_sender: dict[str, dict[bytes, None]] = {}
-        self._open: dict[HostLink, dict[bytes, float]] = {}
-        """By who asked: epochs, and until when an answer is waited for."""
+        self._open: dict[HostLink, dict[bytes, _Question]] = {}
+        """By who asked: epochs."""
 
     def __len__(self) -> int:
         """Epochs that are known."""
-        return len(self._sender_of)
+        return len(self._senders_of)
 
     def note(self, epoch: bytes, sender: str) -> None:
-        """An envelope or a grant of this epoch was admitted. The first one says whose it is."""
-        if epoch in self._sender_of:
-            return
+        """An envelope or a grant of this epoch was admitted."""
         mine = self._of_sender.setdefault(sender, {})
+        if epoch in mine:
+            return
         if len(mine) >= MAX_EPOCHS:
-            oldest = next(iter(mine))
-            del mine[oldest], self._sender_of[oldest]
+            self._forget(next(iter(mine)), sender)
         mine[epoch] = None
-        self._sender_of[epoch] = sender
+        self._senders_of.setdefault(epoch, {})[sender] = None
+
+    def _forget(self, epoch: bytes, sender: str) -> None:
+        del self._of_sender[sender][epoch]
+        senders = self._senders_of[epoch]
+        del senders[sender]
+        if not senders:
+            del self._senders_of[epoch]
 
     def is_sender(self, epoch: bytes, agent: str) -> bool:
-        return self._sender_of.get(epoch) == agent
+        """Whether this agent says so."""
+        return agent in self._senders_of.get(epoch, ())
 
     def ask(self, host: HostLink, epoch: bytes, papers: bytes, *, now: float) -> None:
         """Pass it on, or say at once that nobody answers."""
-        sender = self._sender_of.get(epoch)
-        if sender is None:
+        senders = self._senders_of.get(epoch)
+        if senders is None:
             host.refuse("not_permitted", epoch)
             return
-        asked = self._seats.host_of(sender)
+        live = (self._seats.host_of(sender) for sender in senders)
+        asked: dict[HostLink, None] = {one: None for one in live if one is not None and one.link.writable}
         mine = self._open.setdefault(host, {})
-        if asked is None or not asked.link.writable or (len(mine) >= MAX_ASKS and epoch not in mine):
+        if epoch in mine and now < mine[epoch].until - ANSWER_SECONDS + AGAIN_SECONDS:
+            return
+        if not asked or (len(mine) >= MAX_ASKS and epoch not in mine):
             host.refuse("busy", epoch)
             return
-        mine[epoch] = now + ANSWER_SECONDS
-        asked.send(Frame.ASK, epoch, papers)
+        mine[epoch] = _Question(now + ANSWER_SECONDS, asked)
+        for one in asked:
+            one.send(Frame.ASK, epoch, papers)
 
     def refused(self, host: HostLink, code: str, epoch: bytes) -> None:
-        """A link says that it does not grant this. Only the sender's own may say so."""
-        if self._seats.host_of(self._sender_of.get(epoch, "")) is not host:
-            return
+        """A link says that it does not grant this. Only who was asked may say so."""
         for asker, mine in self._open.items():
-            if mine.pop(epoch, None) is not None:
+            question = mine.get(epoch)
+            if question is None or host not in question.asked:
+                continue
+            if len(question.asked) > 1:
+                question.asked = {one: None for one in question.asked if one is not host}
+            else:
+                del mine[epoch]
                 asker.refuse(code, epoch)
 
     def tick(self, now: float) -> None:
         for host in [*self._open]:
             mine = self._open[host]
-            for epoch in [epoch for epoch, until in mine.items() if until <= now]:
+            for epoch in [epoch for epoch, question in mine.items() if question.until <= now]:
                 del mine[epoch]
             if not mine:
                 del self._open[host]

@@ -1,7 +1,8 @@
 """What readers need to open kept messages, and where it is when nobody who could say it is here any more.
 
     papers     of the session that signed: from who is live here, else from the backbone
-    grants     of the epoch for one reader, with the papers of those who granted: from the backbone
+    grants     of the epoch for one reader, with the papers of those who granted: from the backbone. Of each who granted the newest:
+               anybody may have some kept that say to be of this epoch, and they must not push out its sender's
     told       once to each link, before the first delivery that needs them; and again to whoever asks, because it forgot
     asked for  what is kept is told first; whoever asks again after that is passed on to the epoch's sender, if it is live
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 import anyio
@@ -27,7 +29,7 @@ from bus.protocol import header as headers
 from bus.protocol.papers import Papers, SessionCertificate
 
 MOST_GRANTS: Final = 4
-"""Of one epoch for one reader, the newest: one for each of its keys that may still be there."""
+"""Of one epoch for one reader by one sender, the newest: one for each of its keys that may still be there."""
 MAX_QUESTIONS: Final = 64
 """Of one link that wait for the disk; what comes beyond is asked of others at once."""
 MAX_TOLD: Final = 8_192
@@ -62,11 +64,16 @@ class Kept:
         return papers is not None
 
     async def _show_grants(self, host: HostLink, agent: str, epoch: bytes) -> int:
-        grants = (await self._backbone.grants_for(epoch, agent))[-MOST_GRANTS:]
-        for grant in grants:
-            session = headers.parse(envelopes.split(grant)[0]).session
+        newest: dict[str, deque[bytes]] = {}
+        sessions: dict[bytes, None] = {}
+        for grant in await self._backbone.grants_for(epoch, agent):
+            header = headers.parse(envelopes.split(grant)[0])
+            newest.setdefault(header.sender, deque(maxlen=MOST_GRANTS)).append(grant)
+            sessions[header.session] = None
+        for session in sessions:
             if session not in host.told_papers:
                 await self.show_papers(host, session)
+        grants = [*chain.from_iterable(newest.values())]
         for grant in grants:
             host.outbox.deliver_kept(b"", 1, 0, grant)
         host.told_grants[epoch, agent] = None

@@ -9,6 +9,8 @@ from played import Played, Stage, settle
 
 from bus.broker import asking, host_link, outbox
 from bus.identity.envelopes.granting import Reader
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
 from bus.protocol.epochs import SealingEpoch
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, Frame
 from bus.protocol.kem import PublicKey
@@ -125,28 +127,30 @@ async def test_who_lacks_a_key_is_passed_on_to_its_maker(stage: Stage, director:
 async def test_who_asks_for_what_nobody_has_hears_so(stage: Stage, director: Played):
     reader = await stage.host("BUILDER")
     await reader.subscribe(1, "tasks.>")
-    assert await reader.say(Frame.ASK, bytes(32), b"papers") == [[Frame.REFUSE, "not_permitted", bytes(32)]]
+    papers = reader.agents["BUILDER"].papers
+    assert await reader.say(Frame.ASK, bytes(32), papers) == [[Frame.REFUSE, "not_permitted", bytes(32)]]
     director.publish(director.seal("tasks.build"), topic="tasks.build")
     await reader.hears()
     director.link.close()
     await settle()
     epoch = director.epochs["DIRECTOR", "tasks.build"].id
-    assert await reader.say(Frame.ASK, epoch, b"papers") == [[Frame.REFUSE, "busy", epoch]]
+    assert await reader.say(Frame.ASK, epoch, papers) == [[Frame.REFUSE, "busy", epoch]]
 
 
 async def test_asks_that_nobody_answers_have_a_bound_and_an_end(stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(asking, "MAX_ASKS", 3)
     async with stage.running():
         reader = await stage.host("BUILDER")
+        papers = reader.agents["BUILDER"].papers
         epochs = [epoch_of(stage, director) for _ in range(5)]
         director.publish(*[director.seal("tasks.build", epoch=epoch) for epoch in epochs], topic="tasks.build")
         await settle()
         for epoch in epochs:
-            reader.send(Frame.ASK, epoch.id, b"papers")
+            reader.send(Frame.ASK, epoch.id, papers)
         refused = await reader.hears(Frame.REFUSE)
         assert [one[1:] for one in refused] == [["busy", epoch.id] for epoch in epochs[3:]]
         await stage.later(5.2)
-        assert await reader.say(Frame.ASK, epochs[4].id, b"papers") == []
+        assert await reader.say(Frame.ASK, epochs[4].id, papers) == []
 
 
 async def test_who_makes_up_epochs_pushes_out_its_own(stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch):
@@ -159,7 +163,53 @@ async def test_who_makes_up_epochs_pushes_out_its_own(stage: Stage, director: Pl
     assert stage.counted["epochs"] == 5
     reader = await stage.host("BUILDER")
     epoch = other.epochs["DEPUTY", "tasks.build"].id
-    assert await reader.say(Frame.ASK, epoch, b"papers") == []
+    assert await reader.say(Frame.ASK, epoch, reader.agents["BUILDER"].papers) == []
+
+
+async def test_who_names_an_epoch_first_does_not_keep_its_maker_from_being_asked(stage: Stage, director: Played):
+    """A broker that has just started knows nobody's epochs."""
+    reader, insider = await stage.host("BUILDER"), await stage.host("DEPUTY")
+    await insider.open("tasks.build")
+    epoch = epoch_of(stage, director)
+    outgoing = stage.world.outgoing(insider.agents["DEPUTY"], "tasks.build")
+    header, sealed = envelopes.split(stage.world.send(director.agents["DIRECTOR"], epoch, outgoing)[0])
+    for one, name in ((insider, "DEPUTY"), (director, "DIRECTOR")):
+        named = headers.parse(header)._replace(sender=name, session=one.agents[name].session)
+        one.publish(envelopes.join(named.encode(), sealed), topic="tasks.build")
+        await settle()
+    papers = reader.agents["BUILDER"].papers
+    await reader.say(Frame.ASK, epoch.id, papers)
+    assert [Frame.ASK, epoch.id, papers] in await director.hears()
+    await insider.say(Frame.REFUSE, "not_permitted", epoch.id)
+    assert await reader.hears(Frame.REFUSE) == [], "one of those who were asked may have it still"
+    await director.say(Frame.REFUSE, "busy", epoch.id)
+    assert await reader.hears(Frame.REFUSE) == [[Frame.REFUSE, "busy", epoch.id]]
+
+
+async def test_a_question_is_passed_on_once_in_a_while(stage: Stage, director: Played):
+    async with stage.running():
+        reader = await stage.host("BUILDER")
+        await reader.subscribe(1, "tasks.>")
+        director.publish(director.seal("tasks.build"), topic="tasks.build")
+        await settle()
+        epoch, papers = director.epochs["DIRECTOR", "tasks.build"].id, reader.agents["BUILDER"].papers
+        await director.hears()
+        for _ in range(100):
+            reader.send(Frame.ASK, epoch, papers)
+        assert await director.hears(Frame.ASK) == [[Frame.ASK, epoch, papers]]
+        await stage.later(1)
+        await reader.say(Frame.ASK, epoch, papers)
+        assert await director.hears(Frame.ASK) == [[Frame.ASK, epoch, papers]]
+
+
+async def test_nobody_asks_with_papers_of_a_session_that_is_not_on_its_link(stage: Stage, director: Played):
+    reader, other = await stage.host("BUILDER"), await stage.host("TESTER")
+    director.publish(director.seal("tasks.build"), topic="tasks.build")
+    await settle()
+    await director.hears()
+    epoch = director.epochs["DIRECTOR", "tasks.build"].id
+    assert await reader.say(Frame.ASK, epoch, other.agents["TESTER"].papers) == [[Frame.REFUSE, "unverified", epoch]]
+    assert await director.hears(Frame.ASK) == []
 
 
 # ---- papers ----------------------------------------------------------------------------------------------------------------------

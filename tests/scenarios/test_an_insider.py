@@ -95,6 +95,29 @@ async def test_an_envelope_whose_epoch_is_named_like_an_inbox_ends_nobodys_durab
             assert work.is_open
 
 
+async def test_who_names_anothers_epoch_first_keeps_nobody_from_its_messages():
+    """A broker that starts again knows nobody's epochs. Here it only forgets them."""
+    async with lying() as liar, liar.host().agent("SECOND") as second:
+        insider, asking = Insider(liar, second), liar.hub.broker._asking
+        async with liar.hub.host().agent("MASON") as mason, mason.subscribe("work.>", durable="mine"):
+            pass
+        async with (
+            liar.hub.host().agent("LEAD") as lead,
+            liar.hub.host().agent("PAINTER") as painter,
+            painter.subscribe("work.>", durable="mine"),
+        ):
+            await soon(lead.publish(WORK, b"one"))
+            (epoch,) = inside(painter).keyring.held.epochs
+            asking._senders_of.clear()
+            asking._of_sender.clear()
+            assert not await insider.publishes(insider.junk(WORK, epoch), topic=WORK)
+            assert await soon(lead.publish(WORK, b"two")) is not None
+            assert not await insider.publishes(*[insider.grant_of("MASON", epoch) for _ in range(9)], alias=KEPT_GRANT)
+        async with liar.hub.host().agent("MASON") as mason, mason.subscribe("work.>", durable="mine") as work:
+            await liar.hub.advance(5)
+            assert await bodies(liar, work) == [b"one", b"two"]
+
+
 # ---- keys that are not its own --------------------------------------------------------------------------------------------------
 
 
