@@ -20,10 +20,9 @@ async def worker(hub: bus.Hub, name: str, done: anyio.abc.ObjectSendStream[str])
 
 async def main() -> None:
     finished, results = anyio.create_memory_object_stream[str](JOBS)
-    async with bus.open() as hub, anyio.create_task_group() as tasks:
-        async with hub.agent("ARCHITECT") as architect:
-            for number in range(JOBS):  # nobody works yet: it is on disk when `publish` returns
-                await architect.publish("work.build.queue", {"number": number})
+    async with bus.open() as hub, hub.agent("ARCHITECT") as architect, anyio.create_task_group() as tasks:
+        for number in range(JOBS):  # nobody works yet: it is on disk when `publish` returns
+            await architect.publish("work.build.queue", {"number": number})
         for name in ("PYTHON", "RUST"):
             tasks.start_soon(worker, hub, name, finished)
         for _ in range(JOBS):

@@ -6,6 +6,7 @@ swtpm           it runs, until the test ends
 runtime         a folder with a short path, for sockets
 tpmbus          the command line, in a process of its own
 fleet           a state folder, the command line in it, and its TPM service, which ends with the test
+home            one for all tests of a file
 provisioned     one whose 76 agents have their keys; shared, only to look at
 """
 
@@ -211,6 +212,13 @@ def make_fleet() -> Iterator[Fleet]:
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     """No key made yet, and no software TPM."""
+    with make_fleet() as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Fleet]:
+    """The same for all tests of a file."""
     with make_fleet() as fleet:
         yield fleet
 

@@ -29,15 +29,12 @@ anyio.run(main)
 """
 
 
-@pytest.fixture(scope="module")
-def home():
-    """A state folder whose hub runs, without a fleet."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import make_fleet
-
-    with make_fleet() as fleet, running(fleet, "run", "--fleet", "none") as hub:
+@pytest.fixture(scope="module", autouse=True)
+def hub(home):
+    """It runs in the state folder of this file, without a fleet."""
+    with running(home, "run", "--fleet", "none") as hub:
         hub.until("0 agents listen")
-        yield fleet
+        yield hub
 
 
 def consumer(home, name: str) -> dict:

@@ -17,15 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from running_hub import Running, running
 
 
-@pytest.fixture(scope="module")
-def home():
-    """A state folder whose hub runs, without a fleet."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import make_fleet
-
-    with make_fleet() as fleet, running(fleet, "run", "--fleet", "none") as hub:
-        hub.until("The bus listens at")
-        yield fleet
+@pytest.fixture(scope="module", autouse=True)
+def hub(home):
+    """It runs in the state folder of this file, without a fleet."""
+    with running(home, "run", "--fleet", "none") as hub:
+        hub.until("0 agents listen")
+        yield hub
 
 
 @pytest.fixture

@@ -62,16 +62,6 @@ def run(fleet, *command: str, cwd: Path = EXAMPLES) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def home():
-    """One state folder for all of them: as somebody has it who tries one after the other."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import make_fleet
-
-    with make_fleet() as fleet:
-        yield fleet
-
-
 @pytest.mark.parametrize("name", PRINTED)
 def test_an_example_prints_what_it_promises(name, home):
     printed = run(home, f"{name}.py")
