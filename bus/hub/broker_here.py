@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from bus.backbone.journal import open_journal
 from bus.broker.broker import Broker
@@ -50,9 +49,7 @@ class BrokerHere:
         self._doors: Doors
 
     @asynccontextmanager
-    async def running(
-        self, tasks: TaskGroup, engine: TpmEngine, holder: Holder, urls: Sequence[str], *, issue: Issue | None
-    ) -> AsyncIterator[None]:
+    async def running(self, engine: TpmEngine, holder: Holder, urls: Sequence[str], *, issue: Issue | None) -> AsyncIterator[None]:
         """`issue`: who certifies what is shown over TLS; without, somebody else renews it. Raises BackboneError, ConnectError."""
         clock, anchor = self._clock, self._anchor
         async with AsyncExitStack() as stack:
@@ -68,6 +65,8 @@ class BrokerHere:
             self._sessions.on_change.append(self._introduce)
             await self._sessions.open(holder)
             self._doors = Doors(urls, self._state, anchor, issue, broker=BROKER, clock=clock)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)  # before what they work with is closed
             for part in (partial(renewal.run, self._sessions), self._backbone.run, self._broker.run, self._doors.run):
                 tasks.start_soon(part)
             await stack.enter_async_context(self._doors.open(self._broker.attach))

@@ -73,8 +73,8 @@ class Program:
             self._broker = BrokerHere(
                 self.state, self._anchor, self._memory, snapshot=snapshot, documents=documents, clock=self.clock
             )
+            await stack.enter_async_context(self._broker.running(self._engine, holder, self.urls, issue=None))
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            await stack.enter_async_context(self._broker.running(tasks, self._engine, holder, self.urls, issue=None))
             tasks.start_soon(self._keep_looking)
             desk = Desk()
             for verb in (self.follow, self._broker.drain, self._broker.live, self.statistics):

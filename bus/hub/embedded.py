@@ -162,7 +162,7 @@ class _Running:
         holder = await enroll_broker(self.authority, engine, clock=clock)
         here = BrokerHere(state, anchor, memory, snapshot=in_force.snapshot, documents=in_force.documents, clock=clock)
         self.broker = here
-        await stack.enter_async_context(here.running(tasks, engine, holder, self._asked, issue=self._issue))
+        await stack.enter_async_context(here.running(engine, holder, self._asked, issue=self._issue))
 
     async def _certify_broker(self) -> Holder:
         async with open_broker_engine(self.state, clock=self.clock) as engine:
