@@ -48,7 +48,7 @@ class Durable(Protocol):
         """An envelope of a durable topic was admitted. Raises VerificationError("busy")."""
 
     def keep(self, crossing: Crossing) -> None:
-        """A grant is to be on disk before its turn is credited. Raises VerificationError: "busy", "not_permitted"."""
+        """A grant is to be on disk before its turn is credited. Raises VerificationError("busy")."""
 
     def begin(self, one: Subscription, *, durable: str, start: str) -> str | None:
         """A durable subscription, or one to dead letters. Why not, if it cannot be; it may be refused later too."""
@@ -153,7 +153,7 @@ class Keeping:
         spread: Spread,
         subscribing: Subscribing,
     ) -> None:
-        self._backbone, self._asking, self._counts = backbone, asking, counts
+        self._backbone = backbone
         self._classes = Classes(backbone, snapshot, clock, passed_ms=passed_ms)
         self._inboxes = Inboxes(backbone, clock)
         self._inboxes.changed = interest.inbox_renewed
@@ -167,19 +167,13 @@ class Keeping:
             counts=counts, end=end, interest=interest, now_ms=now_ms, recent=recent, requests=requests,
         )  # fmt: skip
         self._syncing = Syncing(clock)
-        self.publish = self._storing.publish
+        self.publish, self.keep = self._storing.publish, self._storing.keep
         self.begin, self.leave, self.credit = self._consuming.begin, self._consuming.leave, self._consuming.credit
         self.settle, self.go_on = self._consuming.settle, self._consuming.go_on
         self.ping = self._syncing.ping
         self.ask, self.ask_papers = self._kept.ask, self._kept.ask_papers
         self.show_inbox = self._inboxes.show
         self.lost = self._storing.lost
-
-    def keep(self, crossing: Crossing) -> None:
-        header = crossing.header
-        if not self._asking.is_sender(header.epoch, header.sender):
-            raise VerificationError("not_permitted", agent=header.sender, detail="a grant of somebody else's epoch")
-        self._storing.keep(crossing)
 
     def follow(self, snapshot: Snapshot) -> None:
         self._classes.follow(snapshot)

@@ -44,6 +44,9 @@ PAPERS_MS: Final = 2 * 86_400_000
 """An epoch of kept messages lives a day, and what is granted or signed within it needs papers until the last of it is gone."""
 MAX_SESSIONS: Final = 16_384
 MAX_LACKING: Final = 4_096
+MAX_GRANTS: Final = 16
+"""Of one epoch for one reader by one sender."""
+MAX_COUNTED: Final = 16_384
 _log = logging.getLogger("tpmbus.broker")
 
 
@@ -79,6 +82,7 @@ class Storing:
         """Whose papers are kept, and until when."""
         self._lacking: dict[bytes, None] = {}
         """Epochs of which a grant could not be kept: what is sealed in them could not be read by everybody."""
+        self._granted: dict[tuple[bytes, str, str], int] = {}
         self._highest: dict[str, int] = {}
         """Of each class the last position that was given, to know again what was stored before."""
 
@@ -103,11 +107,22 @@ class Storing:
     def keep(self, crossing: Crossing) -> None:
         """A grant. Raises VerificationError("busy")."""
         try:
+            self._count(crossing)
             self._take(crossing)
         except VerificationError:
             self._lack(crossing)
             raise
         self._next.grants.append(crossing)
+
+    def _count(self, crossing: Crossing) -> None:
+        """Whoever reads gets all that is kept for it: a sender has a few keys of it to seal to, and not thousands."""
+        header = crossing.header
+        key = header.epoch, header.topic, header.sender
+        count = self._granted[key] = self._granted.pop(key, 0) + 1
+        if len(self._granted) > MAX_COUNTED:
+            del self._granted[next(iter(self._granted))]
+        if count > MAX_GRANTS:
+            raise _busy(crossing, "more grants of one epoch for one reader than it can have keys")
 
     def _take(self, crossing: Crossing) -> None:
         size, host = len(crossing.envelope), crossing.turn.host

@@ -1,0 +1,191 @@
+"""Who takes what is kept: as far as it has credit, with all it needs to open it, and each record one member of a group."""
+
+from __future__ import annotations
+
+import pytest
+from kept_stage import Keeper, KeptStage, inbox_key, settle
+from small_world import World
+
+from bus.protocol.frames import ACK, NAK, TERM, TOUCH, Frame, sub_ref
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def stage(world: World) -> KeptStage:
+    return KeptStage(world)
+
+
+async def publish(publisher: Keeper, count: int, topic: str = "work.a") -> list[bytes]:
+    sent = [publisher.seal(topic, bytes([number])) for number in range(count)]
+    for envelope in sent:
+        publisher.publish(envelope, topic=topic)
+    await settle()
+    return sent
+
+
+async def kept(host: Keeper) -> list[bytes]:
+    return [envelope for *_, envelope in await host.kept()]
+
+
+# ---- handing out -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_stored_comes_with_its_position_and_how_often_it_came(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        assert await reader.subscribe_durably(1, "work.>") == [[Frame.SUBSCRIBED, 1]]
+        first, second = await publish(publisher, 2)
+        assert await reader.kept() == [(1, 1, 1, first), (1, 1, 2, second)]
+        assert stage.counted["delivered"] == 2
+
+
+async def test_nobody_is_sent_more_than_it_has_credit_for(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>", limit=3)
+        sent = await publish(publisher, 10)
+        assert await kept(reader) == sent[:3]
+        await reader.settles(1, ACK, (1, 3))
+        assert await kept(reader) == []
+        reader.send(Frame.CREDIT, 1, 2)
+        assert await kept(reader) == sent[3:5]
+        reader.send(Frame.CREDIT, 1, 1_000)
+        assert await kept(reader) == sent[5:8]
+
+
+async def test_papers_and_what_is_kept_of_grants_come_before_the_first_that_needs_them_and_once(stage: KeptStage):
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        grant = publisher.grant("work.a", "BUILDER", inbox_key())
+        publisher.publish_kept([grant], publisher.seal("work.a"), publisher.seal("work.a"), topic="work.a")
+        await settle()
+        publisher.link.close()
+        await settle()
+        reader = await stage.keeper("BUILDER")
+        frames = await reader.subscribe_durably(1, "work.>", start="all")
+        assert [one[0] for one in frames] == [Frame.SUBSCRIBED, Frame.PAPERS, *[Frame.DELIVER] * 3]
+        assert frames[1][1] == [publisher.agents["DIRECTOR"].papers]
+        assert [one[4] for one in frames[2:]] == [0, 1, 2]
+        assert frames[2][5] == grant
+
+
+# ---- settling --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_settled_is_settled(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>")
+        sent = await publish(publisher, 5)
+        await kept(reader)
+        await reader.settles(1, ACK, (1, 2))
+        await reader.settles(1, NAK, (3, 3), delay=2_000)
+        await reader.settles(1, TERM, (4, 4), reason="bad")
+        await stage.later(25, step=1)
+        await reader.settles(1, TOUCH, (5, 5))
+        assert await reader.kept() == [(1, 2, 3, sent[2])]
+        await reader.settles(1, ACK, (3, 3))
+        await stage.later(10, step=1)
+        assert await reader.kept() == []
+        counted = stage.counted["backbone"]
+        assert (counted["acks"], counted["naks"], counted["terms"], counted["dead_letters"]) == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("verb", "span"), [(0, (1, 1)), (ACK, (2, 1))])
+async def test_what_is_no_settling_ends_the_link(stage: KeptStage, verb: int, span: tuple[int, int]):
+    async with stage.running():
+        reader = await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>")
+        await reader.settles(1, verb, span)
+        assert reader.lost
+
+
+async def test_spans_as_long_as_numbers_go_settle_what_there_is(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>")
+        await publish(publisher, 3)
+        await kept(reader)
+        await reader.settles(1, ACK, (0, (1 << 64) - 1))
+        assert stage.counted["backbone"]["acks"] == 3
+
+
+async def test_who_asks_is_answered_when_what_it_settled_is_on_disk(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>")
+        await publish(publisher, 1)
+        await kept(reader)
+        await reader.hears()
+        assert await reader.say(Frame.PING, 5) == [[Frame.PONG, 5]]
+        stage.disk.is_held = True
+        await reader.settles(1, ACK, (1, 1))
+        reader.send(Frame.PING, 6)
+        assert await reader.say(Frame.PING, 7) == []
+        assert await reader.say(Frame.PING, 0) == [[Frame.PONG, 0]]
+        stage.disk.go_on()
+        await stage.later(0.2)
+        assert await reader.hears(Frame.PONG) == [[Frame.PONG, 6], [Frame.PONG, 7]]
+
+
+# ---- who may take ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("agent", "pattern", "group", "code"),
+    [
+        ("BUILDER", "tasks.>", "", "malformed"),
+        ("MONITOR", ">", "", "malformed"),
+        ("GUEST", "work.>", "", "not_permitted"),
+        ("BUILDER", "work.>", "strangers", "not_permitted"),
+        ("BUILDER", "_dead.work.>", "", "not_permitted"),
+    ],
+)
+async def test_what_cannot_be_is_refused(stage: KeptStage, agent: str, pattern: str, group: str, code: str):
+    async with stage.running():
+        reader = await stage.keeper(agent)
+        assert await reader.subscribe_durably(1, pattern, group=group) == [[Frame.REFUSE, code, sub_ref(1)]]
+
+
+async def test_one_name_of_an_agent_is_open_once_and_as_it_was_made(stage: KeptStage):
+    async with stage.running():
+        reader = await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>")
+        assert await reader.subscribe_durably(2, "work.>") == [[Frame.REFUSE, "busy", sub_ref(2)]]
+        assert await reader.subscribe_durably(3, "work.a") == [[Frame.REFUSE, "malformed", sub_ref(3)]]
+        reader.send(Frame.UNSUBSCRIBE, 1)
+        await settle()
+        assert await reader.subscribe_durably(4, "work.>", start="all") == [[Frame.REFUSE, "malformed", sub_ref(4)]]
+        assert await reader.subscribe_durably(5, "work.>") == [[Frame.SUBSCRIBED, 5]]
+
+
+async def test_a_newer_link_of_the_agent_gets_what_the_older_one_had(stage: KeptStage):
+    async with stage.running():
+        publisher, older = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await older.subscribe_durably(1, "work.>")
+        sent = await publish(publisher, 2)
+        await kept(older)
+        await older.settles(1, ACK, (1, 1))
+        newer = await stage.keeper("BUILDER")
+        frames = await newer.subscribe_durably(1, "work.>")
+        assert [one[3:] for one in frames if one[0] == Frame.DELIVER] == [[2, 2, sent[1]]]
+        assert stage.counted["backbone"]["acks"] == 1
+
+
+async def test_each_record_goes_to_one_member_of_a_group_and_only_that_one_settles_it(stage: KeptStage):
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        members = [await stage.keeper("BUILDER"), await stage.keeper("TESTER")]
+        for member in members:
+            await member.subscribe_durably(1, "work.>", group="builders")
+        sent = await publish(publisher, 6)
+        one, two = [await member.kept() for member in members]
+        assert sorted(envelope for *_, envelope in one + two) == sorted(sent)
+        assert len(one) == len(two) == 3
+        await members[0].settles(1, ACK, (1, 6))
+        assert stage.counted["backbone"]["acks"] == 3
+        members[1].link.close()
+        await stage.later(1)
+        again = [(deliveries, envelope) for _, deliveries, _, envelope in await members[0].kept()]
+        assert sorted(again) == sorted((2, envelope) for *_, envelope in two)
