@@ -23,13 +23,17 @@ Everything runs on asyncio, uvloop and trio. `publish`, the iterators' `__anext_
 at once.
 """
 DOORS = ("open", "connect")
-CLASSES = ("Hub", "Agent", "Subscription", "Message", "Handlers", "Receipt", "Refusal")
+CLASSES = ("Hub", "Agent", "Subscription", "Message", "Handlers", "Hooks", "HookContext", "Record", "Receipt", "Refusal")
+NOTES = {
+    "Agent": "What `hub.agent(name)` and `bus.connect` give. `agent.name`; `agent.hooks` are its Hooks; `agent.on(pattern, ..)` is "
+    "`Handlers.on` for this agent alone, served by `agent.serving()`; `agent.error` is what ended it, if something did.",
+}
 HIDDEN = {
     # what hosts and hubs call, and nobody else
-    "Agent": {"answer", "end", "follow", "disconnected", "audit", "check_open"},
-    "Subscription": {"put", "gap", "end"},
+    "Agent": {"answer", "end", "follow", "not_sent", "sessions_changed", "audit", "check_open"},
+    "Subscription": {"put", "end"},
+    "Message": {"header"},
     "Receipt": {"was_sent", "was_stored", "failed"},
-    "Refusal": {"count", "index"},
 }
 
 
@@ -37,6 +41,7 @@ def page() -> str:
     parts = [HEAD]
     parts += [function(f"bus.{name}", getattr(bus, name)) for name in DOORS]
     parts += [whole_class(name) for name in CLASSES if name in bus.__all__]
+    parts.append(the_rest())
     parts.append(testing())
     parts.append(error_tree())
     return "\n".join(parts)
@@ -80,16 +85,33 @@ def prose(value: Any) -> str:
 
 def whole_class(name: str) -> str:
     kind = getattr(bus, name)
-    lines = [f"## bus.{name}\n\n{prose(kind)}\n"]
+    fields = f" `{name}({', '.join(kind._fields)})`" if getattr(kind, "_fields", ()) else ""
+    about = NOTES.get(name) or (f"As a tuple:{fields}." if prose(kind).startswith(f"{name}(") else f"{prose(kind)}{fields}")
+    lines = [f"## bus.{name}\n\n{about}\n"]
     lines += [f"- `{attribute}` {prose(value)}" for attribute, value in properties(kind, name)]
     lines += ["" for _ in lines[1:2]]
     lines += [function(f"{attribute}", value, "###") for attribute, value in methods(kind, name)]
     return "\n".join(lines)
 
 
+def the_rest() -> str:
+    """Small ones: what events there are, and what is public beside them."""
+    names = [name for name in bus.__all__ if name not in {*DOORS, *CLASSES} and not hasattr(errors, name)]
+    lines = ["## Events, and what else there is\n"]
+    for name in names:
+        value = getattr(bus, name)
+        fields = f"({', '.join(value._fields)})" if getattr(value, "_fields", ()) else ""
+        lines.append(f"- `bus.{name}`{fields}: {first(value)}")
+    return "\n".join(lines) + "\n"
+
+
 def public(kind: type, name: str) -> Iterator[tuple[str, Any]]:
     for attribute, value in vars(kind).items():
-        if not attribute.startswith("_") and attribute not in HIDDEN.get(name, set()):
+        if (
+            not attribute.startswith("_")
+            and attribute not in getattr(kind, "_fields", ())
+            and attribute not in HIDDEN.get(name, set())
+        ):
             yield attribute, value
 
 
