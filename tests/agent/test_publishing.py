@@ -40,7 +40,9 @@ async def test_what_is_changed_after_the_call_changes_nothing():
     assert (message.body, dict(message.headers)) == ({"colour": "blue"}, {"hurry": "no"})
 
 
-@pytest.mark.parametrize("body", [object(), {1, 2}, 1 << 70, "\ud800", datetime.now], ids=["object", "set", "number", "surrogate", "function"])
+@pytest.mark.parametrize(
+    "body", [object(), {1, 2}, 1 << 70, "\ud800", datetime.now], ids=["object", "set", "number", "surrogate", "function"]
+)
 async def test_what_cannot_travel_is_said_at_the_call(body):
     async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
         for publish in (lead.publish, lead.publish_soon, lead.request):
