@@ -219,8 +219,7 @@ class Broker:
             part.follow(snapshot)
         self._pushing.follow(trust)
         moment = self._moment()
-        open_hosts = [host for host in self._hosts if host.is_open]
-        for host in open_hosts:
+        for host in (open_hosts := [host for host in self._hosts if host.is_open]):
             self._pushing.push(host)  # first: what is refused below is explained by it
         for host in open_hosts:
             self._joining.judge(host, moment)
