@@ -53,7 +53,7 @@ class Named(NamedTuple):
     hears: frozenset[Hears]
 
 
-Unseal = Callable[[tuple[str, bytes], Callable[[], None]], bool]
+Unseal = Callable[[tuple[str, bytes], str, Callable[[], None]], bool]
 
 
 class Inbox:
@@ -172,9 +172,10 @@ class Inbox:
 
         try:
             place = self._keyring.sealed_to(ticket.envelope)
+            sender = headers.parse(envelopes.split(ticket.envelope)[0]).sender
         except BusError:
-            place = None  # it is judged as it is, and refused
-        if place is None or not self._unseal(place, go_on):
+            place, sender = None, ""  # it is judged as it is, and refused
+        if place is None or not self._unseal(place, sender, go_on):
             go_on()
 
     def _received(self, ticket: Ticket, received: Received) -> None:
@@ -190,8 +191,6 @@ class Inbox:
             if one is None or one not in named:
                 continue
             settling = self._settling.get(one.number)
-            if settling is not None:
-                settling.arrived(header, ticket.position)
             batch = Batch(
                 received,
                 one.agent,
@@ -203,13 +202,25 @@ class Inbox:
                 settling=settling,
                 dead_reason=ticket.reason,
             )
-            records += len(batch)
-            one.put(batch)
+            count = len(batch)
+            if not one.put(batch):
+                self._not_asked_for(ticket, settling)
+                continue
+            records += count
+            if settling is not None:
+                settling.arrived(header, ticket.position)
         self.counts["delivered"] += records
         if received.refused or received.done:
             self._not_for_all(ticket, received, named)
         if records != header.records * len(named):
             self._give_back_rest(received, named)
+
+    def _not_asked_for(self, ticket: Ticket, settling: Settling | None) -> None:
+        """A broker that does not keep to the credit that it got."""
+        self.counts["refused"] += 1
+        self._refused(ticket.envelope, "busy", None)
+        if settling is not None:
+            settling.put_back(ticket.position, USUAL_DELAY)
 
     def _not_for_all(self, ticket: Ticket, received: Received, named: frozenset[Subscription]) -> None:
         """Some of those who are named may not have it, or had it before."""

@@ -8,7 +8,8 @@
     end        an error of its own, or a quiet one; what came before is still handed out
 
 Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records in envelopes that were not
-begun; one that alone has more does not end who waits for it.
+begun; one that alone has more does not end who waits for it. Where publishers wait, a broker keeps to the limit, but for the last
+envelope and for what it may give anew on another link; what it brings far beyond is not taken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from anyio.lowlevel import checkpoint
 
 from bus.agent.message import Batch, Body, Message
 from bus.errors import BusError, SlowReaderError, twin
+from bus.protocol.header import MAX_RECORDS
 
 BLOCK: Final = "block"
 DROP_OLDEST: Final = "drop_oldest"
@@ -33,6 +35,8 @@ YIELD_AFTER: Final = 64
 """Messages that were kept; so many are handed out without a checkpoint, if there are as many."""
 MAX_SERIES: Final = 4_096
 """Senders' epochs and topics whose gaps are looked at."""
+BEYOND: Final = 4
+"""Times what may wait where publishers wait is more than any honest broker brings."""
 
 Deliver = Callable[[Message], Awaitable[Message | None]]
 """What hooks and decoding do with a message: it, another one, or None if it is not handed over."""
@@ -90,18 +94,23 @@ class Subscription(Generic[Body]):
 
     # ---- for the host --------------------------------------------------------------------------------------------------------
 
-    def put(self, batch: Batch) -> None:
-        if self._ended or not self._fits(batch):
-            return
-        self._batches.append(batch)
-        self._queued += len(batch.indexes)
-        self._wake_up()
+    def put(self, batch: Batch) -> bool:
+        """False if it was not asked for: nobody gave credit for so much."""
+        if self.overflow == BLOCK and self._queued >= BEYOND * (self.limit + MAX_RECORDS):
+            return False
+        if not self._ended and self._fits(batch):
+            self._batches.append(batch)
+            self._queued += len(batch.indexes)
+            self._wake_up()
+        return True
 
     def _fits(self, batch: Batch) -> bool:
         """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
         if self.overflow == BLOCK:
             return True
         header = batch.header
+        if len(self._next_of) >= MAX_SERIES:
+            self._next_of.clear()
         self._next_of.setdefault((header.epoch, header.topic), header.before + batch.indexes[0])
         too_many = self._queued + len(batch.indexes) - self.limit
         if too_many <= 0:

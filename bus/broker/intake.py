@@ -82,6 +82,11 @@ class Intake:
         """Before any other frame: call this once in each turn of the loop, until it says that it is done."""
         self._first = piece
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether it has used up its budget."""
+        return self._stock < 0
+
     def tick(self, now: float) -> None:
         """The stock grows; who has some again goes on."""
         grown = int((now - self._now) * RATE)

@@ -214,7 +214,7 @@ class Publishing:
         host.refuse(code, id_)
         if code not in HARMLESS:
             host.junk += 1
-            if host.junk > MAX_JUNK:
+            if host.junk > MAX_JUNK and not host.cut_for:  # the rest of its turn is looked at, and counted
                 self._counts.cut["junk"] += 1
                 host.cut("junk")
 

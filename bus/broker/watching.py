@@ -35,6 +35,8 @@ class Watching:
                 host.writable_at = now
             elif now - host.writable_at >= LOST_SECONDS:
                 self.cut(host, "does_not_read", "what is sent to it has not left for 20 s", now=now)
+            if host.intake.is_spent:
+                self._offences.note(host.link.peer, "asks for too much", "it is read on when its budget has grown", now=now)
             if self._interest.is_overdue(host, now):
                 self.cut(host, "interest_not_seen", "it does not say what it has seen of who listens", now=now)
             if forgives:

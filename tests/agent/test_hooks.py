@@ -306,6 +306,14 @@ async def test_what_a_hook_must_not_give_back_refuses_the_message(given):
         with pytest.raises(TypeError):
             await lead.publish("tasks.paint", 1)
         lead.hooks.remove(hook)
+
+        @lead.hooks.publish
+        async def alone(context, record):
+            return given
+
+        with pytest.raises(TypeError):
+            await lead.publish("tasks.paint", 1)
+        lead.hooks.remove(alone)
         if given != []:
             hook = lead.hooks.publish(lambda _, __: given, batch=True)
             with pytest.raises(TypeError):

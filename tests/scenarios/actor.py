@@ -368,6 +368,17 @@ class Agents(Told):
         await reading.moved.until(lambda: reading.ended is not None, seconds)
         return reading.ended or {}
 
+    async def more(self, key: str, count: int, seconds: float = 60) -> None:
+        """Return when so many more have come."""
+        reading = self.readings[key]
+        enough = reading.counts["messages"] + count
+        await reading.moved.until(lambda: reading.counts["messages"] >= enough, seconds)
+
+    async def in_all(self, key: str, count: int, seconds: float = 60) -> None:
+        """Return when so many have come, whether or not some came before."""
+        reading = self.readings[key]
+        await reading.moved.until(lambda: reading.counts["messages"] >= count, seconds)
+
     async def waits(self, key: str) -> list[float]:
         """How long the messages were on their way since this was last asked, in milliseconds."""
         reading = self.readings[key]
@@ -450,13 +461,13 @@ def play(order: dict[str, Any]) -> None:
         sys.argv = ["tpmbus", *order["arguments"]]
         main()
         return
+    roles: dict[str, Callable[[dict[str, Any]], Told]] = {"hub": HubActor, "agents": Agents}
     if role == "stranger":
-        import stranger
+        from stranger import Stranger
 
-        stranger.Stranger(order).run()
-        return
+        roles["stranger"] = Stranger
     options = {"backend": "trio"} if loop == "trio" else {"backend_options": {"use_uvloop": loop == "uvloop"}}
-    anyio.run({"hub": HubActor, "agents": Agents}[role](order).run, **options)  # type: ignore[arg-type]
+    anyio.run(roles[role](order).run, **options)  # type: ignore[arg-type]
 
 
 def nursery(requests: socket.socket) -> None:
@@ -503,14 +514,16 @@ def import_all() -> None:
     import importlib
 
     for name in (
-        "bus.hub.open", "bus.hub.broker_apart", "bus.hub.which_tpm", "bus.cli.main", "bus.cli.run", "bus.cli.loop", "bus.tpm.serving",
-        "bus.tpm.software", "bus.tpm.esapi", "bus.tpm.swtpm", "anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "trio",
+        "bus.hub.open", "bus.hub.broker_apart", "bus.hub.which_tpm", "bus.cli.main", "bus.cli.run", "bus.cli.loop",
+        "bus.tpm.serving", "bus.tpm.software", "bus.tpm.esapi", "bus.tpm.swtpm",
+        "anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "trio",
     ):  # fmt: skip
         importlib.import_module(name)
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    sys.modules["actor"] = sys.modules["__main__"]  # those who import it get this one
     if len(sys.argv) > 1:
         play(json.loads(sys.argv[1]))
     else:

@@ -16,7 +16,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from policies_of_scenarios import NAMES, POLICY
+from sizes import ROWS, SOAK, show
 from troupe import Company, Nursery, company
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of a soak, beside their targets."""
+    if SOAK and ROWS:
+        terminalreporter.write_line("")
+        show("soak: scenarios", ROWS)
 
 
 @pytest.fixture(scope="session")

@@ -216,7 +216,7 @@ async def lying(policy: str = POLICY, *, url: str = "", **options: Any) -> Async
     async with bus.testing.open(policy=policy, **options) as hub:
         place = url or hub.url.replace("testing", "lying")
         liar = Liar(hub, place)
-        async with listening(place, liar.take):
+        async with listening(place, lambda link: liar.take(link)):  # noqa: PLW0108  a test may put another in its place
             yield liar
             hub.close()
 

@@ -7,18 +7,21 @@ and that what is honest beside it goes on.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import anyio
 import pytest
 from lying_broker import POLICY, Liar, Seam, bodies, header_of, inside, lying, refused, secrets_of, soon
 
-from bus.errors import NoRespondersError, RequestTimeoutError
+from bus.errors import ConnectionLostError, NoRespondersError, RequestTimeoutError, SessionReplacedError
+from bus.flow.trie import Trie
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
-from bus.protocol.frames import DURABLE, LISTENS, Frame
+from bus.protocol.codec import pack
+from bus.protocol.frames import DURABLE, LISTENS, Frame, column, encode
 from bus.protocol.header import GRANT
 
 pytestmark = pytest.mark.anyio
@@ -464,3 +467,229 @@ async def test_that_nobody_answers_is_the_brokers_word_and_harms_nothing_else():
         async with asking(one.liar, one.lead) as found:
             pass
         assert found == {"error": NoRespondersError}
+
+
+# ---- who gets how much ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_brought_beyond_all_credit_is_not_taken():
+    """A durable message that nobody finishes may be brought again and again, under whatever position."""
+    async with scene() as one, one.painter.subscribe("work.>", durable="mine", limit=4) as work:
+        await soon(one.lead.publish("work.a", b"hello"))
+        await one.liar.hub.settle()
+        delivery = one.to_painter.deliveries(topic="work.a")[0]
+        for position in range(6_000):
+            one.to_painter.deliver(delivery[5], subs=one.to_painter.subs("work.>"), position=1 + position % 7)
+        await one.liar.hub.settle()
+        assert work.pending <= 5_000
+        assert refused(one.painter) == {"busy": 6_001 - work.pending}
+        await one.goes_on()
+
+
+async def test_readers_that_nobody_can_have_are_not_remembered_without_end():
+    async with scene() as one:
+        seam = one.to_lead
+        for number in range(300):
+            seam.tell(Frame.INTEREST, 1_000 + number, [["PAINTER", f"tasks.{number}.{other}", LISTENS] for other in range(1_024)])
+            await one.liar.hub.settle()
+        assert isinstance(seam.error, ConnectionLostError), "the host ended it"
+        await one.liar.hub.advance(5)
+        assert len(inside(one.lead).outbox.topics._told) < 10
+        await one.goes_on()
+
+
+async def test_a_reader_of_many_patterns_costs_little_however_many_topics_are_open(monkeypatch: pytest.MonkeyPatch):
+    async with scene() as one:
+        for number in range(1_000):
+            await one.lead.publish(f"tasks.t{number}", b"")
+        await one.liar.hub.settle()
+        looked_at, match = 0, Trie.match
+
+        def counting(trie: Any, topic: str) -> list[Any]:
+            nonlocal looked_at
+            looked_at += 1
+            return match(trie, topic)
+
+        monkeypatch.setattr(Trie, "match", counting)
+        one.to_lead.tell(Frame.INTEREST, 1_000, [["PAINTER", f"tasks.{number}.x", LISTENS] for number in range(1_024)])
+        await one.liar.hub.settle()
+        assert looked_at <= 1_001, "once for each topic, and not for each topic and pattern"
+
+
+async def test_turns_that_are_not_out_are_credited_in_no_time():
+    async with scene() as one:
+        one.liar.down = withheld(Frame.CREDIT)
+        await one.say()
+        for first, count in ((0, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (1, 0), (77, 1)):
+            one.to_lead.tell(Frame.CREDIT, first, count)
+        await soon(one.lead.drain())
+        assert inside(one.lead).statistics()["turns"]["out"] == 0
+        await one.goes_on()
+
+
+async def test_who_is_asked_without_end_answers_as_much_as_one_reader_can_use():
+    async with scene() as one:
+        await one.say()
+        one.liar.down = lambda seam, frame: [] if frame[0] == Frame.CREDIT and seam is one.to_lead else None
+        (epoch,) = inside(one.painter).keyring.held.epochs
+        papers = inside(one.painter).sessions.held["PAINTER"].papers
+        before = len(one.to_lead.envelopes(kind=GRANT))
+        for _ in range(5_000):
+            one.to_lead.tell(Frame.ASK, epoch, papers)
+        await one.liar.hub.settle()
+        given = len(one.to_lead.envelopes(kind=GRANT)) - before + len(inside(one.lead).outbox._control)
+        assert given <= 100
+        assert inside(one.lead).statistics()["keyring"]["answers"] == {"granted": given, "busy": 5_000 - given}
+        one.to_lead.tell(Frame.CREDIT, 0, 0xFFFFFFFF)
+        await one.goes_on()
+
+
+async def test_papers_that_are_none_are_not_kept_for_who_shows_them():
+    async with scene() as one:
+        for number in range(300):
+            one.to_lead.tell(Frame.ASK, number.to_bytes(32, "big"), os.urandom(100_000))
+        await one.liar.hub.settle()
+        assert not inside(one.lead).acquaintance._owed
+        await one.goes_on()
+
+
+async def test_columns_of_made_up_subscriptions_are_not_remembered():
+    async with scene() as one:
+        for _ in range(200):
+            one.to_painter.tell(Frame.DELIVER, 0, os.urandom(65_536), 1, 1, b"nothing")
+        await one.liar.hub.settle()
+        assert len(inside(one.painter).inbox._named) <= 2
+        assert inside(one.painter).statistics()["received"]["late"] == 200
+        await one.goes_on()
+
+
+async def test_grants_to_keys_that_nobody_has_are_looked_up_a_few_at_a_time():
+    async with scene() as one, one.liar.host().agent("MASON") as mason:
+        await one.say()
+        grant = one.to_lead.envelopes(kind=GRANT)[0]
+        inboxes = inside(mason).own_inboxes
+        asked: list[bytes] = []
+
+        class Slow:
+            certificate = b""
+
+            async def private(self, key_id: bytes) -> None:
+                asked.append(key_id)
+                await anyio.sleep_forever()
+
+        inboxes.add("MASON", Slow(), b"")
+        seam = one.liar.seam_of(mason)
+        for _ in range(500):
+            seam.deliver(changed(grant, topic="_grant.MASON", ref=os.urandom(16)))
+        for name in ("SECOND", "CLERK"):
+            seam.deliver(changed(grant, topic="_grant.MASON", sender=name, ref=os.urandom(16)))
+        await one.liar.hub.settle()
+        assert len(asked) == 8 + 2, "one sender's do not keep out another's"
+        assert refused(mason) == {"unsolicited": 492}
+        await one.goes_on()
+
+
+# ---- lies about the link --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["gone", "busy"])
+async def test_a_broker_that_is_busy_or_gone_in_the_handshake_is_tried_again(how: str):
+    async with scene() as one:
+        host = inside(one.lead)
+        liar, tried = one.liar, []
+
+        def turn_away(link: Any) -> None:
+            tried.append(link)
+            link.start(lambda _: None, lambda _: None, lambda: None)
+            if how == "busy":
+                link.send(encode(Frame.REFUSE, "busy", b""))
+            link.close()
+
+        take, liar.take = liar.take, turn_away
+        one.to_lead.outside.close()
+        for _ in range(3):
+            await liar.hub.advance(1)
+        assert len(tried) == 3
+        assert one.lead.error is None
+        liar.take = take
+        await liar.hub.advance(5)
+        assert host.is_connected
+        await one.goes_on()
+
+
+async def test_lies_about_units_and_lanes_change_how_much_comes_at_once_and_nothing_else():
+    policy = POLICY.replace("{match: tasks.>,", "{match: tasks.alone.>, unit: record}\n  - {match: tasks.>,")
+    async with scene(policy) as one:
+        one.liar.down = lambda _, frame: [[*frame[:3], 0, frame[4]]] if frame[0] == Frame.OPENED else None
+        await one.lead.publish_many("tasks.alone.a", [b"1", b"2", b"3"])
+        assert await one.heard() == [b"1", b"2", b"3"]
+        assert [header_of(envelope).records for envelope in one.to_lead.envelopes(topic="tasks.alone")] == [1, 1, 1]
+        one.liar.down = lambda _, frame: [[*frame[:2], 0, *frame[3:]]] if frame[0] == Frame.OPENED else None
+        await one.lead.publish("tasks.stopped", b"late")
+        assert await one.heard() == []
+        await one.goes_on()
+        (alias,) = [frame[1] for frame in one.to_lead.of(Frame.OPEN) if frame[2] == "tasks.stopped"]
+        one.to_lead.tell(Frame.OPENED, alias, 1, 0, 1)
+        assert await one.heard() == [b"late"]
+
+
+async def test_an_agent_that_is_drained_by_a_lie_ends_alone():
+    async with lying() as liar:
+        host = liar.host()
+        async with host.agent("LEAD") as lead, host.agent("SECOND") as second, liar.host().agent("PAINTER") as painter:
+            async with painter.subscribe("tasks.>") as tasks:
+                seam = liar.seam_of(lead)
+                for reason in ("session_replaced SECOND", "revoked NOBODY", "shutdown", "", "revoked"):
+                    seam.tell(Frame.DRAIN, reason)
+                await liar.hub.settle()
+                assert isinstance(second.error, SessionReplacedError)
+                await lead.publish(TOPIC, b"LEAD is still here")
+                assert await bodies(liar, tasks) == [b"LEAD is still here"]
+
+
+async def test_random_frames_end_the_link_at_most():
+    """Frames of the broker's with fields that are right in form and wrong in all else, and some that are neither."""
+    random = Random(7)
+    async with scene() as one:
+        await one.say()
+        await one.heard()
+        kinds = sorted(FIELDS)
+        for round_ in range(300):
+            seam = one.to_painter
+            kind = Frame(kinds[round_ % len(kinds)])
+            seam.tell(kind, *FIELDS[kind](random))
+            await one.liar.hub.settle()
+            if one.painter.error is not None or not inside(one.painter).is_connected:
+                assert one.painter.error is None, (kind, one.painter.error)
+                await one.liar.hub.advance(3)
+        await one.goes_on()
+
+
+def some_bytes(random: Random, *sizes: int) -> bytes:
+    return random.randbytes(random.choice(sizes or (0, 1, 40, 300)))
+
+
+def a_name(random: Random) -> str:
+    return random.choice(["LEAD", "PAINTER", "BROKER", "NOBODY"])
+
+
+def a_pattern(random: Random) -> str:
+    return random.choice(["", ">", "tasks.>", "*.*", "..", "a." * 200, "_grant.LEAD", "_reply.>", "_audit.*", ">.>", "tasks.build"])
+
+
+FIELDS: dict[int, Callable[[Random], list[Any]]] = {
+    Frame.OPENED: lambda r: [r.randrange(9), r.randrange(2), r.randrange(2), r.randrange(9)],
+    Frame.CREDIT: lambda r: [r.choice([0, 1, 2**32 - 1]), r.choice([0, 1, 2**32 - 1])],
+    Frame.STORED: lambda r: [r.randrange(5), [[some_bytes(r, 16), r.randrange(2**40)] for _ in range(r.randrange(4))]],
+    Frame.SUBSCRIBED: lambda r: [r.randrange(9)],
+    Frame.DELIVER: lambda r: [0, column([r.randrange(3)] * r.randrange(3)), r.randrange(3), r.randrange(2), some_bytes(r)],
+    Frame.INTEREST: lambda r: [r.randrange(99), [[a_name(r), a_pattern(r), r.randrange(3)] for _ in range(r.randrange(4))]],
+    Frame.ASK: lambda r: [some_bytes(r, 16, 32), some_bytes(r)],
+    Frame.PAPERS: lambda r: [[pack([some_bytes(r), some_bytes(r)][: 1 + r.randrange(2)])], some_bytes(r, 0, 64)],
+    Frame.TRUST: lambda r: [r.randrange(3), 40, 0, some_bytes(r, 0, 40)],
+    Frame.PING: lambda r: [r.randrange(2**64)],
+    Frame.PONG: lambda r: [r.randrange(9)],
+    Frame.DRAIN: lambda r: [r.choice(["", "shutdown", "x y z", "revoked NOBODY"])],
+    Frame.REFUSE: lambda r: [r.choice(["malformed", "busy"]), some_bytes(r, 0, 4, 16, 32)],
+    Frame.AUTHORITY: lambda r: [some_bytes(r)],
+}

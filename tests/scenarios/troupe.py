@@ -168,6 +168,14 @@ class Company:
             actor.ask("open", names=names, url=self.url if url == "own" else url)
         return actor
 
+    def stranger(self, *names: str) -> Actor:
+        """Who means harm; with these agents, on links of their own."""
+        actor = self.start("stranger")
+        actor.hear()
+        if names:
+            actor.ask("open", names=names, url=self.url)
+        return actor
+
     @property
     def url(self) -> str:
         return f"unix://{self.state.bus_socket}"
