@@ -51,7 +51,15 @@ class Asking:
     ) -> Answers:
         return Answers(self, topic, body, most=most, timeout=timeout, headers=headers)
 
-    async def ask(self, topic: str, body: Any, timeout: float, headers: Mapping[str, str] | None) -> tuple[bytes, Pending]:  # noqa: ASYNC109  the same
+    async def ask(
+        self,
+        topic: str,
+        body: Any,
+        timeout: float,  # noqa: ASYNC109  the same
+        headers: Mapping[str, str] | None,
+        *,
+        most: int,
+    ) -> tuple[bytes, Pending]:
         """The request is accepted. `done` must follow."""
         publishing, host = self._publishing, self._host
         if not publishing.is_plain():
@@ -59,7 +67,7 @@ class Asking:
             _, body, headers = await publishing.hooked(topic, body, headers)
         lane = await publishing.lanes.with_room(topic, ttl=timeout, flags=REQUEST)
         id_ = host.random(ID_BYTES)
-        pending = host.requests.ask(self._agent, id_, topic, host.keyring.now_ms() + int(timeout * 1000))
+        pending = host.requests.ask(self._agent, id_, topic, host.keyring.now_ms() + int(timeout * 1000), most=most)
         try:
             publishing.add(lane, body, headers, Note(id_, b"", pending))
         except BaseException:
@@ -128,7 +136,9 @@ class Answers:
         self._until = clock.monotonic() + self._timeout
         try:
             with clock.fail_after(self._timeout):
-                self._id, self._pending = await self._asking.ask(self._topic, self._body, self._timeout, self._headers)
+                self._id, self._pending = await self._asking.ask(
+                    self._topic, self._body, self._timeout, self._headers, most=self._left
+                )
         except TimeoutError:
             return None
         if self._left > 1:  # if nobody waits for the rest, it is over as well

@@ -25,10 +25,12 @@ MAX_SESSIONS: Final = 4
 class Pending:
     """One request. Replies come in by `put`, and go out by `next`. For the outbox it is the receipt of what was asked."""
 
-    __slots__ = ("_error", "_event", "_topic", "replies")
+    __slots__ = ("_error", "_event", "_topic", "most", "replies")
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, most: int = 1) -> None:
         self.replies: deque[Message] = deque()
+        self.most = most
+        """That wait to be taken; who was asked may answer as often as it likes."""
         self._topic = topic
         self._event = anyio.Event()
         self._error: BusError | None = None
@@ -72,9 +74,9 @@ class Requests:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def ask(self, agent: str, id_: bytes, topic: str, expires_ms: int) -> Pending:
+    def ask(self, agent: str, id_: bytes, topic: str, expires_ms: int, *, most: int = 1) -> Pending:
         self.outstanding[agent, id_] = Request(topic, expires_ms)
-        pending = self._pending[agent, id_] = Pending(topic)
+        pending = self._pending[agent, id_] = Pending(topic, most)
         return pending
 
     def done(self, agent: str, id_: bytes) -> None:
@@ -84,7 +86,7 @@ class Requests:
 
     def answered(self, agent: str, ref: bytes, batch: Batch) -> None:
         pending = self._pending.get((agent, ref))
-        if pending is None:
+        if pending is None or len(pending.replies) >= pending.most:
             self.late += 1
             return
         pending.put(Message(batch, batch.indexes[0]))

@@ -24,6 +24,12 @@ from bus.testing.steps import counted
 pytestmark = pytest.mark.anyio
 
 RECORDS = 10_000
+LOOPS = {"asyncio": "asyncio", "uvloop": ("asyncio", {"use_uvloop": True}), "trio": "trio"}
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return LOOPS[request.param]
 
 
 class CountedClock(ManualClock):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,12 +17,23 @@ import anyio
 import pytest
 from lying_broker import POLICY, Liar, Seam, bodies, header_of, inside, lying, refused, secrets_of, soon
 
-from bus.errors import ConnectionLostError, NoRespondersError, RequestTimeoutError, SessionReplacedError
+from bus.errors import (
+    BusError,
+    ConnectError,
+    ConnectionLostError,
+    NoRespondersError,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    SessionReplacedError,
+    TrustStaleError,
+    VerificationError,
+)
 from bus.flow.trie import Trie
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.codec import pack
-from bus.protocol.frames import DURABLE, LISTENS, Frame, column, encode
+from bus.protocol.frames import BUNDLE, CRL, DURABLE, LISTENS, MAX_FRAME_BYTES, STATEMENT, Frame, column, encode, parse
+from bus.protocol.handshake import HelloA, HelloB, Limits, broker_tbs, transcript
 from bus.protocol.header import GRANT
 
 pytestmark = pytest.mark.anyio
@@ -693,3 +705,204 @@ FIELDS: dict[int, Callable[[Random], list[Any]]] = {
     Frame.REFUSE: lambda r: [r.choice(["malformed", "busy"]), some_bytes(r, 0, 4, 16, 32)],
     Frame.AUTHORITY: lambda r: [some_bytes(r)],
 }
+
+
+# ---- policy, revocations, statements --------------------------------------------------------------------------------------------
+
+
+def documents_told(seam: Seam) -> list[list[Any]]:
+    return [frame for frame in seam.told if frame[0] == Frame.TRUST]
+
+
+def trust_counts(agent: Any) -> dict[str, int]:
+    counts: dict[str, int] = inside(agent).statistics()["trust"]
+    return counts
+
+
+async def test_an_older_policy_does_not_come_back():
+    """PAINTER lost a right; the broker brings the policy, list and statement of before."""
+    narrower = POLICY.replace("subscribe: [tasks.>, work.>, control.>, ask.>]", "subscribe: [work.>, control.>, ask.>]")
+    async with scene() as one:
+        one.liar.hub.state_trust()
+        await one.liar.hub.settle()
+        older = documents_told(one.to_lead)[-3:]
+        await one.liar.hub.change_policy(narrower)
+        await one.liar.hub.settle()
+        version = inside(one.lead).keyring.snapshot.policy
+        for _, *fields in older:
+            one.to_lead.tell(Frame.TRUST, *fields)
+        await one.liar.hub.settle()
+        assert trust_counts(one.lead)["policy_rollback"] == 1
+        assert inside(one.lead).keyring.snapshot.policy is version
+        one.to_lead.tell(Frame.INTEREST, 1_000, [["PAINTER", "tasks.>", LISTENS]])
+        before = len(one.to_lead.envelopes(kind=GRANT))
+        await one.lead.publish(TOPIC, b"not for PAINTER")
+        await one.liar.hub.settle()
+        assert len(one.to_lead.envelopes(kind=GRANT)) == before
+
+
+async def test_two_statements_of_one_number_are_a_fork():
+    async with scene() as one:
+        world = one.liar.hub._world
+        one.liar.hub.state_trust()
+        await one.liar.hub.settle()
+        trust = world._trust
+        other = world.authority.statement(
+            trust.statement.number, issued_ms=trust.statement.issued_ms, lasts_ms=200_000, bundle=trust.bundle, crl=trust.crl,
+            agents={}, ml_dsa={},
+        )  # fmt: skip
+        one.to_lead.tell(Frame.TRUST, STATEMENT, len(other.raw), 0, other.raw)
+        await one.liar.hub.settle()
+        assert trust_counts(one.lead)["trust_fork"] == 1
+        await one.goes_on()
+
+
+async def test_nonsense_in_place_of_trust_changes_nothing():
+    async with scene() as one:
+        held = inside(one.lead).keyring.snapshot
+        for what in (CRL, BUNDLE, STATEMENT):
+            for data in (b"", b"nonsense", os.urandom(2_000)):
+                one.to_lead.tell(Frame.TRUST, what, len(data), 0, data)
+        await one.liar.hub.settle()
+        assert inside(one.lead).keyring.snapshot is held
+        assert "accepted" not in trust_counts(one.lead)
+        await one.goes_on()
+
+
+async def test_trust_that_is_frozen_ends():
+    """The broker passes on no news: past the end of the last statement nothing is sealed and nothing handed over."""
+    async with scene() as one:
+        one.liar.down = withheld(Frame.TRUST)
+        await one.liar.hub.advance(5 * 60 - 5)
+        await one.say(b"still")
+        assert await one.heard() == [b"still"]
+        held = inside(one.painter).keyring.snapshot
+        await one.liar.hub.advance(10)
+        assert held is inside(one.painter).keyring.snapshot
+        sent = len(one.to_lead.envelopes(topic=TOPIC))
+        with suppress(TrustStaleError):
+            await one.lead.publish(TOPIC, b"too late")
+        await one.liar.hub.settle()
+        with pytest.raises(TrustStaleError):
+            await one.lead.publish(TOPIC, b"too late")
+        assert len(one.to_lead.envelopes(topic=TOPIC)) == sent
+        one.to_painter.deliver(one.to_lead.envelopes(topic=TOPIC)[-1], subs=[one.sub])
+        assert await one.heard() == []
+        assert refused(one.painter) == {"trust_stale": 1}
+        with suppress(TrustStaleError):
+            await one.lead.drain()
+
+
+async def test_nor_does_an_older_statement():
+    async with scene() as one:
+        for _ in range(2):
+            await one.liar.hub.advance(1)
+            one.liar.hub.state_trust()
+            await one.liar.hub.settle()
+        statements = [frame for frame in documents_told(one.to_lead) if frame[1] == STATEMENT]
+        one.to_lead.tell(Frame.TRUST, *statements[-2][1:])
+        await one.liar.hub.settle()
+        assert trust_counts(one.lead)["trust_rollback"] == 1
+        await one.goes_on()
+
+
+async def test_who_was_revoked_is_heard_no_more_whatever_the_broker_goes_on_delivering():
+    async with scene() as one, one.liar.host().agent("SECOND") as second:
+        await second.publish("tasks.b", b"before")
+        assert await one.heard() == [b"before"]
+        seam = one.liar.seam_of(second)
+        one.liar.down = lambda _, frame: [] if frame[0] == Frame.DELIVER else None
+        await second.publish("tasks.b", b"sent before, and kept back")
+        await one.liar.hub.settle()
+        envelope = seam.envelopes(topic="tasks.b")[-1]
+        one.liar.be_honest()
+        one.liar.hub.revoke("SECOND")
+        await one.liar.hub.settle()
+        one.to_painter.deliver(envelope, subs=[one.sub])
+        await one.refuses("revoked")
+
+
+# ---- it is no other broker ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lie", ["an_agents_papers", "unpinned", "another_signature", "no_signature", "open_at_once"])
+async def test_who_is_not_a_pinned_broker_learns_nothing_and_hears_no_proof(lie: str):
+    async with lying() as liar:
+        host = liar.host()
+        said: list[list[Any]] = []
+
+        def pose(link: Any) -> None:
+            def answer(frames: list[bytes]) -> None:
+                said.extend(parse(data) for data in frames)
+                if said[-1][0] != Frame.HELLO_A:
+                    return
+                own = liar.hub.broker._own
+                papers = HelloA.parse(said[-1][1]).papers[0] if lie == "an_agents_papers" else own.papers
+                hello_b = HelloB(1, bytes(32), papers, Limits(), liar.hub.clock.now_ms()).encode()
+                link.send(encode(Frame.HELLO_B, hello_b))
+                if lie == "open_at_once":
+                    link.send(encode(Frame.INTEREST, 1, []))
+                elif lie != "no_signature":
+                    t = transcript(said[-1][1], hello_b)
+                    link.send(encode(Frame.PROVE, bytes(64) if lie == "another_signature" else own.keys.sign(broker_tbs(t))))
+
+            link.start(answer, lambda _: None, lambda: None)
+
+        liar.take = pose
+        if lie == "unpinned":
+            host._host().connection._brokers = ("SOMEBODY",)
+        opening: list[BaseException] = []
+
+        async def open_it() -> None:
+            try:
+                async with host.agent("LEAD"):
+                    pass
+            except BusError as error:
+                opening.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_it)
+            await liar.hub.settle()
+            await liar.hub.advance(6)
+        assert [type(error) for error in opening] in (
+            [[VerificationError], [ConnectError]] if lie != "open_at_once" else [[RemoteProtocolError]]
+        )
+        assert {frame[0] for frame in said} == {Frame.HELLO_A}
+
+
+# ---- over sockets of the kernel's -----------------------------------------------------------------------------------------------
+
+
+async def test_over_a_socket_it_is_the_same(runtime: Path):
+    """Two processes' worth of hosts on a Unix socket: forged, replayed, re-addressed and flipped, and all goes on."""
+    async with (
+        lying(url=f"unix://{runtime}/bus.sock") as liar,
+        liar.host().agent("LEAD") as lead,
+        liar.host().agent("PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        await lead.publish(TOPIC, b"first")
+        assert (await soon(anext(tasks))).body == b"first"
+        seam, told = liar.seam_of(painter), painter.refusals()
+        envelope = liar.seam_of(lead).envelopes(topic=TOPIC)[0]
+        for data, reason in ((envelope, "replayed"), (changed(envelope, seq=9), "bad_seal"), (b"junk", "malformed")):
+            seam.deliver(data, subs=seam.subs("tasks.>"))
+            assert (await soon(anext(told))).reason == reason
+        seam.deliver(changed(envelope, seq=10))
+        assert (await soon(anext(told))).reason == "unsolicited"
+        await lead.publish(TOPIC, b"second")
+        assert (await soon(anext(tasks))).body == b"second"
+
+
+async def test_a_frame_that_claims_to_be_endless_ends_the_link_before_memory_is_taken(runtime: Path):
+    async with lying(url=f"unix://{runtime}/bus.sock") as liar, liar.host().agent("LEAD") as lead:
+        seam = liar.seam_of(lead)
+        raw = seam.outside._transport.get_extra_info("socket") if hasattr(seam.outside, "_transport") else None
+        if raw is None:
+            seam.outside.send(bytes(MAX_FRAME_BYTES + 1))
+        else:
+            seam.outside._transport.write(b"\xff\xff\xff\xff" + bytes(100))
+        with anyio.fail_after(20):
+            while not seam.is_over:
+                await anyio.lowlevel.checkpoint()
+        assert lead.error is None

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 from lying_broker import Liar, Seam, bodies, header_of, inside, lying, refused, soon
 
+from bus.identity.envelopes.seal import given_id
 from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, Frame, column
@@ -141,3 +145,212 @@ async def test_who_certifies_another_agents_kem_key_does_not_keep_it_from_being_
                 await lead.publish("tasks.a", b"for both")
                 assert (await bodies(liar, tasks))[-1:] == [b"for both"]
                 assert refused(painter) == {}
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[tuple[Liar, Insider, Any, Any]]:
+    """SECOND is the insider; LEAD says something on a durable topic and on a live one, and PAINTER hears both."""
+    async with (
+        lying() as liar,
+        liar.host().agent("SECOND") as second,
+        liar.hub.host().agent("LEAD") as lead,
+        liar.hub.host().agent("PAINTER") as painter,
+    ):
+        yield liar, Insider(liar, second), lead, painter
+
+
+async def test_papers_of_others_do_not_let_an_insider_in_as_them():
+    async with together() as (liar, insider, lead, painter), painter.subscribe("tasks.>") as tasks:
+        victim = inside(lead).sessions.held["LEAD"]
+        for signature in (b"", os.urandom(64), inside(insider.agent).sessions.held["SECOND"].keys.sign(b"something")):
+            insider.seam.say(Frame.PAPERS, [victim.papers], signature)
+        await liar.hub.settle()
+        assert [frame[1] for frame in insider.seam.told if frame[0] == Frame.REFUSE][:1] == ["unverified"]
+        assert lead.error is None
+        await lead.publish("tasks.a", b"LEAD is who it was")
+        assert await bodies(liar, tasks) == [b"LEAD is who it was"]
+
+
+async def test_what_is_said_in_the_name_of_others_is_not_passed_on():
+    async with together() as (liar, insider, lead, painter), painter.subscribe("tasks.>") as tasks:
+        await lead.publish("tasks.a", b"one")
+        await liar.hub.settle()
+        (epoch,) = inside(painter).keyring.held.epochs
+        session = inside(lead).sessions.held["LEAD"].id
+        mine = inside(insider.agent).sessions.held["SECOND"].id
+        for changes in ({"sender": "LEAD"}, {"sender": "LEAD", "session": session}, {"session": session}):
+            said = await insider.publishes(insider.junk("tasks.a", epoch, **{"session": mine, **changes}), topic="tasks.a")
+            assert said == ["unverified"]
+        assert not await insider.publishes(insider.junk("tasks.a", epoch), topic="tasks.a"), "its own junk a broker cannot tell"
+        await liar.hub.advance(5)
+        assert await bodies(liar, tasks) == [b"one"]
+        assert refused(painter) == {"wrong_epoch": 1}
+        await lead.publish("tasks.a", b"two")
+        assert await bodies(liar, tasks) == [b"two"]
+
+
+async def test_ids_and_numbers_of_others_suppress_nothing_of_theirs():
+    """The id that LEAD will give is known before: duplicates are told by sender and id."""
+    async with together() as (liar, insider, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        id_ = given_id("LEAD", "job-1")
+        await soon(insider.agent.publish(WORK, b"SECOND is here"))
+        (epoch,) = inside(insider.agent).keyring._sealing._by_id
+        assert not await insider.publishes(insider.junk(WORK, epoch, id=id_), topic=WORK)
+        assert await soon(lead.publish(WORK, b"LEAD's", id="job-1")) is not None
+        await liar.hub.advance(5)
+        assert await bodies(liar, work) == [b"SECOND is here", b"LEAD's"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "_reply.>",
+        "_reply.LEAD.>",
+        "_grant.*",
+        "_grant.LEAD",
+        "_audit.LEAD",
+        "_audit.*",
+        "_dead.work.>",
+        "_dead.>",
+        "*.LEAD.*",
+        "_.>",
+        ">.>",
+    ],
+)
+async def test_no_pattern_reaches_what_is_the_buses_own(pattern: str):
+    async with together() as (liar, insider, lead, painter), painter.subscribe("ask.>") as asked:
+        before = len(insider.seam.told)
+        insider.seam.say(Frame.SUBSCRIBE, 900, "SECOND", pattern, "", "", "", 100, "block")
+        await liar.hub.settle()
+        answers = [frame for frame in insider.seam.told[before:] if frame[0] in (Frame.SUBSCRIBED, Frame.REFUSE)]
+        assert answers == [[Frame.REFUSE, "not_permitted", (900).to_bytes(4, "big")]]
+        async with anyio.create_task_group() as tasks:
+
+            async def answer() -> None:
+                await (await anext(asked)).reply(b"for LEAD")
+
+            tasks.start_soon(answer)
+            assert (await soon(lead.request("ask.it", b"?"))).body == b"for LEAD"
+        got = insider.seam.deliveries() if not insider.seam.is_over else []
+        assert not [one for one in got if header_of(one[5]).topic.startswith("_")]
+
+
+@pytest.mark.parametrize("topic", ["_grant.PAINTER", "_reply.LEAD." + "0" * 32, "_audit.LEAD", "_dead.work.a", "_x.y"])
+async def test_nothing_is_published_where_only_the_bus_speaks(topic: str):
+    async with together() as (_, insider, _lead, _painter):
+        assert await insider.publishes(insider.junk(topic, os.urandom(32)), topic=topic) in (["not_permitted"], ["malformed"])
+        assert await insider.publishes(insider.junk(topic, os.urandom(32))) in (["not_permitted"], ["malformed"])
+
+
+async def test_who_was_not_asked_does_not_answer():
+    async with together() as (_, insider, lead, painter), painter.subscribe("ask.>") as asked:
+        async with anyio.create_task_group() as tasks:
+            found: list[Any] = []
+
+            async def ask() -> None:
+                found.append((await lead.request("ask.it", b"?", timeout=30)).body)
+
+            tasks.start_soon(ask)
+            message = await soon(anext(asked))
+            topic = f"_reply.LEAD.{message.header.session.hex()}"
+            reply = insider.junk(topic, os.urandom(32), flags=2, ref=message.header.id)
+            assert await insider.publishes(reply) == ["not_permitted"]
+            await message.reply(b"the answer")
+        assert found == [b"the answer"]
+
+
+async def test_a_group_that_policy_does_not_name_is_closed_to_it():
+    async with together() as (liar, insider, _lead, _painter):
+        insider.seam.say(Frame.SUBSCRIBE, 900, "SECOND", "work.>", "crew", "all", "", 100, "block")
+        insider.seam.say(Frame.SUBSCRIBE, 901, "PAINTER", "tasks.>", "", "", "", 100, "block")
+        await liar.hub.settle()
+        assert [frame[1:] for frame in insider.seam.told if frame[0] == Frame.REFUSE] == [
+            ["not_permitted", (number).to_bytes(4, "big")] for number in (900, 901)
+        ]
+
+
+async def test_nobody_settles_what_another_member_of_its_group_was_given():
+    async with (
+        lying() as liar,
+        liar.hub.host().agent("LEAD") as lead,
+        liar.hub.host().agent("PAINTER") as painter,
+        painter.subscribe("work.>", group="crew", durable="all", limit=1) as work,
+        liar.host().agent("MASON") as mason,
+    ):
+        await soon(lead.publish(WORK, b"PAINTER's"))
+        assert (await soon(anext(work))).body == b"PAINTER's"
+        async with mason.subscribe("work.>", group="crew", durable="all", limit=1) as theirs:
+            seam = liar.seam_of(mason)
+            for verb in (1, 3):
+                seam.say(Frame.SETTLE, seam.subs("work.>")[0], verb, [[0, (1 << 64) - 1]], 0, "mine")
+            await liar.hub.advance(31)
+            assert await bodies(liar, theirs) == [b"PAINTER's"], "it was not settled, so when its time is over it comes again"
+
+
+async def test_credit_beyond_everything_is_a_limit_and_no_more():
+    async with together() as (liar, insider, lead, painter), insider.agent.subscribe("tasks.>", limit=8) as mine:
+        async with painter.subscribe("tasks.>") as tasks:
+            number = insider.seam.subs("tasks.>")[0]
+            for _ in range(20):
+                insider.seam.say(Frame.CREDIT, number, 0xFFFFFFFF)
+            await lead.publish_many("tasks.a", [b"%d" % one for one in range(600)])
+            await liar.hub.settle()
+            assert insider.seam.inside.buffered < 1 << 20
+            assert len(await bodies(liar, tasks)) == 600
+            assert mine.is_open
+
+
+async def test_more_deliveries_taken_in_than_were_made_end_its_link_alone():
+    async with together() as (liar, insider, lead, painter), painter.subscribe("tasks.>") as tasks:
+        seam = insider.seam
+        seam.say(Frame.CREDIT, 0, 0xFFFFFFFF)
+        await liar.hub.settle()
+        assert seam.is_over
+        await lead.publish("tasks.a", b"on")
+        assert await bodies(liar, tasks) == [b"on"]
+
+
+async def test_a_reader_that_takes_nothing_in_holds_up_its_topic_for_a_moment_and_others_not_at_all():
+    async with together() as (liar, insider, lead, painter):
+        async with (
+            insider.agent.subscribe("tasks.slow", limit=1),
+            painter.subscribe("tasks.>", limit=10_000) as tasks,
+        ):
+            liar.up = lambda _, frame: [] if frame[0] == Frame.CREDIT else None
+            for number in range(50):
+                await lead.publish("tasks.slow", b"s%d" % number)
+                await lead.publish("tasks.quick", b"q%d" % number)
+                await liar.hub.advance(0.01)
+            found = await bodies(liar, tasks)
+            assert [one for one in found if one[:1] == b"q"] == [b"q%d" % number for number in range(50)]
+            await liar.hub.advance(3)
+            found += await bodies(liar, tasks)
+            assert [one for one in found if one[:1] == b"s"] == [b"s%d" % number for number in range(50)]
+            liar.be_honest()
+
+
+async def test_answers_without_end_are_taken_as_long_as_somebody_wants_them():
+    """Whoever was asked may answer; how often is bounded by who asked."""
+    async with (
+        lying() as liar,
+        liar.hub.host().agent("LEAD") as lead,
+        liar.host().agent("MASON") as mason,
+        mason.subscribe("ask.>") as asked,
+    ):
+        answers = lead.request_many("ask.it", b"?", most=5, timeout=60)
+        async with anyio.create_task_group() as tasks:
+            first: list[Any] = []
+
+            async def ask() -> None:
+                first.append(await anext(answers))
+
+            tasks.start_soon(ask)
+            message = await soon(anext(asked))
+            for number in range(2_000):
+                await message.reply(b"%d" % number)
+                if number % 200 == 0:
+                    await liar.hub.settle()
+        await liar.hub.settle()
+        (pending,) = inside(lead).requests._pending.values()
+        assert len(pending.replies) <= 5
+        answers.close()
