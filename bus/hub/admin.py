@@ -29,7 +29,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from bus import errors
-from bus.errors import BusError, ConnectError, ConnectionLostError, RemoteProtocolError
+from bus.errors import BusError, ConnectError, ConnectionLostError, PolicyError, Problem, RemoteProtocolError
 from bus.tpm.lines import LineReader
 from bus.transport.unix import UnixStream, connect, listening
 
@@ -146,7 +146,9 @@ def _line(document: Mapping[str, Any]) -> bytes:
 
 def described(error: BusError) -> dict[str, Any]:
     """An error as another process reads it."""
-    fields = {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}
+    fields: dict[str, Any] = {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}
+    if isinstance(error, PolicyError):
+        fields["problems"] = [problem._asdict() for problem in error.problems]
     return {"type": type(error).__name__, "message": str(error), **fields}
 
 
@@ -209,6 +211,8 @@ class _Call:
 
 def raised(document: Mapping[str, Any]) -> BusError:
     """The hub's error, of its class and with its fields."""
+    if document.get("type") == PolicyError.__name__:
+        return PolicyError([Problem(**problem) for problem in document["problems"]])
     kind = getattr(errors, str(document.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, BusError)):
         kind = BusError

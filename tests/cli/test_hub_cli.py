@@ -57,9 +57,9 @@ def test_a_reload_shuts_out_who_may_no_longer_hear(home):
     assert (code, said["changed"], said["policy_version"]) == (0, False, 1)
     home.policy.write_text(POLICY.replace("subscribe: [tasks.>]", "subscribe: [tasks.paint]"))
     code, said = call(home, "policy", "reload")
-    assert (code, said["changed"], said["policy_version"]) == (0, True, 2)
+    assert (code, said["policy_version"]) == (0, 2)  # or it has seen the file by itself, a moment before
     listener.until("may not subscribe")
-    assert listener.wait() == 1
+    assert listener.wait() == 4
 
 
 def test_a_policy_that_is_wrong_leaves_the_old_one_in_force(home):
@@ -67,6 +67,7 @@ def test_a_policy_that_is_wrong_leaves_the_old_one_in_force(home):
     code, said = call(home, "policy", "reload")
     assert code != 0
     assert said["error"]["type"] == "PolicyError"
+    assert {problem["line"] for problem in said["error"]["problems"]} == {6}
     code, status = call(home, "status")
     assert (code, status["policy_version"]) == (0, 1)
 
@@ -76,7 +77,7 @@ def test_a_revocation_cuts_off_who_is_live(home):
     code, said = call(home, "trust", "revoke", "PAINTER", "--reason", "compromised")
     assert (code, said["generation"]) == (0, 1)
     listener.until("was revoked")
-    assert listener.wait() == 1
+    assert listener.wait() == 4
 
 
 def test_to_end_sessions_leaves_the_agent_its_name(home):
