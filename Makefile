@@ -35,9 +35,9 @@ bench: ## measure, and print the numbers beside their targets
 	@scripts/setup
 	@scripts/bench $(ARGS)
 
-soak: ## the tests of random input, with 200 times as much of it, and ten minutes of guided input a target
+soak: ## the long runs: scenarios at full size with a table at the end, much more random and guided input
 	@scripts/setup test
-	@TPMBUS_SOAK=1 scripts/test -n auto -m "hypothesis or fuzz" -o timeout=7200 $(ARGS)
+	@scripts/soak $(ARGS)
 
 clean: ## remove the virtual environment and everything that tools left
 	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,6 +37,7 @@ from bus.metrics.sources import plain
 
 HEAD = struct.Struct(">IIQ")
 """Run, number, and nanoseconds of the clock that all processes of a machine share."""
+TENTH = 10
 
 
 def say(**document: Any) -> None:
@@ -197,6 +198,8 @@ class Reading:
         self.last: dict[tuple[int, str], int] = {}
         self.waits: list[float] = []
         self.ended: dict[str, Any] | None = None
+        self.acked: list[tuple[int, int]] = []
+        """And not told yet."""
         self.moved = Moved()
         self.goes = anyio.Event()
         if not hold:
@@ -227,9 +230,19 @@ class Reading:
         self.counts["by identity"] += message.signed_by == "identity"
         self.tell.note("handed", run, number)
         if self.acks != "never":
-            await message.ack(confirmed=self.acks == "confirmed")
-            self.tell.note("acked", run, number)
+            await self._ack(message, run, number)
         self.moved.tell()
+
+    async def _ack(self, message: Any, run: int, number: int) -> None:
+        """It is told once it is on disk; of tenths, with the tenth of them, which comes after the others."""
+        self.acked.append((run, number))
+        confirmed = self.acks == "confirmed" or (self.acks == "tenths" and len(self.acked) == TENTH)
+        await message.ack(confirmed=confirmed)
+        if confirmed:
+            for one in self.acked:
+                self.tell.note("acked", *one)
+        if confirmed or self.acks == "each":
+            self.acked.clear()
 
 
 class Flow:
@@ -434,6 +447,15 @@ class Agents(Told):
 
         await self.events.until(lambda: len(found()) >= count, seconds)
         return found()[count - 1]
+
+    async def delivered(self, name: str, count: int, seconds: float = 60) -> None:
+        """Return when the host of this agent was brought so many records, whether or not they were taken."""
+        with anyio.fail_after(seconds):
+            while self.agents[name]._host.inbox.counts["delivered"] < count:  # noqa: ASYNC110  nobody is told of these
+                await anyio.sleep(0.001)
+
+    async def until_connected(self, name: str) -> None:
+        await self.agents[name]._host.connection.opened()
 
     # ---- telling ---------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ class Onlookers:
         self.reader.ask("waits", key="ALICE")
 
     def noticed(self, what: str) -> None:
-        """Since they began to watch."""
+        """Since they began to watch; a few messages at least."""
+        self.reader.ask("more", key="ALICE", count=10)
         worst = percentile(self.reader.ask("waits", key="ALICE"), 99)
         note(f"{what}: others' p99 ({worst:.1f} ms), times what it was", worst / self.quiet, "", 2)
 

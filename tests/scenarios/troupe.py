@@ -38,6 +38,25 @@ class ToldError(Exception):
         super().__init__(f"{facts['type']}: {facts['text']}")
 
 
+class Outside:
+    """Makes processes as anybody does, who has imported nothing yet."""
+
+    def __init__(self) -> None:
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def bear(self, order: Mapping[str, Any], descriptors: list[int]) -> int:
+        stdin, stdout, stderr = descriptors
+        command = [sys.executable, str(ACTOR), json.dumps(order)]
+        child = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+        self._children.append(child)
+        return child.pid
+
+    def close(self) -> None:
+        """After they have ended."""
+        for child in self._children:
+            child.wait(PATIENCE)
+
+
 class Nursery:
     """Makes processes quickly: by fork, from one that has imported everything."""
 
@@ -59,7 +78,7 @@ class Nursery:
 class Actor:
     """One process. `ask` it something; it says one line for each."""
 
-    def __init__(self, nursery: Nursery, log: Path, order: Mapping[str, Any]) -> None:
+    def __init__(self, nursery: Nursery | Outside, log: Path, order: Mapping[str, Any]) -> None:
         read, theirs_out = os.pipe()
         theirs_in, write = os.pipe()
         self.log = log
@@ -145,11 +164,13 @@ class Company:
         self.policy = folder / "policy.yaml"
         self.policy.write_text(policy)
         self.actors: list[Actor] = []
+        self._outside = Outside()
 
-    def start(self, role: str, **order: Any) -> Actor:
+    def start(self, role: str, *, outside: bool = False, **order: Any) -> Actor:
+        """`outside`: by a start of the interpreter, and not by fork."""
         log = self.folder / f"{role}-{len(self.actors)}.log"
         order = {"role": role, "state": str(self.state.folder), "policy": str(self.policy), "environ": self.environ, **order}
-        actor = Actor(self._nursery, log, order)
+        actor = Actor(self._outside if outside else self._nursery, log, order)
         self.actors.append(actor)
         return actor
 
@@ -221,6 +242,7 @@ class Company:
         for actor in self.actors:
             if not actor.has_ended:
                 actor.kill()
+        self._outside.close()
         service = self.service_pid  # one that was started by a process of ours
         if service:
             os.kill(service, signal.SIGTERM)
