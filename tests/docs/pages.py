@@ -16,6 +16,7 @@ import doctest
 import os
 import re
 import signal
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,7 @@ class Reader:
             path.write_text(block["text"])
         elif block["kind"] == "python":
             expected = following["text"] if following is not None and following["kind"] == "text" else None
-            self._check(f"{sys.executable} -", block["text"], expected, 0)
+            self._check(f"{shlex.quote(sys.executable)} -", block["text"], expected, 0)
         elif block["kind"] == "console":
             typed = [*commands(block["text"])]
             for place, (command, expected) in enumerate(typed):
