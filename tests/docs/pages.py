@@ -15,8 +15,8 @@ from __future__ import annotations
 import doctest
 import os
 import re
-import signal
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
