@@ -208,7 +208,7 @@ class SessionReplacedError(BusError):
 
     def __init__(self, agent: str) -> None:
         self.agent = agent
-        super().__init__(f"{agent} was opened elsewhere, and this session does not come back")
+        super().__init__(f"{agent} was opened elsewhere, and does not come back here")
 
 
 class Drop(BusError):  # noqa: N818  what a hook does, and no error of anybody

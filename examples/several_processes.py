@@ -29,7 +29,7 @@ async def main() -> None:
         url = f"unix://{Path(folder) / 'bus.sock'}"
         async with bus.open(listen=[url]) as hub, hub.agent("ARCHITECT") as architect, hub.agent("COORDINATOR") as coordinator:
             async with coordinator.subscribe("results.build") as results:
-                workers = [subprocess.Popen([sys.executable, __file__, name, url]) for name in WORKERS]  # noqa: S603, ASYNC220
+                workers = [subprocess.Popen([sys.executable, __file__, name, url]) for name in WORKERS]  # noqa: S603, ASYNC220  our own program
                 for number in range(4):
                     await architect.publish("work.build.shared", {"number": number})
                 done = sorted([(await anext(results)).body["number"] for _ in range(4)])

@@ -172,7 +172,7 @@ class Hooks:
 def _with(chain: Chain[Any] | None, function: Callable[..., Any], *, is_batch: bool) -> tuple[_Hook, ...]:
     if not callable(function):
         raise TypeError(f"a hook is a function, not {type(function).__name__}")
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  not whether: of what kind
     return (*(chain.hooks if chain is not None else ()), _Hook(function, is_async, is_batch))
 
 

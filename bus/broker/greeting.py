@@ -107,7 +107,7 @@ def check_may_join(believed: Believed, host: HostLink, snapshot: Snapshot, *, no
 
 
 def check_counts(believed: Believed, snapshot: Snapshot, *, now_ms: int) -> None:
-    """Return if this session counts now: in its time, trusted, and of an agent that policy knows. Raises VerificationError."""
+    """Return if these papers count now: in their time, trusted, and of an agent that policy knows. Raises VerificationError."""
     if not believed.not_before_ms - SKEW_MS <= now_ms <= believed.not_after_ms + SKEW_MS:
         raise VerificationError("untrusted", agent=believed.name, detail="its session certificate is not valid now")
     standing = snapshot.standing(believed, AUDIT + believed.name)  # what anybody may do who may do anything

@@ -32,7 +32,7 @@ class Seats:
         return None if host is None else host.agents[agent]
 
     def take(self, host: HostLink, believed: Believed) -> HostLink | None:
-        """This session is on this link now. Gives the link that the agent was on before, if that is another one."""
+        """Whoever these papers are of is on this link now. Gives the link that the agent was on before, if that is another one."""
         older = self._of.get(believed.name)
         self._of[believed.name] = host
         host.sessions[believed.id] = believed

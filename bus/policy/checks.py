@@ -144,7 +144,7 @@ def _listed_twice(entry: Entry[RoleWords] | Entry[TopicWords], path: tuple[str, 
 def _repeated(items: Sequence[object]) -> list[int]:
     """The places of what has stood before."""
     seen: set[object] = set()
-    return [number for number, item in enumerate(items) if item in seen or seen.add(item)]  # type: ignore[func-returns-value]
+    return [number for number, item in enumerate(items) if item in seen or seen.add(item)]  # type: ignore[func-returns-value]  # it gives None, which is what is wanted
 
 
 Check = Callable[[Draft], Iterator[Problem]]

@@ -123,7 +123,7 @@ async def _pause_from_inside(one: Ear, other: Ear) -> None:
     while len(other.frames) < 5:
         before = len(other.frames)
         other.resume()
-        await other.until(lambda before=before: len(other.frames) > before)  # type: ignore[misc]
+        await other.until(lambda before=before: len(other.frames) > before)  # type: ignore[misc]  # mypy cannot infer a default
     require(other.frames == [b"0", b"1", b"2", b"more", b"and more"], "a pause as it delivered lost something")
 
 

@@ -166,8 +166,8 @@ async def _check_sealing(engine: TpmEngine) -> None:
         blob = await engine.seal(secret)
         _require(secret not in blob or len(secret) == 1, "what is sealed can be read")
         _require(await engine.unseal(blob) == secret, "unseal gave something else")
-        await _refuses(None, lambda blob=blob: engine.unseal(blob[:-1]))  # type: ignore[misc]
-        await _refuses(None, lambda blob=blob: engine.unseal(blob[:-1] + bytes([blob[-1] ^ 1])))  # type: ignore[misc]
+        await _refuses(None, lambda blob=blob: engine.unseal(blob[:-1]))  # type: ignore[misc]  # mypy cannot infer a default
+        await _refuses(None, lambda blob=blob: engine.unseal(blob[:-1] + bytes([blob[-1] ^ 1])))  # type: ignore[misc]  # the same
     await _is_misuse(lambda: engine.seal(b""), "nothing to seal")
     await _is_misuse(lambda: engine.seal(bytes(129)), "more than a TPM seals")
 

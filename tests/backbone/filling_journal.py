@@ -49,7 +49,7 @@ async def main(folder: Path, count: int, limit: int) -> None:
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         for number in range(1, count + 1):
-            (position,) = await until_it_works(lambda: journal.append([entry(number)]))  # noqa: B023  done before the next
+            (position,) = await until_it_works(lambda: journal.append([entry(number)]))  # noqa: B023  it is called before the next round  done before the next
             say(f"stored {number} {position}")
             (delivery,) = await consumer.take()
             assert delivery.envelope == entry(number).envelope, "a consumer has what was stored, and nothing else"

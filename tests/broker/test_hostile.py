@@ -105,7 +105,7 @@ async def test_random_frames_end_the_link_and_nothing_else(stage: Stage):
     for kind in [*range(30)]:
         for _ in range(4):
             host = await stage.host("DIRECTOR")
-            host.link.send(encode(kind, *([b"x", 1, [], "tasks.a"][: 1 + kind % 4])))  # type: ignore[arg-type]
+            host.link.send(encode(kind, *([b"x", 1, [], "tasks.a"][: 1 + kind % 4])))  # type: ignore[arg-type]  # kinds that there are not
             await settle()
             host.link.close()
             await settle()

@@ -95,7 +95,7 @@ def test_a_failure_burns_nothing_that_a_later_number_could_repeat():
     epoch = made()
     seq = epoch.take()
     with pytest.raises(TypeError):
-        epoch.seal(None, seq=seq, header=b"h", guard=bytes(4))  # type: ignore[arg-type]
+        epoch.seal(None, seq=seq, header=b"h", guard=bytes(4))  # type: ignore[arg-type]  # what fails inside
     with pytest.raises(LocalProtocolError):
         epoch.seal(b"x", seq=seq, header=b"h", guard=bytes(4))
     assert epoch.take() == seq + 1

@@ -198,5 +198,5 @@ def test_a_kem_that_nobody_knows_is_refused(number):
 def test_what_is_no_bytes_is_no_key():
     for wrong in ("x" * 32, None, 5, bytearray(32)):
         with pytest.raises(RemoteProtocolError) as caught:
-            PublicKey(kem.X25519, wrong)  # type: ignore[arg-type]
+            PublicKey(kem.X25519, wrong)  # type: ignore[arg-type]  # on purpose
         assert caught.value.reason == "malformed"

@@ -143,7 +143,7 @@ class Told:
     async def jump(self, seconds: float) -> None:
         """The date of this process is another one from now on."""
         was = SystemClock.now_ms
-        SystemClock.now_ms = lambda self: was(self) + int(seconds * 1000)  # type: ignore[method-assign]
+        SystemClock.now_ms = lambda self: was(self) + int(seconds * 1000)  # type: ignore[method-assign]  # a clock that jumps
 
 
 # ---- a hub -----------------------------------------------------------------------------------------------------------------------
@@ -489,7 +489,7 @@ def play(order: dict[str, Any]) -> None:
 
         roles["stranger"] = Stranger
     options = {"backend": "trio"} if loop == "trio" else {"backend_options": {"use_uvloop": loop == "uvloop"}}
-    anyio.run(roles[role](order).run, **options)  # type: ignore[arg-type]
+    anyio.run(roles[role](order).run, **options)  # type: ignore[arg-type]  # a name and its options
 
 
 def nursery(requests: socket.socket) -> None:

@@ -189,7 +189,7 @@ class Stranger(Agents):
         conversation, sent = await self._conversation(name), 0
         for frame in frames:
             # The link tells its host when it has room, and nobody else.
-            while not conversation.link.writable and time.monotonic() < until and not conversation.over.is_set():  # noqa: ASYNC110
+            while not conversation.link.writable and time.monotonic() < until and not conversation.over.is_set():  # noqa: ASYNC110  a link says by callback alone
                 await anyio.sleep(0.001)
             if time.monotonic() > until or conversation.over.is_set():
                 break

@@ -178,7 +178,7 @@ class Company:
         """Its TPM service is started by us, since that is quicker; it is as a hub would start it."""
         self.start_service()
         hub = self.start("hub", listen=listen, tpm=self.tpm, **order)
-        hub.urls = hub.hear()["urls"]  # type: ignore[attr-defined]
+        hub.urls = hub.hear()["urls"]  # type: ignore[attr-defined]  # a hub has some
         return hub
 
     def agents(self, *names: str, url: str | None = "own", **order: Any) -> Actor:

@@ -24,7 +24,7 @@ class Relay:
         self.commands: list[bytes] = []
         self.answers: list[bytes] = []
         self.before: Callable[[bytes], bytes | Answer] = lambda command: command
-        self.after: Callable[[bytes, bytes], bytes] = lambda command, answer: answer  # noqa: ARG005
+        self.after: Callable[[bytes, bytes], bytes] = lambda command, answer: answer  # noqa: ARG005  as others are called
         self._listening = [self._listen(path, self._data), self._listen(control(path), self._control)]
 
     @property

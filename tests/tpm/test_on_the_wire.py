@@ -134,7 +134,7 @@ def test_an_old_command_is_not_served_again(relay, tpm):
 def test_an_answer_cut_short_is_refused(relay, tpm):
     key = tpm.create(QUICK, auth=AUTH)
     for size in (10, 12, 14, 20, 60):
-        cut = lambda answer, size=size: answer[:2] + size.to_bytes(4, "big") + answer[6:size]  # noqa: E731
+        cut = lambda answer, size=size: answer[:2] + size.to_bytes(4, "big") + answer[6:size]  # noqa: E731  one of several
         relay.after = lambda command, answer, cut=cut: cut(answer) if code_of(command) == SIGN else answer
         with pytest.raises(TpmRefusedError) as caught:
             tpm.sign(key, QUICK, bytes(32), auth=AUTH)

@@ -426,7 +426,7 @@ with socket.socket(socket.AF_UNIX) as listener:
         caller = listener.accept()[0]; print(caller.recv(1), flush=True)
 """
     path = runtime / "false.sock"
-    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as false:  # noqa: ASYNC220
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as false:  # noqa: ASYNC220  it starts at once
         assert false.stdout is not None
         assert false.stdout.readline() == b"listening\n"
         try:

@@ -201,7 +201,7 @@ async def test_a_crowd_of_silent_strangers_leaves_descriptors_for_the_process_it
     url = f"unix://{runtime}/s/x.sock"
     loop = f"{anyio_backend[0]}.{'uvloop' if anyio_backend[1].get('use_uvloop') else ''}"
     command = [sys.executable, "-c", CROWDED, url, loop]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: ASYNC220
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # noqa: ASYNC220  it starts at once
         assert child.stdin is not None
         assert child.stdout is not None
 

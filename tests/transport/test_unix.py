@@ -250,7 +250,7 @@ print("there", flush=True)
 sys.stdin.read()
 """
     command = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # noqa: ASYNC220
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # noqa: ASYNC220  it starts at once
         assert other.stdout is not None
         assert other.stdout.readline() == b"there\n"
         with pytest.raises(StateInUseError) as caught:

@@ -224,7 +224,7 @@ STRUCTURES: Final[dict[str, Callable[[bytes], Any]]] = {
     "session_certificate": SessionCertificate.parse,
     "inbox_certificate": InboxCertificate.parse,
     "papers": Papers.parse,
-    "statement_body": lambda data: statements.parse_body(data, signer=None, raw=data),  # type: ignore[arg-type]
+    "statement_body": lambda data: statements.parse_body(data, signer=None, raw=data),  # type: ignore[arg-type]  # nobody asks for it
     "bundle_body": lambda data: bundles.parse_body(data, raw=data),
     "hello_a": HelloA.parse,
     "hello_b": HelloB.parse,

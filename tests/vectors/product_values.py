@@ -48,7 +48,7 @@ def _binding(*inputs: Any) -> bytes:
 # Called with the inputs in the order in which they stand in a case.
 DERIVED: Final[dict[str, Callable[..., Any]]] = {
     "key id": kem.key_id,
-    "session id": lambda body: papers.SessionCertificate(body, None).id,  # type: ignore[arg-type]
+    "session id": lambda body: papers.SessionCertificate(body, None).id,  # type: ignore[arg-type]  # an id needs no proof
     "host signer": papers.host_signer,
     "key signer": proof.key_signer,
     "epoch id": _epoch_id,

@@ -370,7 +370,7 @@ def cosigned(stage: Stage) -> Cast:
         epochs=[],
         **trust,
     )
-    cast.epoch = lambda who, topic, _label="", **changes: keep(cast, world, who, topic, changes)  # type: ignore[method-assign]
+    cast.epoch = lambda who, topic, _label="", **changes: keep(cast, world, who, topic, changes)  # type: ignore[method-assign]  # noted
     say(cast, "cosigned by ML-DSA-65", "control.sealed.open", plain(b"x"), signed_by="identity", cosign=True, world=world)
     say(cast, "cosigned where nobody asked for it", "control.stop", plain(b"x"), signed_by="identity", cosign=True, world=world)
     say(cast, "an authority with an ML-DSA root", "tasks.build", plain(b"x"), world=world)

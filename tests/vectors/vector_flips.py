@@ -55,4 +55,4 @@ def code_of(read: Any, case: dict[str, Any], parked: type[Exception]) -> Any:
     try:
         return read(case)
     except (BusError, parked) as error:
-        return error.reason  # type: ignore[union-attr,attr-defined]
+        return error.reason  # type: ignore[union-attr,attr-defined]  # all have one

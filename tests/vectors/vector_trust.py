@@ -31,7 +31,7 @@ READER = "BUILDER listens"
 LATER = "a millisecond too long"
 """Of an example that begins at another time."""
 for module in (forgery, wrong_certificates):
-    module.DOMAIN = DOMAIN  # type: ignore[attr-defined]
+    module.DOMAIN = DOMAIN  # type: ignore[attr-defined]  # for vectors alone
 forgery.P256, forgery.P384, forgery.P521 = ec_key("forge", "ecc256"), ec_key("forge", "ecc384"), ec_key("forge", "p521")
 forgery.RSA3072, forgery.RSA2048 = rsa_key("forge", 3_072), rsa_key("forge", 2_048)
 wrong_certificates.RSA4096 = wrong_lists.RSA4096 = rsa_key("stranger", 4_096)

@@ -45,7 +45,7 @@ def derivations(stage: Stage) -> None:
         key = PrivateKey.from_bytes(number, chance(size))
         derive(stage, "key id", f"kem {number}", key.id, kem=number, key=key.public)
     body, host, spki = chance(200), chance(32), chance(91)
-    derive(stage, "session id", "any bytes", papers.SessionCertificate(body, None).id, body=body)  # type: ignore[arg-type]
+    derive(stage, "session id", "any bytes", papers.SessionCertificate(body, None).id, body=body)  # type: ignore[arg-type]  # no proof needed
     derive(stage, "host signer", "any bytes", papers.host_signer(host), key=host)
     derive(stage, "key signer", "any bytes", proof.key_signer(spki), spki=spki)
     for place in range(4):
