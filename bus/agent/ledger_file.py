@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from bus.errors import VaultError
 from bus.flow.ledger import Changes, Ledger, Row
@@ -31,17 +31,18 @@ class LedgerFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, sqlite3.Connection] = {}
+        self._disk = CapacityLimiter(1)  # a connection that is closed while another thread works with it takes the process along
 
     async def load(self, agent: str, name: str) -> Ledger:
-        return await to_thread.run_sync(self._load, agent, name)
+        return await to_thread.run_sync(self._load, agent, name, limiter=self._disk)
 
     async def write(self, changes: Iterable[tuple[str, str, Changes]]) -> None:
-        await to_thread.run_sync(self._write, list(changes))
+        await to_thread.run_sync(self._write, list(changes), limiter=self._disk)
 
     async def aclose(self) -> None:
         files, self._files = self._files, {}
         for file in files.values():
-            await to_thread.run_sync(file.close)
+            await to_thread.run_sync(file.close, limiter=self._disk)
 
     # ---- in the thread -------------------------------------------------------------------------------------------------------
 

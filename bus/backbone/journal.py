@@ -157,7 +157,8 @@ class JournalStorage:
 
     async def drop(self, retention: Retention) -> None:
         ended = await self._writer.call(lambda: self._files.retire(retention))
-        await to_thread.run_sync(self._shelf.remove, ended, limiter=self._reading)
+        await to_thread.run_sync(self._shelf.forget, ended, limiter=self._reading)
+        await to_thread.run_sync(self._shelf.remove, ended, limiter=self._tidying)
 
     async def tidy(self) -> None:
         idle, self._commits_before = self._commits_before == self._writer.commits, self._writer.commits

@@ -4,8 +4,8 @@ Blocks of classes that are kept equally long share a *lane*: one segment at a ti
 retention does not wait for a long one before its file can go, and a commit still touches few files. A segment ends at 256 MiB or
 after a day.
 
-The writing thread has `write` and `retire`, one other at a time has the rest. They share the list, under a lock that nobody holds
-while the disk works.
+Three work here, each one at a time: the writing thread, who reads, and who tidies up. They share the list, under a lock that nobody
+holds while the disk works, and no connection: one that is closed while another thread works with it takes the process along.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Shelf:
             self._unchecked += 1
 
     def retire(self, retention: Retention) -> list[Segment]:
-        """Take those that may go from the list; whoever gets them removes them."""
+        """Take those that may go from the list; whoever gets them lets `forget` and then `remove` have them."""
         with self._lock:
             ended = [segment for segment in self._segments if segment.ended(retention)]
             self._segments = [segment for segment in self._segments if segment not in ended]
@@ -129,14 +129,10 @@ class Shelf:
         blocks.sort(key=lambda block: block.stored_ms)
         return blocks
 
-    def remove(self, segments: list[Segment]) -> None:
-        """Of those that were retired everything."""
-        for segment in segments:
-            with sqlite_file.faults(segment.path):
-                if (reader := self._readers.pop(segment, None)) is not None:
-                    reader.close()
-                sqlite_file.remove(segment.path)
-                segment.connection.close()
+    def forget(self, segments: list[Segment]) -> None:
+        """Nobody reads any more in those that were retired."""
+        for reader in [reader for segment in segments if (reader := self._readers.pop(segment, None)) is not None]:
+            reader.close()
 
     def _find(self, class_: str, position: int, read: _Read[T | None]) -> T | None:
         """What the first segment gives that has something at this position or later."""
@@ -155,13 +151,20 @@ class Shelf:
             self._readers.pop(next(iter(self._readers))).close()
         return reader
 
-    # ---- idle moments ------------------------------------------------------------------------------------------------------------
+    # ---- tidying up, one at a time -------------------------------------------------------------------------------------------------
+
+    def remove(self, segments: list[Segment]) -> None:
+        """Of those that were forgotten everything."""
+        for segment in segments:
+            with sqlite_file.faults(segment.path):
+                sqlite_file.remove(segment.path)
+                segment.connection.close()
 
     def untidy(self, *, idle: bool) -> bool:
         return bool(self._full or (idle and self._unchecked))
 
     def tidy(self, *, idle: bool) -> None:
-        """Bring into the files what is in their WALs; of those that are written only when nobody writes. By one at a time."""
+        """Bring into the files what is in their WALs; of those that are written only when nobody writes."""
         with self._lock:
             full, active = [*self._full], [*self._active.values()] if idle else []
             self._unchecked = 0 if idle else self._unchecked

@@ -337,3 +337,16 @@ async def test_in_an_idle_moment_what_is_in_a_wal_goes_into_its_file(tmp_path, c
                 clock.advance(0.1)
                 await anyio.wait_all_tasks_blocked()
         assert len(await taken(await journal.consume(INBOX, "work.>", "work.>", ALL, allowed=10), 4)) == 4
+
+
+async def test_what_goes_and_what_is_tidied_up_do_not_meet(tmp_path, clock):
+    """A connection that is closed while another thread works with it takes the process along."""
+    async with on_disk(tmp_path, clock, segment_bytes=1, ring_bytes=0) as journal:
+        await journal.retain([WORK], passed_ms=0)
+        for round_ in range(5):
+            for seed in range(6):
+                await journal.append(entries(clock, "work.a", seed=round_ * 6 + seed, expires_in_ms=100))
+            clock.advance(1)  # all of them end, and the journal's own tick tidies up
+            await journal.retain([WORK], passed_ms=clock.now_ms())
+        assert len(segments(tmp_path)) == 0
+        assert journal.statistics()["failures"] == 0
