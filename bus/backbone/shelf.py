@@ -151,7 +151,7 @@ class Shelf:
             self._readers.pop(next(iter(self._readers))).close()
         return reader
 
-    # ---- tidying up, one at a time -------------------------------------------------------------------------------------------------
+    # ---- tidying up, one at a time -----------------------------------------------------------------------------------------------
 
     def remove(self, segments: list[Segment]) -> None:
         """Of those that were forgotten everything."""
