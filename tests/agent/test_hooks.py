@@ -162,7 +162,7 @@ async def test_hooks_run_in_the_order_in_which_they_were_added_and_can_be_remove
         painter.hooks.remove(one)
         await every_way(lead)
         assert await rest(hub, tasks) == EVERY
-        assert list(lead._quick) == ["tasks.paint"]
+        assert "tasks.paint" in lead._quick  # beside what samples are published on
 
 
 # ---- dropped ---------------------------------------------------------------------------------------------------------------------

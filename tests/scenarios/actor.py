@@ -425,6 +425,10 @@ class Agents(Told):
                     await flow.agent.drain()
         return flow.told()
 
+    async def places(self, run: int) -> dict[str, int]:
+        """Where each number is stored."""
+        return {str(number): position for number, position in self.flows[run].stored.items()}
+
     async def progress(self, run: int, count: int, seconds: float = 60) -> int:
         """Return when so many were accepted, and where they are to be stored, stored."""
         flow = self.flows[run]
