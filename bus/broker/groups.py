@@ -92,8 +92,9 @@ class Groups:
                 self._counts.copies += 1
                 self._counts.dropped[EXPIRED if expired else NOT_LIVE] += 1
             self._pacing.taken_in(crossing.turn)
-        del self._lines[line.topic]
-        line.emptied()
+        if not line.is_empty:  # to send may end a subscription, whose end comes here again
+            del self._lines[line.topic]
+            line.emptied()
 
     def _send(self, crossing: Crossing, route: Route, picks: Members, *, now: float) -> None:
         for reader in route.with_picks(picks):

@@ -117,6 +117,7 @@ class Holding:
             self._end(gate.blocker, "busy")
 
     def _go_on(self, gate: Gate, *, now: float, now_ms: int) -> None:
+        """As far as there is credit. What leaves may find its link full and end a subscription, and so come here again."""
         while gate.waiting:
             crossing, reader = gate.waiting[0]
             live = reader.of_now()
@@ -161,6 +162,8 @@ class Holding:
         self._room.take(size)
 
     def _close(self, gate: Gate) -> None:
+        if gate.is_empty:
+            return
         self._fed(gate)
         del self._gates[gate.host, gate.topic]
         self._note_epochs(gate.host)

@@ -141,6 +141,9 @@ class Outbox:
         return self._link.writable and len(self._untaken) < MAX_UNTAKEN
 
     def _wait(self, crossing: Crossing, reader: Reader) -> None:
+        if self._host.is_gone:  # while its subscriptions end one by one, a group may still choose among them
+            self._drop(crossing, LINK_LOST)
+            return
         size = len(crossing.envelope)
         if len(self) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES or not self._room.has(size):
             self._drop(crossing, LINK_FULL)

@@ -63,11 +63,12 @@ class Pacing:
         """Raises RemoteProtocolError("malformed") for one that is out already, or one too many."""
         if number in host.turns or len(host.turns) >= MAX_TURNS_OUT:
             raise malformed("a turn that is out already, or more turns than may be out")
-        turn = host.turns[number] = Turn(host, number, now + TURN_SECONDS)
+        turn = host.turns[number] = Turn(host, number, now + TURN_SECONDS, pending=1)  # ourselves, until `begun`
         return turn
 
     def begun(self, turn: Turn) -> None:
-        """All of its envelopes are on their way."""
+        """All of its envelopes are on their way, or dropped: not before that is it credited, whatever became of the first ones."""
+        turn.pending -= 1
         if not turn.pending and not turn.unstored:
             self._credit(turn)
             return

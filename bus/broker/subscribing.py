@@ -68,10 +68,10 @@ class Subscribing:
         is_kept = durable or pattern.startswith(DEAD)
         credit = limit if overflow == BLOCK else UNLIMITED if is_kept else 0
         one = Subscription(host, number, agent, pattern, group, overflow, limit, credit)
-        host.subscriptions[number] = one
         if is_kept:
             self._begin_kept(one, durable, start)
             return
+        host.subscriptions[number] = one
         self._router.add(one)
         self._interest.add(one, now=moment.now)
         if group:
@@ -85,10 +85,11 @@ class Subscribing:
         return "busy" if len(host.subscriptions) >= self._limits.subscriptions else None
 
     def _begin_kept(self, one: Subscription, durable: str, start: str) -> None:
-        """It is live when its consumer is open; until then it may still be refused."""
+        """It is live when its consumer is open; until then it may still be refused. Raises RemoteProtocolError("malformed")."""
         code = self.durable.begin(one, durable=durable, start=start)
-        if code is not None:
-            del one.host.subscriptions[one.number]
+        if code is None:
+            one.host.subscriptions[one.number] = one
+        else:
             one.host.send(Frame.REFUSE, code, sub_ref(one.number))
 
     # ---- ending --------------------------------------------------------------------------------------------------------------

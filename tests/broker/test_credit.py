@@ -8,7 +8,7 @@ import pytest
 from played import Played, Stage, settle
 
 from bus.broker import holding, outbox
-from bus.protocol.frames import Frame, sub_ref
+from bus.protocol.frames import Frame, column, sub_ref
 
 pytestmark = pytest.mark.anyio
 
@@ -307,3 +307,49 @@ async def test_a_link_that_takes_nothing_in_waits_like_one_that_does_not_read(
     for _ in range(2):
         assert len(await reader.delivered()) == 3
     assert len(await reader.delivered()) == 2
+
+
+async def test_a_turn_whose_first_envelope_finds_no_room_is_credited_once_and_after_its_last(
+    stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outbox, "MAX_WAITING", 0)
+    reader, other = await stage.host("BUILDER"), await stage.host("TESTER")
+    await reader.subscribe(1, "tasks.>", overflow="drop_oldest")
+    await other.subscribe(1, "ask.>")
+    director.publish(director.seal("tasks.build", os.urandom(300_000)), topic="tasks.build")
+    await reader.delivered()
+    await director.credited()
+    reader.link.pause()
+    director.publish(director.seal("tasks.build", os.urandom(300_000)), topic="tasks.build")
+    await settle()
+    turn = director.turn + 1
+    aliases = [director.aliases["tasks.build"], director.aliases["ask.that"]]
+    director.send(Frame.PUBLISH, turn, column(aliases), [director.seal("tasks.build"), director.seal("ask.that")])
+    director.turns_out.add(turn)
+    assert turn not in await director.credited()
+    await other.delivered()
+    assert turn in await director.credited()
+    assert stage.counted["dropped"] == {"link_full": 1}
+    assert stage.counted["cut"] == {}
+
+
+@pytest.mark.parametrize("group", ["", "builders"])
+async def test_a_full_link_ends_a_subscription_that_has_just_given_credit_and_nothing_else(
+    stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch, group: str
+):
+    reader = await stage.host("BUILDER", "TESTER")
+    await reader.subscribe(1, "tasks.>", by="BUILDER", limit=1, group=group)
+    await reader.subscribe(2, "ask.>", by="TESTER", overflow="drop_oldest")
+    director.publish(*[director.seal("tasks.build") for _ in range(3)], topic="tasks.build")
+    await reader.delivered()
+    reader.link.pause()
+    director.publish(director.seal("ask.that", os.urandom(300_000)), topic="ask.that")
+    monkeypatch.setattr(outbox, "MAX_WAITING", 0)
+    await settle()
+    reader.send(Frame.CREDIT, 1, 1)
+    await settle()
+    reader.link.resume()
+    assert [one[2] for one in await reader.hears(Frame.REFUSE)] == [sub_ref(1)]
+    assert stage.counted["cut"] == {}
+    assert stage.counted["ended"] == {"busy": 1}
+    assert stage.counted["held"] == 0

@@ -189,3 +189,13 @@ async def test_each_record_goes_to_one_member_of_a_group_and_only_that_one_settl
         await stage.later(1)
         again = [(deliveries, envelope) for _, deliveries, _, envelope in await members[0].kept()]
         assert sorted(again) == sorted((2, envelope) for *_, envelope in two)
+
+
+async def test_a_link_that_ends_over_a_durable_subscription_that_starts_nowhere_leaves_nothing_behind(stage: KeptStage):
+    async with stage.running():
+        host = await stage.keeper("BUILDER")
+        await host.subscribe(1, "tasks.>")
+        await host.subscribe_durably(2, "work.>", start="yesterday")
+        assert host.lost
+        counted = stage.counted
+        assert (counted["subscriptions"], counted["agents"], counted["links_open"]) == (0, 0, 0)

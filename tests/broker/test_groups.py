@@ -201,3 +201,17 @@ async def test_a_stalled_plain_reader_beside_a_member_is_ended_like_any_other(st
         await stage.later(2.2)
         assert await host.hears(Frame.REFUSE) == [[Frame.REFUSE, "busy", sub_ref(2)]]
         assert await host.delivered() == [((1,), one) for one in sent[1:]]
+
+
+async def test_what_waited_for_a_group_of_a_link_that_is_lost_is_not_kept_for_its_other_readers(stage: Stage, director: Played):
+    lost = await stage.host("BUILDER", "TESTER")
+    await lost.subscribe(1, "records.>", by="BUILDER", group="builders", limit=1)
+    await lost.subscribe(2, "records.>", by="TESTER")
+    publish(director, 3)
+    await settle()
+    assert stage.counted["held"] == 2
+    lost.link.close()
+    await settle()
+    counted = stage.counted
+    assert (counted["held"], counted["held_bytes"]) == (0, 0)
+    assert counted["dropped"] == {"link_lost": 2}
