@@ -6,7 +6,6 @@ The public names are here and imported on first use, so that `import bus` is qui
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
@@ -54,6 +53,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     )
     from bus.hub.hub import Hub
     from bus.hub.open import connect, open  # noqa: A004  as people call it: bus.open
+
+    __version__: str
 
 __all__ = [
     "Agent",
@@ -127,13 +128,10 @@ _ELSEWHERE = {
 }
 _PLACES = dict.fromkeys(__all__, "bus.errors") | _ELSEWHERE
 
-try:
-    __version__ = version("tpmbus")
-except PackageNotFoundError:  # a bare checkout, not installed
-    __version__ = "0"
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     try:
         place = _PLACES[name]
     except KeyError:
@@ -143,5 +141,15 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _version() -> str:
+    """Looked up when it is asked for: what finds it costs more than all that is here."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  as said above
+
+    try:
+        return version("tpmbus")
+    except PackageNotFoundError:  # a bare checkout, not installed
+        return "0"
+
+
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+    return sorted([*globals(), *_PLACES, "__version__"])
