@@ -25,8 +25,8 @@ from wire_rows import ROWS, TARGETS, Row, judge
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 30
-"""For each target; they run beside each other where there are several processors."""
+SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 10
+"""For each target, as everywhere in this folder; they run beside each other where there are several processors."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 every_target = pytest.mark.parametrize("target", TARGETS)

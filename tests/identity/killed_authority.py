@@ -19,15 +19,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import anyio._backends._asyncio  # noqa: F401  once here, or each child imports the loop anew
 from authorities import DAY, DOMAIN, EK, KEYS, enroll, opened
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bus.identity.authority import Authority
+from bus.identity.authority.signers import generate_root_key
 from bus.trust import certificates, revocations
 from bus.trust.certificates import Profile
 from bus.trust.revocations import Reason
 
 TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate", "os.scandir", "fcntl.flock"}
 KEY, OTHER_KEY = KEYS[:2]  # made once, before any fork
+ROOT, OTHER_ROOT = generate_root_key(), generate_root_key()  # too: one for those who are killed, and one for who comes after them
 Tell = Callable[[str, Any], None]
 
 
@@ -101,6 +105,7 @@ def in_a_child(job: Callable[[Tell], None], *, killed_at: int = 0, folder: Path)
     child = os.fork()
     if child == 0:
         left = killed_at
+        rsa.generate_private_key = lambda **_: ROOT if killed_at else OTHER_ROOT
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal left
