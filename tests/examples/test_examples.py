@@ -55,10 +55,11 @@ def test_an_example_is_short_and_says_what_it_shows(path):
 
 
 def run(fleet, *command: str, cwd: Path = EXAMPLES) -> str:
+    environ = fleet.environ | {"PYTHONFAULTHANDLER": "1"}  # if it crashes, its stack is in what it said
     done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=fleet.environ, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, *command], cwd=cwd, env=environ, capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"it ended with {done.returncode}, having said:\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
