@@ -101,7 +101,7 @@ class Host:
             refused=self.reporting.not_believed,
         )  # fmt: skip
         self.inbox.granted = self.acquaintance.granted
-        self.reporting.why_missing = self.acquaintance.why_missing
+        self.reporting.why_missing = self.inbox.why_missing = self.acquaintance.why_missing
         self._tasks: TaskGroup | None = None
         self._is_away = False
         self._crediting = False

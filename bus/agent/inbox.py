@@ -19,7 +19,7 @@ from bus.identity.envelopes.granting import Granted
 from bus.identity.envelopes.listening import Listening
 from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.receive import Received
-from bus.identity.epochs.admitting import Outcome
+from bus.identity.epochs.admitting import KEY, Outcome
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.epochs.parking import LetGo
 from bus.protocol import envelope as envelopes
@@ -81,6 +81,8 @@ class Inbox:
         self.taken = 0
         """Deliveries that the broker was not told of yet."""
         self.counts: Counter[str] = Counter()
+        self.why_missing: Callable[[bytes], str] = lambda _epoch: KEY
+        """Why the key of an epoch never came."""
         self.granted: Callable[[bytes], None] = lambda _epoch: None
         """Told of each epoch that a grant brought."""
         self.stale: Callable[[int], None] = lambda _number: None
@@ -158,7 +160,7 @@ class Inbox:
                 self.counts["let_go"] += 1
                 self._refused(ticket.envelope, result.reason, None)
                 for settling in self._durable(ticket):
-                    settling.put_back(ticket.position, result.again_in_ms)
+                    self._put_back(settling, ticket, result.again_in_ms, result.reason)
                 self._give_back(ticket)
             elif isinstance(result, Granted):
                 self.counts["grants"] += 1
@@ -214,6 +216,8 @@ class Inbox:
             self._not_for_all(ticket, received, named)
         if records != header.records * len(named):
             self._give_back_rest(received, named)
+            for settling in self._durable(ticket):
+                settling.came_again(header, ticket.position)
 
     def _not_asked_for(self, ticket: Ticket, settling: Settling | None) -> None:
         """A broker that does not keep to the credit that it got."""
@@ -265,9 +269,17 @@ class Inbox:
             if reason == STALE:
                 self.stale(settling.place.number)
             elif reason in MAY_PASS_LATER:
-                settling.put_back(ticket.position, USUAL_DELAY)
+                self._put_back(settling, ticket, USUAL_DELAY, reason)
             else:
                 settling.end(ticket.position, reason)
+
+    def _put_back(self, settling: Settling, ticket: Ticket, delay_ms: int, reason: str) -> None:
+        """The last time it is ended instead, so that its dead letter says why, and not only how often it was tried."""
+        header = headers.parse(envelopes.split(ticket.envelope)[0])
+        if ticket.deliveries < self._keyring.snapshot.rule(header.topic).max_deliver:
+            settling.put_back(ticket.position, delay_ms)
+        else:
+            settling.end(ticket.position, self.why_missing(header.epoch) if reason == KEY else reason)
 
     def _named_by(self, subs: bytes) -> Named:
         named = self._named.get(subs)

@@ -219,9 +219,9 @@ class Message(Generic[Body]):
             await self._batch.settling.nak(self._batch, delay)
 
     async def term(self, reason: str = "") -> None:
-        """Never deliver it again: it becomes a dead letter. Nothing on live topics."""
+        """Do not deliver it again: it becomes a dead letter, which an operator may have handed out anew. Nothing on live topics."""
         if self._batch.settling is not None:
-            await self._batch.settling.term(self._batch, self._index, reason)
+            await self._batch.settling.term(self._batch, reason)
 
     async def touch(self) -> None:
         """It takes longer: whoever waits for the ack waits anew. Nothing on live topics."""

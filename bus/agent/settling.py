@@ -2,10 +2,11 @@
 
     ack      the record is finished in the ledger; when that is written and synced, the broker is told. Many share one commit
     nak      deliver it again, after a while
-    term     never again: a dead letter, with the reason
+    term     not again: a dead letter, with the reason. Nothing is written: an operator may have it handed out once more
     touch    it takes longer
 
-An ack that is lost on the way costs a delivery, and no second handling: the ledger knows the record as finished.
+An ack that is lost on the way costs a delivery, and no second handling: the ledger knows the record as finished. What else is lost
+is said again by who is handed the record again.
 """
 
 from __future__ import annotations
@@ -65,11 +66,18 @@ class Settling:
                 self._twice = None
         self._positions[envelope] = position
 
+    def came_again(self, header: Header, position: int) -> None:
+        """And nobody was handed it: if it is finished and being written, it is acknowledged by this position when it is on disk."""
+        if self.ledger.is_being_written(header.epoch, header.seq):
+            self._positions[header.epoch, header.seq] = position
+
     def unfinished(self, batch: Batch) -> Sequence[int]:
-        """Of the records that it brought, those that were not finished since: it may have come twice."""
+        """Of the records that it brought, those that were not settled since: it may have come twice."""
         header = batch.header
         if self._twice is not None and (not self._twice or (header.epoch, header.seq) not in self._twice):
             return batch.indexes
+        if (header.epoch, header.seq) not in self._positions:
+            return ()  # given back, or ended: the broker knows what becomes of it
         left = self.ledger.unfinished(header.epoch, header.seq, records=header.records)
         return batch.indexes if len(left) == header.records else [index for index in batch.indexes if index in left]
 
@@ -83,11 +91,8 @@ class Settling:
     async def nak(self, batch: Batch, delay: float | None) -> None:
         self.put_back(self._settled(batch), USUAL_DELAY if delay is None else max(int(delay * 1000), 0))
 
-    async def term(self, batch: Batch, index: int, reason: str) -> None:
+    async def term(self, batch: Batch, reason: str) -> None:
         position = self._settled(batch)
-        header = batch.header
-        self.ledger.finish(header.epoch, header.seq, (index,), records=header.records, expires_ms=batch.until_ms)
-        self._writer.wake()
         if position:
             self.end(position, reason or "term")
 

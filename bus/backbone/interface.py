@@ -254,7 +254,8 @@ class Backbone(Protocol):
     async def requeue_dead(self, class_: str, position: int) -> None:
         """Hand the original to its consumer again, as if for the first time; the dead letter goes.
 
-        Raises BackboneError: "unknown_dead", "unknown_consumer", "gone".
+        Raises BackboneError: "unknown_dead", "unknown_consumer", "gone"; "consumer_differs": it reads other topics now, or in
+        another class, where a position means something else.
         """
 
     async def drop_dead(self, class_: str, position: int) -> None:

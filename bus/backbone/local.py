@@ -25,6 +25,7 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError
 from bus.flow.retention import Limits, Retention
 from bus.flow.start import Start
+from bus.protocol.topics import matches
 
 TICK_SECONDS: Final = 0.1
 """How late a redelivery may be."""
@@ -123,6 +124,9 @@ class LocalBackbone:
         self._check_open()
         letter = self._cemetery.letter(class_, position)
         consumer = self._registry.known(letter.consumer)
+        if consumer.class_ != class_ or not matches(consumer.pattern, letter.topic):
+            text = f"{consumer.name} reads {consumer.pattern!r} of {consumer.class_!r} now, and not {letter.topic!r} of {class_!r}"
+            raise BackboneError("consumer_differs", f"{text}: have it published again, and drop the dead letter {position}")
         record = (await consumer.log.fetch([letter.original])).get(letter.original)
         if record is None or record.expires_ms <= self._intake.passed_ms:
             raise BackboneError("gone", f"the original of the dead letter {position} in the class {class_!r} is past its time")

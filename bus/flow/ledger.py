@@ -123,6 +123,10 @@ class Ledger:
             return _ONE
         return Verdict(tuple(number - start for number in missing), redelivered=len(missing) < records, done=False)
 
+    def is_being_written(self, epoch: bytes, seq: int) -> bool:
+        """Whether all of this envelope is finished, and that is not on disk yet."""
+        return (epoch, seq) in self._unwritten
+
     def unfinished(self, epoch: bytes, seq: int, *, records: int) -> frozenset[int]:
         """The records of this envelope, which was decided on before, that are not finished now."""
         start = seq * _SLOT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from bus.backbone.interface import DEAD, Delivery
+from bus.flow.start import ALL
 from bus.protocol.codec import pack
 from bus.testing.backbone_bench import ACK_WAIT_SECONDS, WORK, Bench, refuses, require, seen, taken
 
@@ -172,3 +173,9 @@ async def dead_letters_can_be_requeued_and_dropped(bench: Bench) -> None:
     await consumer.aclose()
     await backbone.remove_consumer(consumer.name)
     await refuses("unknown_consumer", lambda: backbone.requeue_dead("work.>", again.position))
+    for class_, pattern in (("records.>", "records.>"), ("work.>", "work.b")):
+        other = await backbone.consume(consumer.name, class_, pattern, ALL)
+        await refuses("consumer_differs", lambda: backbone.requeue_dead("work.>", again.position))
+        await other.aclose()
+        await backbone.remove_consumer(consumer.name)
+    require(len(await backbone.dead_letters()) == 1, "what cannot be handed out stays a dead letter")

@@ -108,6 +108,42 @@ async def test_where_the_sender_is_gone_who_comes_late_hears_so_and_gets_it_when
                     assert (message.body, message.redelivered) == ("early", True)
 
 
+async def test_what_was_kept_before_its_reader_was_enrolled_is_a_dead_letter_that_says_why_and_can_be_handed_out_anew():
+    """CARPENTER has no key yet that anybody could seal to, and LEAD is gone when it has one."""
+    async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 3")) as hub:
+        async with hub.host().agent("LEAD") as lead:
+            await lead.publish("work.a", "early")
+        async with hub.host().agent("CARPENTER") as carpenter:
+            async with carpenter.subscribe("work.>", durable="mine", start="all") as work:
+                await hub.advance(60)
+                (letter,) = await backbone(hub).dead_letters()
+                assert (letter.topic, letter.sender, letter.reason, letter.deliveries) == ("work.a", "LEAD", "no_granter", 3)
+                counts = backbone(hub).statistics()
+                assert (work.pending, counts["dead_letters"], counts["unsettled"]) == (0, 1, 0)
+                async with hub.host().agent("LEAD"):
+                    await backbone(hub).requeue_dead(letter.class_, letter.position)
+                    await hub.advance(60)
+                    message, *_ = await all_of(hub, work)
+                    assert message.body == "early"
+
+
+async def test_what_its_sender_never_grants_is_a_dead_letter_that_says_so():
+    told = POLICY.replace("max_deliver: 20", "max_deliver: 3")
+    before = told.replace("MASON: worker", "MASON: guest").replace("topics:", "  guest: {key: ecc256/sha256}\ntopics:")
+    async with bus_in_memory(before) as hub, hub.host().agent("LEAD") as lead:
+        await lead.publish("work.a", "early")
+        await hub.change_policy(told)
+        await hub.settle()
+        async with hub.host().agent("MASON") as mason, mason.subscribe("work.>", durable="mine", start="all"):
+            await hub.advance(60)
+            (letter,) = await backbone(hub).dead_letters()
+            assert (letter.reason, letter.deliveries) == ("not_granted", 3)
+
+
+def backbone(hub):
+    return hub.broker._durable._backbone
+
+
 async def so_far(agent):
     """What it was told of refusals."""
     found, refusals = [], agent.refusals()

@@ -164,3 +164,75 @@ async def test_without_news_of_trust_what_is_kept_waits_at_the_broker_and_dies_o
                 message = await next_of(work)
                 assert message.body == number
                 await message.ack()
+
+
+async def test_what_comes_again_while_it_is_written_as_finished_is_acknowledged_as_soon_as_it_is():
+    async with bus.testing.open(policy=POLICY) as hub:
+        disk = hub._world.ledgers = Disk(hub._world.ledgers)
+        host = hub.host()
+        async with hub.host().agent("LEAD") as lead, host.agent("PAINTER") as painter:
+            async with painter.subscribe("work.>", durable="mine") as work:
+                await lead.publish("work.a", 1)
+                message = await next_of(work)
+                disk.go = anyio.Event()
+                await message.ack()
+                host.disconnect()
+                await hub.advance(5)
+                assert (await acks(hub), work.pending) == (0, 0)
+                disk.go.set()
+                await hub.settle()
+                assert await acks(hub) == 1
+
+
+async def test_what_was_ended_while_a_second_copy_waits_is_not_handed_out_again():
+    async with scene() as (hub, _, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        message = await next_of(work)
+        await hub.advance(31)
+        assert work.pending == 1
+        await message.term("bad")
+        await hub.settle()
+        with anyio.move_on_after(0.05):
+            pytest.fail(f"{await anext(work)} was ended")
+
+
+async def test_what_was_ended_without_a_link_can_be_ended_again():
+    async with bus.testing.open(policy=POLICY) as hub:
+        host = hub.host()
+        async with hub.host().agent("LEAD") as lead, host.agent("PAINTER") as painter:
+            async with painter.subscribe("work.>", durable="mine") as work:
+                await lead.publish("work.a", 1)
+                message = await next_of(work)
+                host.disconnect()
+                await message.term("bad")
+                await hub.advance(20)
+                await (await next_of(work)).term("bad")
+                await hub.advance(1)
+                (letter,) = await backbone(hub).dead_letters()
+                assert (letter.reason, work.pending) == ("bad", 0)
+
+
+def backbone(hub):
+    return hub.broker._durable._backbone
+
+
+@pytest.mark.parametrize("unit", ["record", "envelope"])
+async def test_a_dead_letter_that_is_handed_out_anew_reaches_the_reader_that_ended_it(unit):
+    policy = POLICY.replace("max_deliver: 3", f"max_deliver: 3, unit: {unit}")
+    async with bus.testing.open(policy=policy) as hub, hub.host().agent("LEAD") as lead, hub.host().agent("PAINTER") as painter:
+        async with painter.subscribe("work.>", durable="mine") as work:
+            await lead.publish_many("work.a", ["good", "bad"])
+            for _ in range(2):
+                message = await next_of(work)
+                if message.body == "bad":
+                    await message.term("not now")
+                else:
+                    await message.ack()
+            await hub.advance(1)
+            (letter,) = await backbone(hub).dead_letters()
+            await backbone(hub).requeue_dead(letter.class_, letter.position)
+            message = await next_of(work)
+            assert (message.body, message.deliveries, work.pending) == ("bad", 1, 0)
+            await message.ack(confirmed=True)
+            await hub.advance(60)
+            assert (work.pending, await backbone(hub).dead_letters()) == (0, [])
