@@ -3,6 +3,7 @@
     papers      count where their host key was proven on this very link: by PROVE, or by a signature that comes with them
     renewal     a newer session of an agent that is here: those who seal to it get its papers
     takeover    one live session an agent: the older link hears DRAIN "session_replaced NAME", and its subscriptions end
+    refused     papers of one agent put off that agent alone, and whoever has an older session on this link goes on under that
     inboxes     the newest inbox certificate of each agent is kept for those who seal to offline readers
 
 The last agent that is put off a link for want of trust takes the link with it.
@@ -11,7 +12,7 @@ The last agent that is put off a link for want of trust takes the link with it.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bus.broker.greeting import check_counts, check_may_join
 from bus.broker.host_link import HostLink
@@ -32,6 +33,7 @@ from bus.protocol.codec import unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
 from bus.protocol.papers import Papers, SessionCertificate
+from bus.trust.view import TrustView
 
 if TYPE_CHECKING:
     from bus.broker.durable import Durable
@@ -39,6 +41,15 @@ if TYPE_CHECKING:
 MAX_HOST_KEYS: Final = 64
 """Of one link; a host changes its key every few minutes, and the oldest count no more."""
 _SESSION_FIELDS: Final = 4
+
+
+class Refused(NamedTuple):
+    """Papers that do not count, as they call themselves; those of an inbox give no name."""
+
+    name: str
+    session: bytes
+    reason: str
+    detail: str
 
 
 class Joining:
@@ -89,19 +100,30 @@ class Joining:
                 self._lanes.judge(lane, self._snapshot)
                 self._interest.opened(lane)
 
-    def papers(self, host: HostLink, items: Sequence[bytes], signature: bytes, moment: Moment) -> None:
-        """A PAPERS of an open link. Raises what `believed` does."""
-        for data in items:
-            if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
-                self.durable.show_inbox(host, data)
-                continue
-            if signature:
-                self._prove(host, data, signature)
-            self.join(host, [self.believed(host, data, moment)], moment)
+    def papers(self, host: HostLink, items: Sequence[bytes], signature: bytes, moment: Moment) -> list[Refused]:
+        """A PAPERS of an open link, and whose in it do not count: the others come all the same.
 
-    def _prove(self, host: HostLink, data: bytes, signature: bytes) -> None:
+        Raises RemoteProtocolError("malformed").
+        """
+        refused: list[Refused] = []
+        for data in items:
+            name, session = "", b""
+            try:
+                if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
+                    self.durable.show_inbox(host, data)
+                    continue
+                certificate = SessionCertificate.parse(Papers.parse(data).session)
+                name, session = certificate.body.name, certificate.id
+                if signature:
+                    self._prove(host, certificate.body.host_key, signature)
+                self.join(host, [self.believed(host, data, moment)], moment)
+            except (VerificationError, NotPermittedError) as error:
+                reason = error.reason if isinstance(error, VerificationError) else "not_permitted"
+                refused.append(Refused(name, session, reason, str(error)))
+        return refused
+
+    def _prove(self, host: HostLink, key: bytes, signature: bytes) -> None:
         """Another host key of this host signs the same handshake."""
-        key = SessionCertificate.parse(Papers.parse(data).session).body.host_key
         if key not in host.host_keys:
             signatures.verify_host(key, agent_tbs(host.t), signature)
             host.host_keys[key] = None
@@ -157,6 +179,8 @@ class Joining:
         except NotPermittedError:
             return "not_permitted"
         except VerificationError as error:
+            if _makes_another(one, self._snapshot.trust):
+                return None
             return "not_permitted" if error.reason in ("not_permitted", "wrong_signer") else "revoked"
         return None
 
@@ -166,3 +190,11 @@ class Joining:
 
     def statistics(self) -> dict[str, object]:
         return {"sessions": len(self._known), "papers_refused": dict(self._known.refused), **self._held.verifier.statistics()}
+
+
+def _makes_another(one: Believed, trust: TrustView) -> bool:
+    """Whether nothing is wrong but that the signer of the statement that this session names was revoked: nobody may send under it
+    any more, and its agent, whom nobody doubts, makes a new one at once, as when a session has ended."""
+    revoked = trust.revocations.revoked
+    is_good = one.identity.serial not in revoked and one.begun_ms >= trust.sessions_not_before_ms(one.name)
+    return is_good and one.statement.signer.serial in revoked
