@@ -10,6 +10,13 @@ from typing import Any
 from bus.cli.loop import Stopped, run, until_stopped
 
 
+def runs(state: Path | None) -> bool:
+    """Whether a hub has this state folder: then its authority is asked there, and opened nowhere else."""
+    from bus.hub.state import holder_of, open_state
+
+    return holder_of(open_state(state).hub_lock) is not None
+
+
 def ask(state: Path | None, verb: str, **arguments: Any) -> Any:
     """What the hub answers. Raises its error, and ConnectError where none runs."""
     from bus.hub import admin

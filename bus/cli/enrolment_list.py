@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,46 +12,42 @@ from bus.cli.authority import date
 from bus.cli.output import Output
 
 if TYPE_CHECKING:
+    from bus.hub.letting_in import Change, Done
     from bus.identity.authority import Authority
     from bus.trust.enrolment_list import EnrolmentList
 
 
-class Change(NamedTuple):
-    token: str | None
-    ek: tuple[str, str] | None
-    uid: tuple[int, str] | None
-    remove: str | None
-    show: bool
-
-
-class Done(NamedTuple):
-    token: bytes | None
-    listed: EnrolmentList
+def check(change: Change) -> None:
+    """Raises UsageError for a name or hash that is none."""
+    try:
+        change.check()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def apply(authority: Authority, change: Change) -> Done:
-    """Raises UsageError for a name or hash that is none."""
+    from bus.hub import letting_in
     from bus.identity.authority.desk import Desk
     from bus.policy import Policy
     from bus.trust.endorsement import Roots
 
-    desk = Desk(authority, policy=Policy, roots=Roots())
-    token = None
-    try:
-        if change.remove is not None:
-            desk.unlist(change.remove)
-        if change.ek is not None:
-            desk.list_chip(change.ek[1], bytes.fromhex(change.ek[0].replace(":", "")))
-        if change.uid is not None:
-            desk.list_uid(change.uid[1], change.uid[0])
-        if change.token is not None:
-            token = desk.new_token(change.token)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    return Done(token, desk.listed)
+    return letting_in.apply(Desk(authority, policy=Policy, roots=Roots()), change)
 
 
-def tell(output: Output, change: Change, done: Done) -> None:
+def by_the_hub(change: Change, *, state: Path | None) -> Done | None:
+    """Where a bus runs, it has the list. None where none runs."""
+    from bus.cli.desk import ask, runs
+    from bus.hub.letting_in import Done
+    from bus.trust.enrolment_list import EnrolmentList
+
+    if not runs(state):
+        return None
+    said = ask(state, "let_in", **change._asdict())
+    token = None if said["token"] is None else bytes.fromhex(said["token"])
+    return Done(token, EnrolmentList.parse(said["listed"].encode()))
+
+
+def tell(output: Output, change: Change, done: Done, *, show: bool) -> None:
     if done.token is not None:
         output.line(done.token.hex())
         if not output.json:
@@ -63,7 +60,7 @@ def tell(output: Output, change: Change, done: Done) -> None:
         output.line(f"The local user {change.uid[0]} may enroll {'every name' if change.uid[1] == '*' else change.uid[1]}.")
     if change.remove is not None:
         output.line(f"Nobody may enroll as {change.remove} any more.")
-    if change.show or not any(change[:4]):
+    if show or not any(change):
         output.table(("name", "by", "what"), _rows(done.listed), title="Who may enroll")
 
 

@@ -63,15 +63,13 @@ def revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:
 
 def by_the_hub(wanted: Wanted, *, state: Path | None) -> dict[str, Any] | None:
     """Where a bus runs, it has the authority: it is asked, and its agents hear of it at once. None where none runs."""
-    from bus.cli.desk import ask
-    from bus.hub.state import holder_of, open_state
-    from bus.trust.certificates import Profile
+    from bus.cli.desk import ask, runs
 
-    if holder_of(open_state(state).hub_lock) is None or wanted.profile is Profile.TRUST:
+    if not runs(state):
         return None
     if wanted.sessions:
         return dict(ask(state, "end_sessions", name=wanted.name))
-    profile = "broker" if wanted.profile is Profile.BROKER else "agent"
+    profile = wanted.profile.name.lower()
     return {"reason": wanted.reason, **ask(state, "revoke", name=wanted.name, reason=wanted.reason, profile=profile)}
 
 

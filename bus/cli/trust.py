@@ -1,7 +1,7 @@
 """`tpmbus trust`: whom the agents of this domain believe, and what an operator does about it.
 
-status, ca and crl read STATE/trust/public and need neither TPM nor keys. enroll and revoke open the authority: no other process
-may have it open at the same time.
+status, ca and crl read STATE/trust/public and need neither TPM nor keys. enroll and revoke have the hub of the state folder do it,
+where one runs; else they open the authority, which no other process may have open at the same time.
 
 Exit codes: 0 done, or fresh · 1 stale, or something does not verify, or there is nobody to revoke · 2 wrong usage · 3 the policy
 is wrong · 4 the authority is in use · 5 the TPM or the authority's files · 6 a file cannot be written.
@@ -201,17 +201,21 @@ def enroll(
     output: Output,
 ) -> None:
     """Say who may be enrolled: by a token, by its chip, or as a local user."""
-    from bus.cli.enrolment_list import Change, apply, as_document, tell
+    from bus.cli.enrolment_list import apply, as_document, by_the_hub, check, tell
+    from bus.hub.letting_in import Change
 
-    change = Change(token=token, ek=ek, uid=uid, remove=remove, show=show)
-    done = run_with_authority(
-        lambda authority: apply(authority, change),
-        state=state,
-        policy=policy,
-        passphrase_file=passphrase_file,
-        clock_is_right=clock_is_right,
-    )
-    tell(output, change, done)
+    change = Change(token=token, ek=ek, uid=uid, remove=remove)
+    check(change)
+    done = by_the_hub(change, state=state)
+    if done is None:
+        done = run_with_authority(
+            lambda authority: apply(authority, change),
+            state=state,
+            policy=policy,
+            passphrase_file=passphrase_file,
+            clock_is_right=clock_is_right,
+        )
+    tell(output, change, done, show=show)
     output.document(as_document(done))
 
 

@@ -34,7 +34,8 @@ from bus.tpm.lines import LineReader
 from bus.transport.unix import UnixStream, connect, listening
 
 _log = logging.getLogger(__name__)
-MAX_REQUEST_BYTES: Final = 65_536
+MAX_REQUEST_BYTES: Final = 2_200_000
+"""An enrolment of a whole host, a mebibyte at most, is written in hex."""
 MAX_ANSWER_BYTES: Final = 64 << 20
 """A fleet of thousands has long lists, and the hub is believed not to drown us."""
 MAX_CALLERS: Final = 32

@@ -120,6 +120,11 @@ class LocalDesk:
         if os.getuid() not in self._desk.listed.uids.get(EVERY_NAME, frozenset()):
             self._desk.list_uid(EVERY_NAME, os.getuid())
 
+    @property
+    def desk(self) -> Desk:
+        """With the enrolment list, for operators."""
+        return self._desk
+
     def held(self, name: str) -> Held | None:
         holder = self._authority.holder(name)
         if holder is None:

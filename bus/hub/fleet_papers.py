@@ -6,7 +6,7 @@
     inboxes   a key and its certificate for each, as soon as the agent has its own
 
 Every step looks at what is there and makes what is missing, on disk before the next begins: so it can be killed anywhere, and is
-finished by calling it again. Where nothing is missing, the authority is not even opened.
+finished by calling it again. Where nothing is missing, the authority is not even opened; where a hub runs, it is the hub's.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ from anyio import to_thread
 from bus.clock import Clock
 from bus.errors import RemoteProtocolError, VaultError, VerificationError
 from bus.hub.authority import patiently_opened
-from bus.hub.believed_chips import believed_chips
-from bus.hub.enrolling import LocalDesk, fits
+from bus.hub.enrolling import fits
 from bus.hub.household import alone
 from bus.hub.inboxes import Inboxes, signers_of
-from bus.hub.state import State
-from bus.identity.authority import Authority, Passphrase, TpmSeal, policies
-from bus.identity.authority.statements import Statements
+from bus.hub.offices import Office, OfficeAtHub, OfficeHere, everybody
+from bus.hub.state import State, holder_of
+from bus.identity.authority import Passphrase, TpmSeal, policies
 from bus.identity.inbox import Kept, Signer
 from bus.identity.provision import Provisioned, Wanted, plan, provision
 from bus.identity.public_trust import PublicTrust, read_public
 from bus.policy import Policy
 from bus.tpm.interface import Facts, KeyInfo, TpmEngine
-from bus.trust.bundle import Bundle
 from bus.trust.certificates import Certificate
 
 KEYS: Final = "keys"
@@ -95,22 +93,28 @@ async def provision_fleet(
     agent; VaultError; StateInUseError where another process keeps the authority open; TpmError.
     """
     before = await to_thread.run_sync(_read_public, state)
-    policy = order.listed.with_agents(_everybody(order, before.bundle if before else None))
+    policy = order.listed.with_agents(everybody(order.listed, order.joined, before.bundle if before else None))
     _check_domain(state, policy, before)
     facts = await engine.facts()
     wanted = plan(policy, order.names, origin=facts.origin, environ=environ)
     work = _Work(state, engine, order, policy, clock, tell)
     async with AsyncExitStack() as stack:
+        hub = await work.hub()
+        if hub is not None:  # its TPM service asks the signed policy for names that are new
+            await work.sign(hub)
+            await work.make_keys(wanted)
+            return await work.finish(facts, await work.make_papers(hub))
         if before is None:  # a root key takes a second or two to make, and so do the agents' keys
             async with alone(), anyio.create_task_group() as tasks:
                 tasks.start_soon(work.make_keys, wanted)
-                authority = await work.open_authority(stack)
+                here = await work.open_authority(stack)
         else:
             await work.make_keys(wanted)
             if await to_thread.run_sync(work.is_complete, before):
                 return await work.finish(facts, {one.name: one for one in before.agents})
-            authority = await work.open_authority(stack)
-        return await work.finish(facts, await work.make_papers(authority))
+            here = await work.open_authority(stack)
+        await work.sign(here)
+        return await work.finish(facts, await work.make_papers(here))
 
 
 @dataclass(slots=True)
@@ -127,10 +131,15 @@ class _Work:
     enrolled: set[str] = field(default_factory=set)
     kept: dict[str, Kept] = field(default_factory=dict)
 
-    async def open_authority(self, stack: AsyncExitStack) -> Authority:
+    async def hub(self) -> Office | None:
+        """Of the hub that runs in this folder, if one does."""
+        runs = await to_thread.run_sync(holder_of, self.state.hub_lock) is not None
+        return OfficeAtHub(self.state, self.clock) if runs else None
+
+    async def open_authority(self, stack: AsyncExitStack) -> Office:
         """Who provisions the same state folder at the same time is waited for; who keeps the authority open is not."""
         passphrase = self.order.passphrase
-        return await patiently_opened(
+        authority = await patiently_opened(
             stack,
             self.state,
             domain=self.policy.domain,
@@ -138,6 +147,10 @@ class _Work:
             clock=self.clock,
             clock_is_right=self.order.clock_is_right,
         )
+        return OfficeHere(authority, self.state, self.clock)
+
+    async def sign(self, office: Office) -> None:
+        self.policy = await office.sign(self.order.texts, self.order.listed, self.order.joined)
 
     async def make_keys(self, wanted: Sequence[Wanted]) -> None:
         async for one in provision(self.engine, wanted):
@@ -147,31 +160,28 @@ class _Work:
     def is_complete(self, public: PublicTrust) -> bool:
         """Whether the authority has nothing to do."""
         now, held = self.clock.now_ms(), {one.name: one for one in public.agents}
-        files = policies.collect(self.order.texts, _everybody(self.order, public.bundle))
+        files = policies.collect(self.order.texts, everybody(self.order.listed, self.order.joined, public.bundle))
         signed = public.bundle is not None and public.bundle.files == files
         return (
             signed
-            and _statement_holds(public, now)
+            and public.holds(now)
             and all(
                 fits(held.get(one.key.name), one.key, now_ms=now) and _stands(public, held[one.key.name], now) for one in self.keys
             )
         )
 
-    async def make_papers(self, authority: Authority) -> dict[str, Certificate]:
-        """Sign the policy, enrol who is not, issue a statement. Gives the certificates of all who have one."""
-        self.policy = await to_thread.run_sync(self._sign_policy, authority)
-        roots = await to_thread.run_sync(believed_chips, self.state)
-        desk = await to_thread.run_sync(lambda: LocalDesk(authority, lambda: self.policy, roots=roots, clock=self.clock))
-        certificates, due = await to_thread.run_sync(self._who_is_due, desk)
+    async def make_papers(self, office: Office) -> dict[str, Certificate]:
+        """Enrol who is not, issue a statement. Gives the certificates of all who have one."""
+        certificates, due = await self._who_is_due(office)
         inboxes = await Inboxes.open(self.state, self.engine, self.policy, clock=self.clock)
         ids = {key.name: key.id for key in due}
-        async for one in desk.enrolling(self.engine, lambda: self.policy, clock=self.clock).enroll(due):
+        async for one in (await office.enrolling(self.engine, self.policy)).enroll(due):
             name = one.certificate.name
             certificates[name] = one.certificate
             self.enrolled.add(name)
             self.kept[name] = await inboxes.keep(Signer(one.certificate, ids[name]), prepared=one.inbox_key)
             self.tell(PAPERS, name)
-        await to_thread.run_sync(self._issue_statement, authority)
+        await office.state()
         return certificates
 
     async def finish(self, facts: Facts, certificates: Mapping[str, Certificate]) -> Fleet:
@@ -191,25 +201,13 @@ class _Work:
         name = one.key.name
         return Member(one, certificates.get(name), name in self.enrolled, self.kept.get(name))
 
-    def _sign_policy(self, authority: Authority) -> Policy:
-        everybody = _everybody(self.order, policies.in_force(authority))
-        policies.sign(authority, self.order.texts, agents=everybody, clock=self.clock)
-        return self.order.listed.with_agents(everybody)
-
-    def _who_is_due(self, desk: LocalDesk) -> tuple[dict[str, Certificate], list[KeyInfo]]:
-        now, certificates, due = self.clock.now_ms(), {}, []
-        for one in self.keys:
-            certificate = desk.certificate(one.key.name)
-            if certificate is not None and fits(certificate, one.key, now_ms=now):
-                certificates[one.key.name] = certificate
-            elif not desk.is_barred(one.key.name):
-                due.append(one.key)
-        return certificates, due
-
-    def _issue_statement(self, authority: Authority) -> None:
-        authority.revocations()
-        if not _statement_holds(read_public(authority.public), self.clock.now_ms()):
-            Statements(authority, clock=self.clock).issue()
+    async def _who_is_due(self, office: Office) -> tuple[dict[str, Certificate], list[KeyInfo]]:
+        now, keys = self.clock.now_ms(), {one.key.name: one.key for one in self.keys}
+        held = await office.certificates(keys)
+        good = {name: one for name, one in held.items() if fits(one, keys[name], now_ms=now)}
+        others = [name for name in keys if name not in good]
+        barred = await office.barred(others)
+        return good, [keys[name] for name in others if name not in barred]
 
 
 # ---- what is there already -----------------------------------------------------------------------------------------------------
@@ -232,24 +230,6 @@ def _check_domain(state: State, policy: Policy, public: PublicTrust | None) -> N
             "choose another state folder with --state, or correct `domain:`",
             path=str(state.trust / "public" / "root.pem"),
         )
-
-
-def _everybody(order: Order, bundle: Bundle | None) -> dict[str, str]:
-    """Who joined before and who joins now. Those whom the policy's files list meanwhile are theirs."""
-    joined = {**policies.joined(bundle), **order.joined}
-    return {name: role for name, role in joined.items() if name not in order.listed.agents or name in order.joined}
-
-
-def _statement_holds(public: PublicTrust, now_ms: int) -> bool:
-    """Whether it says what is so, and has half of its life before it."""
-    try:
-        view = public.view()
-        view.check_fresh(now_ms)
-    except VerificationError:
-        return False
-    said, bundle = view.statement, public.bundle
-    says = bundle is not None and (said.policy_version, said.policy_digest) == (bundle.version, bundle.digest)
-    return says and not view.half_life_passed(now_ms)
 
 
 def _stands(public: PublicTrust, certificate: Certificate, now_ms: int) -> bool:

@@ -1,6 +1,7 @@
 """What other processes of this user ask of a hub that runs: its authority is open in that one process, and nowhere else.
 
 enroll, join, issue_tls      papers for an agent that is opened in the process that asks
+admit, barred, let_in        who joins the policy, who was revoked, and who may enrol
 revoke, end_sessions         an operator cuts somebody off; everybody hears of it at once
 reload, status, statistics   and what `overview` tells
 """
@@ -8,16 +9,18 @@ reload, status, statistics   and what `overview` tells
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from anyio import to_thread
 
-from bus.errors import NotPermittedError
+from bus.errors import NotPermittedError, RemoteProtocolError
 from bus.hub.admin import Desk
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.broker_here import BrokerHere
 from bus.hub.enrolling import LocalDesk
 from bus.hub.in_force import InForce
+from bus.hub.letting_in import Change, apply
 from bus.hub.state import State
 from bus.identity.authority import Authority
 from bus.policy import Policy
@@ -52,7 +55,8 @@ class Verbs:
 
     def register(self, desk: Desk) -> None:
         running = self._running
-        for verb in (running.join, running.reload, running.statistics, self.enroll, self.issue_tls, self.revoke, self.end_sessions):
+        own = (self.enroll, self.issue_tls, self.admit, self.barred, self.let_in, self.revoke, self.end_sessions)
+        for verb in (running.join, running.reload, running.statistics, *own):
             desk.register(verb.__name__, verb)
         running.broker.register(desk, self._status)
 
@@ -69,6 +73,32 @@ class Verbs:
         self._running.policy().role_of(name)
         return (await to_thread.run_sync(self._running.authority.issue_tls, name, bytes.fromhex(spki))).hex()
 
+    # ---- who may be here -----------------------------------------------------------------------------------------------------
+
+    async def admit(self, agents: Mapping[str, str]) -> bool:
+        """With these agents, and their roles, besides those of the policy's files. Raises PolicyError."""
+        return await self._running.in_force.join(agents)
+
+    async def barred(self, names: Sequence[str]) -> list[str]:
+        """Who of them was revoked, and let in by nobody since."""
+        local = self._running.local
+        return await to_thread.run_sync(lambda: [name for name in names if local.is_barred(name)])
+
+    async def let_in(
+        self,
+        token: str | None = None,
+        ek: tuple[str, str] | None = None,
+        uid: tuple[int, str] | None = None,
+        remove: str | None = None,
+    ) -> dict[str, Any]:
+        """Change the enrolment list: the new token, in hex, and the list as it is then."""
+        try:
+            change = Change(token, ek and (ek[0], ek[1]), uid and (uid[0], uid[1]), remove)
+            done = await to_thread.run_sync(apply, self._running.local.desk, change)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise RemoteProtocolError("malformed", f"let_in: {error}") from error
+        return {"token": None if done.token is None else done.token.hex(), "listed": done.listed.encode().decode()}
+
     # ---- cutting off ---------------------------------------------------------------------------------------------------------
 
     async def revoke(self, name: str, reason: str, profile: str = "agent") -> dict[str, Any]:
@@ -82,7 +112,10 @@ class Verbs:
 
         await self._running.in_force.settle(work)
         trust = self._running.in_force.snapshot.trust
-        return {"statement": trust.statement.number, "crl_number": trust.revocations.number, "generation": trust.generation(name)}
+        done = {"statement": trust.statement.number, "crl_number": trust.revocations.number}
+        if found is Profile.TRUST:
+            return {**done, "signer": trust.statement.signer.signer.hex()}
+        return {**done, "generation": trust.generation(name)}
 
     async def end_sessions(self, name: str) -> dict[str, Any]:
         """Sessions of this agent that began before now count no more."""
@@ -117,7 +150,7 @@ def _reason(word: str) -> Reason:
 
 
 def _profile(word: str) -> Profile:
-    known = {"agent": Profile.AGENT, "broker": Profile.BROKER}
+    known = {"agent": Profile.AGENT, "broker": Profile.BROKER, "trust": Profile.TRUST}
     if word not in known:
         raise _no_such("profile", word, [*known])
     return known[word]

@@ -51,6 +51,17 @@ class PublicTrust:
             raise VerificationError("trust_stale", detail="no statement was issued yet: `tpmbus policy sign` issues the first")
         return TrustView(self.root, self.domain, self.statement, self.revocations)
 
+    def holds(self, now_ms: int) -> bool:
+        """Whether the statement says what is so, and has half of its life before it."""
+        try:
+            view = self.view()
+            view.check_fresh(now_ms)
+        except VerificationError:
+            return False
+        said, bundle = view.statement, self.bundle
+        says = bundle is not None and (said.policy_version, said.policy_digest) == (bundle.version, bundle.digest)
+        return says and not view.half_life_passed(now_ms)
+
     @property
     def revoked(self) -> tuple[str, ...]:
         """Names that were revoked and have no certificate since."""

@@ -86,3 +86,16 @@ def test_to_end_sessions_leaves_the_agent_its_name(home):
     assert code == 0
     assert said["sessions_not_before_ms"] > 0
     listener.end()
+
+
+def test_an_agent_that_policy_gains_gets_its_papers_with_nothing_stopped(home):
+    home.policy.write_text(POLICY.replace("CARPENTER: worker", "CARPENTER: worker, JOINER: worker"))
+    assert call(home, "policy", "reload")[0] == 0
+    code, said = call(home, "provision", "JOINER")
+    assert (code, said["enrolled"], said["policy_version"]) == (0, 1, 2)
+    listening(home, "JOINER").end()
+    assert call(home, "provision", "JOINER")[1]["enrolled"] == 0
+    code, said = call(home, "trust", "enroll", "--token", "JOINER", "--ek", "ab" * 32, "LEAD")
+    assert (code, len(said["token"]), said["chips"]) == (0, 32, {"LEAD": ["ab" * 32]})
+    code, said = call(home, "trust", "revoke", "--trust-signer", "--reason", "rotated")
+    assert (code, said["name"], said["reason"], "signer" in said) == (0, "TRUST", "rotated", True)
