@@ -245,7 +245,8 @@ class Company:
         self._outside.close()
         service = self.service_pid  # one that was started by a process of ours
         if service:
-            os.kill(service, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(service, signal.SIGTERM)
             wait_for_lock(self.state.tpm_lock)
 
 
