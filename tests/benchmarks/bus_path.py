@@ -238,8 +238,9 @@ def one_to_one(state: str, **order: object) -> dict:
 
 
 @contextmanager
-def started(role: str, state: str, **order: object) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, __file__, "--role", role, state, json.dumps(order)]
+def started(role: str, state: str, *, program: str = __file__, **order: object) -> Iterator[subprocess.Popen]:
+    """`program`: who has this role; another benchmark has others."""
+    command = [sys.executable, program, "--role", role, state, json.dumps(order)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         if role not in ("publisher", "requester", "first_delivery"):
