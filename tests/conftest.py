@@ -5,14 +5,16 @@ swtpm_folder    this test's copy
 swtpm           it runs, until the test ends
 runtime         a folder with a short path, for sockets
 tpmbus          the command line, in a process of its own
-fleet           a state folder, the command line in it, and its TPM service, which ends with the test
-home            one for all tests of a file
+bare_fleet      a state folder, the command line in it, and its TPM service, which ends with the test
+fleet           one whose software TPM was made before
+home            a bare one for all tests of a file
 provisioned     one whose 76 agents have their keys; shared, only to look at
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -21,11 +23,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from forked_command import ForkedCommands
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -44,7 +51,12 @@ if "TPMBUS_TEST_COVERAGE" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
     _coverage.start()  # before the first test file imports a room
 
 
+gc.disable()  # while thousands of tests are made, none of which is garbage
+
+
 def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()  # or each collection looks at all of them
     if _coverage is not None:
         _coverage.stop()
 
@@ -65,6 +77,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_sessionfinish() -> None:
     if _coverage is not None:
         _coverage.save()
+
+
+# ---- in which order ------------------------------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, dealt out to the processes, each of which begins with an equal share of the list.
+
+    What is left at the end is then short, and no process works on alone. A file stays together: it may have a fleet of its own.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = list(dict.fromkeys(item.path for item in items if any(map(item.get_closest_marker, ("slow", "soak")))))
+    others = iter([item for item in items if item.path not in long])
+    dealt: list[pytest.Item] = []
+    for number in range(processes):
+        mine = [item for path in long[number::processes] for item in items if item.path == path]
+        share = (len(items) - len(dealt)) // (processes - number)
+        dealt += mine + list(islice(others, max(share - len(mine), 0)))
+    items[:] = dealt + list(others)
 
 
 # ---- random input --------------------------------------------------------------------------------------------------------------
@@ -97,17 +128,24 @@ def no_blocking() -> Iterator[Any]:
 # ---- software TPMs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def made_swtpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the first process that asks, for all of them: it takes two seconds."""
-    from bus.tpm.swtpm import manufacture
-
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A place that all processes of this run share, for what the first of them makes, while the others wait for it."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (shared / "swtpm.lock").open("w") as lock:
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        manufacture(shared / "swtpm")
-    return shared / "swtpm"
+        yield shared / name
+
+
+@pytest.fixture(scope="session")
+def made_swtpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It takes two seconds."""
+    from bus.tpm.swtpm import manufacture
+
+    with made_once(tmp_path_factory, "swtpm") as made:
+        manufacture(made)
+        return made
 
 
 @pytest.fixture
@@ -162,8 +200,8 @@ def tpmbus(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 class Fleet:
     """A state folder with its own runtime folder, and the command line in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, commands: ForkedCommands) -> None:
+        self.folder, self._commands = folder, commands
         self.first: dict[str, Any] = {}
         self.environ = os.environ | {"TPMBUS_STATE": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder)}
         for name in ("TPMBUS_TPM", "TPMBUS_POLICY", "TPM_ENABLED", "TPM_ENABLE_PERCENT", "TPM_SAMPLE_RATE"):
@@ -176,15 +214,7 @@ class Fleet:
         return open_state(self.folder / "state", environ=self.environ)
 
     def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments],
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-            env=self.environ | environment,
-        )
+        return self._commands.run(arguments, typed=typed, environ=self.environ | environment)
 
     def json(self, *arguments: str, **environment: str) -> dict[str, Any]:
         done = self.run(*arguments, "--json", **environment)
@@ -200,32 +230,57 @@ class Fleet:
         anyio.run(stop_service, self.state)
 
 
+@pytest.fixture(scope="session")
+def forked_commands() -> Iterator[ForkedCommands]:
+    commands = ForkedCommands()
+    yield commands
+    commands.close()
+
+
 @contextmanager
-def make_fleet() -> Iterator[Fleet]:
+def make_fleet(commands: ForkedCommands) -> Iterator[Fleet]:
     folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
-    fleet = Fleet(folder)
+    fleet = Fleet(folder, commands)
     yield fleet
     fleet.stop()
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    """No key made yet, and no software TPM."""
-    with make_fleet() as fleet:
+def bare_fleet(forked_commands: ForkedCommands) -> Iterator[Fleet]:
+    """Nothing is there."""
+    with make_fleet(forked_commands) as fleet:
         yield fleet
 
 
+@pytest.fixture
+def fleet(bare_fleet: Fleet, made_swtpm: Path) -> Fleet:
+    """No key made yet; its software TPM was made before, which saves two seconds."""
+    shutil.copytree(made_swtpm, bare_fleet.state.swtpm)
+    return bare_fleet
+
+
 @pytest.fixture(scope="module")
-def home() -> Iterator[Fleet]:
-    """The same for all tests of a file."""
-    with make_fleet() as fleet:
+def home(forked_commands: ForkedCommands) -> Iterator[Fleet]:
+    """The same for all tests of a file. Nothing is there when it begins."""
+    with make_fleet(forked_commands) as fleet:
         yield fleet
 
 
 @pytest.fixture(scope="session")
-def provisioned() -> Iterator[Fleet]:
-    """The reference fleet, all keys made. Only look at it. `first` is what making them said."""
-    with make_fleet() as fleet:
-        fleet.first = fleet.json("provision")
+def provisioned(forked_commands: ForkedCommands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The reference fleet, all keys made: by the first process that asks, for all of them, and each has its copy.
+
+    Only look at it. `first` is what making them said.
+    """
+    with make_fleet(forked_commands) as fleet:
+        with made_once(tmp_path_factory, "provisioned") as made:
+            if made.exists():
+                shutil.copytree(made, fleet.state.folder, symlinks=True, dirs_exist_ok=True)
+            else:
+                first = fleet.json("provision")
+                fleet.stop()
+                (fleet.state.folder / "first.json").write_text(json.dumps(first))
+                shutil.copytree(fleet.state.folder, made, symlinks=True, ignore=shutil.ignore_patterns("run"))
+        fleet.first = json.loads((fleet.state.folder / "first.json").read_text())
         yield fleet

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from running_hub import COMMAND, Running, running
+from running_hub import Running, running
+
+pytestmark = pytest.mark.slow
 
 POLICY = """
 version: 1
@@ -24,24 +25,19 @@ roles:
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(fleet, tmp_path):
     """A hub that runs in a process of its own, under a policy that a test may change."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import make_fleet
-
     policy = tmp_path / "policy.yaml"
     policy.write_text(POLICY)
-    with make_fleet() as fleet:
-        fleet.environ["TPMBUS_POLICY"] = str(policy)
-        with running(fleet, "run", "--fleet", "none") as hub:
-            hub.until("The bus listens at")
-            fleet.policy = policy
-            yield fleet
+    fleet.environ["TPMBUS_POLICY"] = str(policy)
+    with running(fleet, "run", "--fleet", "none") as hub:
+        hub.until("The bus listens at")
+        fleet.policy = policy
+        yield fleet
 
 
 def call(fleet, *arguments: str) -> tuple[int, dict]:
-    command = [*COMMAND, *arguments, "--json"]
-    result = subprocess.run(command, env=fleet.environ, capture_output=True, text=True, timeout=60, check=False)
+    result = fleet.run(*arguments, "--json")
     return result.returncode, json.loads(result.stdout)
 
 

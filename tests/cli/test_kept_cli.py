@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running_hub import running
 
+pytestmark = pytest.mark.slow
+
 GIVE_UP = """
 import anyio, sys
 import bus

@@ -10,6 +10,8 @@ import pytest
 
 from bus.policy import open_policy
 
+pytestmark = pytest.mark.slow
+
 # ---- provision ------------------------------------------------------------------------------------------------------------------
 
 
@@ -35,11 +37,11 @@ def test_the_table_for_people_names_every_agent(provisioned):
     assert "76 agents have their keys: 0 made, 76 were there" in shown
 
 
-def test_an_agent_that_nobody_knows_is_a_clear_error_before_any_key(fleet):
-    done = fleet.run("provision", "DIRECTR")
+def test_an_agent_that_nobody_knows_is_a_clear_error_before_any_key(bare_fleet):
+    done = bare_fleet.run("provision", "DIRECTR")
     assert done.returncode == 4
     assert "DIRECTOR" in done.stderr
-    assert not fleet.state.swtpm.exists()
+    assert not bare_fleet.state.swtpm.exists()
 
 
 def test_single_agents_and_another_roster(fleet, tmp_path):
@@ -67,12 +69,12 @@ def test_a_role_that_needs_a_tpm_gets_no_software_key(fleet):
     assert "software-tpm" in error["rule"]
 
 
-def test_a_role_that_may_do_without_gets_a_software_key_that_says_so(fleet):
+def test_a_role_that_may_do_without_gets_a_software_key_that_says_so(bare_fleet):
     software = next(name for name in open_policy().agents if open_policy().role_of(name).key_origin == "software")
-    [agent] = fleet.json("provision", software, "--tpm", "software")["agents"]
+    [agent] = bare_fleet.json("provision", software, "--tpm", "software")["agents"]
     assert agent["origin"] == "software"
-    assert fleet.state.swtpm.exists() is False
-    pem = (fleet.state.vault / f"{software}.1.pem").read_text()
+    assert bare_fleet.state.swtpm.exists() is False
+    pem = (bare_fleet.state.vault / f"{software}.1.pem").read_text()
     assert pem.startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
 
 
@@ -177,10 +179,10 @@ def test_doctor_names_what_others_can_read_and_what_is_damaged(fleet):
 # ---- tpm ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_service_is_stopped_by_hand_and_starts_again_when_needed(fleet):
-    assert fleet.json("tpm", "stop") == {"ended": False}
-    fleet.json("provision", "MONITOR")
-    assert fleet.json("tpm", "status")["keys"] == 1
-    assert fleet.json("tpm", "stop") == {"ended": True}
-    assert fleet.run("tpm", "status").returncode == 6
-    assert fleet.json("provision", "MONITOR")["made"] == 0
+def test_the_service_is_stopped_by_hand_and_starts_again_when_needed(bare_fleet):
+    assert bare_fleet.json("tpm", "stop") == {"ended": False}
+    bare_fleet.json("provision", "MONITOR")
+    assert bare_fleet.json("tpm", "status")["keys"] == 1
+    assert bare_fleet.json("tpm", "stop") == {"ended": True}
+    assert bare_fleet.run("tpm", "status").returncode == 6
+    assert bare_fleet.json("provision", "MONITOR")["made"] == 0

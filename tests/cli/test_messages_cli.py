@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running_hub import Running, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def hub(home):

@@ -19,6 +19,8 @@ from bus.identity.authority import Passphrase, open_authority
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing import ManualClock
 
+pytestmark = pytest.mark.slow
+
 POLICY = "version: 1\ndomain: tpmbus.test\nroles:\n  x:\n    key: ecc256/sha256\nagents:\n  DIRECTOR: x\n  MONITOR: x\n"
 
 

@@ -22,9 +22,9 @@ PAGES = {"tutorial/two-agents.md": 6, "how-to/write-an-agent.md": 6, "how-to/run
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_does_what_it_says(name, fleet, tmp_path):
+def test_a_page_does_what_it_says(name, bare_fleet, tmp_path):
     programs = Path(sys.executable).parent
-    environ = fleet.environ | {"PATH": f"{programs}:{fleet.environ['PATH']}", "COLUMNS": "120", "TPMBUS_AGENT": ""}
+    environ = bare_fleet.environ | {"PATH": f"{programs}:{bare_fleet.environ['PATH']}", "COLUMNS": "120", "TPMBUS_AGENT": ""}
     environ.pop("TPMBUS_AGENT")
     assert Reader(tmp_path, environ).read(DOCS / name) >= PAGES[name]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRINTED = {
     "hello": "DIRECTOR tasks.build {'ref': 'main'} session\n",

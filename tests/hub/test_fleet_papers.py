@@ -32,6 +32,8 @@ from bus.tpm.software import SoftwareTpm
 from bus.tpm.vault import MemoryVault
 from bus.trust.revocations import Reason
 
+pytestmark = pytest.mark.slow
+
 ROLES = """roles:
   plain: {key: ecc256/sha256, inbox: x25519}
   free: {key: ecc256/sha256, key_origin: software, environment: allow}
@@ -165,18 +167,18 @@ def write_policy(tmp_path):
     return write
 
 
-def test_a_wrong_policy_is_refused_before_there_is_a_tpm(fleet, write_policy):
+def test_a_wrong_policy_is_refused_before_there_is_a_tpm(bare_fleet, write_policy):
     for policy in (write_policy(extra="nonsense: 1\n"), write_policy(agents="  ONE: nobody\n")):
-        assert fleet.run("provision", "--policy", policy).returncode == 3
-    assert not fleet.state.swtpm.exists()
-    assert not fleet.state.trust.exists()
+        assert bare_fleet.run("provision", "--policy", policy).returncode == 3
+    assert not bare_fleet.state.swtpm.exists()
+    assert not bare_fleet.state.trust.exists()
 
 
-def test_a_roster_that_gives_a_listed_agent_another_role_is_refused_before_there_is_a_tpm(fleet, write_policy, tmp_path):
+def test_a_roster_that_gives_a_listed_agent_another_role_is_refused_before_there_is_a_tpm(bare_fleet, write_policy, tmp_path):
     roster = tmp_path / "roster.yaml"
     roster.write_text("version: 1\nagents:\n  ONE: free\n")
-    assert fleet.run("provision", "--policy", write_policy(), "--fleet", str(roster)).returncode == 3
-    assert not fleet.state.swtpm.exists()
+    assert bare_fleet.run("provision", "--policy", write_policy(), "--fleet", str(roster)).returncode == 3
+    assert not bare_fleet.state.swtpm.exists()
 
 
 def test_an_authority_that_rested_for_long_wants_to_hear_that_the_clock_is_right(fleet, write_policy):
@@ -221,12 +223,12 @@ def test_the_environment_moves_an_ordinary_agent_to_software_and_back_and_no_cri
     found.view()  # the statement names this list
 
 
-def test_a_state_that_began_in_software_goes_on_when_there_is_a_tpm(fleet):
-    first = of(fleet.json("provision", "WEB", "--tpm", "software"), "WEB")
-    fleet.json("tpm", "stop")
-    second = of(fleet.json("provision", "WEB"), "WEB")
+def test_a_state_that_began_in_software_goes_on_when_there_is_a_tpm(bare_fleet):
+    first = of(bare_fleet.json("provision", "WEB", "--tpm", "software"), "WEB")
+    bare_fleet.json("tpm", "stop")
+    second = of(bare_fleet.json("provision", "WEB"), "WEB")
     assert [one["certificate"]["origin"] for one in (first, second)] == ["software", "software-tpm"]
-    assert [key["origin"] for key in fleet.json("keys", "inbox", "WEB")["keys"]] == ["software", "software-tpm"]
+    assert [key["origin"] for key in bare_fleet.json("keys", "inbox", "WEB")["keys"]] == ["software", "software-tpm"]
 
 
 def test_a_rotated_key_gets_a_certificate_of_its_own_and_the_old_one_counts_a_while(fleet):

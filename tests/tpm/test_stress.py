@@ -15,6 +15,8 @@ from bus.tpm.engine import Engine
 from bus.tpm.interface import SOFTWARE_TPM, Priority
 from bus.tpm.vault import MemoryVault
 
+pytestmark = pytest.mark.slow
+
 QUICK = IDENTITY_SUITES["ecc256/sha256"]
 KEYS, CALLERS, CALLS = 76, 400, 25
 
