@@ -136,14 +136,14 @@ class Answers:
         self._until = clock.monotonic() + self._timeout
         try:
             with clock.fail_after(self._timeout):
-                self._id, self._pending = await self._asking.ask(
-                    self._topic, self._body, self._timeout, self._headers, most=self._left
-                )
+                self._id, pending = await self._asking.ask(self._topic, self._body, self._timeout, self._headers, most=self._left)
+                self._left -= 1
+                if self._left:  # if nobody waits for the rest, it is over as well
+                    self._pending = pending
+                    finalize(self, self._asking.done, self._id).atexit = False
+                return await self._asking.next(pending)
         except TimeoutError:
             return None
-        if self._left > 1:  # if nobody waits for the rest, it is over as well
-            finalize(self, self._asking.done, self._id).atexit = False
-        return await self._next(self._pending)
 
     def close(self) -> None:
         """No answer is waited for any more."""

@@ -119,7 +119,8 @@ class Many:
         """As many as there is room for, going by how large the last ones were."""
         await self._wait_for_room()
         chunk = list(islice(bodies, min(self._chunk, MAX_RECORDS - len(self._lane.waiting))))
-        largest = max((len(body) for body in chunk if type(body) is bytes), default=0)
+        only_bytes = {*map(type, chunk)} == _ONLY_BYTES
+        largest = max(map(len, chunk)) if only_bytes else max((len(body) for body in chunk if type(body) is bytes), default=0)
         self._chunk = min(max(MAX_BYTES // max(largest, 1), 1), MAX_RECORDS)
         return chunk
 

@@ -32,7 +32,7 @@ from bus.identity.host.sessions import Sessions
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, MAX_ROWS, Frame, column, encode
 from bus.protocol.header import REPLY
 from bus.transport.link import Link
-from bus.transport.soon import soon
+from bus.transport.soon import Soon, scheduler
 
 TURN_BYTES: Final = 256 << 10
 MOST_TURN_BYTES: Final = 1 << 20
@@ -61,6 +61,8 @@ class Outbox:
         self._start, self._failed = start, failed
         self._outcomes = Outcomes(refused)
         self._link: Link | None = None
+        self._soon: Soon
+        """Since there is a link."""
         self._woken = False
         self._rounds: Rounds[Lane] = Rounds()
         self._control: deque[tuple[int, bytes]] = deque()
@@ -89,7 +91,7 @@ class Outbox:
     def wake(self) -> None:
         if not self._woken and self._link is not None:
             self._woken = True
-            soon(self._turn)
+            self._soon(self._turn)
 
     def control(self, alias: int, envelope: bytes) -> bool:
         """A grant for somebody who asked, to go before everything else. False if too many wait already."""
@@ -142,7 +144,7 @@ class Outbox:
 
     def connected(self, link: Link) -> None:
         """Open everything, and send again what was not credited."""
-        self._link = link
+        self._link, self._soon = link, scheduler()
         self.topics.open_again()
         for turn in self._turns.values():
             link.send(turn.frame)
@@ -212,8 +214,9 @@ class Outbox:
         self._moved()
 
     def _gather(self, link: Link) -> list[Sent]:
-        parts = self._parts()
-        envelopes = self._sealing.by_session(parts, self._keyring.now_ms()) if parts else []
+        now_ms = self._keyring.now_ms()
+        parts = self._parts(now_ms)
+        envelopes = self._sealing.by_session(parts, now_ms) if parts else []
         while self._control_bytes > TURN_BYTES:  # grants go before whatever they open, and may fill turns of their own
             self._send_turn(link, [])
         size = sum(len(one.envelope) for one in envelopes)
@@ -243,11 +246,11 @@ class Outbox:
         self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent))
         self.window.sent(self._clock.monotonic())
 
-    def _parts(self) -> list[Part]:
+    def _parts(self, now_ms: int) -> list[Part]:
         """What the lanes send: one envelope each, or a few of one record."""
         parts: list[Part] = []
         again: list[tuple[Lane, int]] = []
-        size, rows, now_ms = 0, 0, self._keyring.now_ms()
+        size, rows = 0, 0
         while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := self._rounds.next()) is not None:
             lane, allowed = found
             if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
