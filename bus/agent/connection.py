@@ -4,6 +4,9 @@
     later      tried again, 50 ms doubling to 2 s, until it is there; or given up after so many seconds, where that was said
     refused    bad papers and a broker that is none end the host: trying again would not help. One that is busy, or gone in the
                middle of the handshake, may be there the next time
+    one of     several agents whose papers are refused is put off alone, and the link is made for the others
+    clocks     that differ are set right some day: until then a host that was let in before goes on trying
+    asleep     for longer than trust lasts: see `catching_up`
     silent     after 10 s it is asked whether it lives, after 20 s it is lost
 
 Papers of sessions that the broker has not seen on this link are shown as soon as there are any, before anything is sent under them.
@@ -16,6 +19,7 @@ from typing import Any, Final
 
 import anyio
 
+from bus.agent.catching_up import helps, newest_statement
 from bus.agent.conversation import Conversation
 from bus.agent.greeting import Greeting
 from bus.clock import Clock
@@ -31,6 +35,7 @@ from bus.errors import (
 )
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
+from bus.identity.host.host_keys import HostKeys
 from bus.identity.host.sessions import Sessions
 from bus.protocol.frames import Frame, encode
 from bus.protocol.handshake import MAX_SECONDS, agent_tbs
@@ -58,10 +63,17 @@ class Connection:
         *,
         brokers: Collection[str],
         give_up: float | None,
+        put_off: Callable[[str, NotPermittedError], bool],
         random: Callable[[int], bytes],
     ) -> None:
+        """`put_off` hears which agent the broker does not want, and says whether there are others."""
         self._dial, self._keyring, self._sessions, self._verifier, self._clock = dial, keyring, sessions, verifier, clock
-        self._brokers, self._give_up, self._random = brokers, give_up, random
+        self._brokers, self._give_up, self._put_off, self._random = brokers, give_up, put_off, random
+        self._greeting: Greeting | None = None
+        self._first: tuple[str, bytes] = "", b""
+        """Whose papers began the last handshake, and those."""
+        self._is_let_in = self._was_let_in = False
+        """Whether the broker said anything after it, on this link or on one before."""
         self._conversation: Conversation | None = None
         self._wanted = anyio.Event()
         self._changed = anyio.Event()
@@ -82,6 +94,10 @@ class Connection:
     def broker(self) -> str:
         """The name of the broker at the other end."""
         return "" if self._conversation is None else self._conversation.greeting.broker
+
+    def let_in(self) -> None:
+        """The broker wants this link."""
+        self._is_let_in = self._was_let_in = True
 
     def send(self, frame: bytes) -> None:
         """Dropped while there is no link: what matters is said again on the next one."""
@@ -158,15 +174,19 @@ class Connection:
             await self._wanted.wait()
             try:
                 conversation = await self._connect(table, open_, writable, worked, failed)
-                was_open, pause, lost_at = True, FIRST_PAUSE_SECONDS, None
+                was_open = True
                 await conversation.over.wait()
                 error: BusError = conversation.error or ConnectionLostError("the link ended")
             except (TransportError, RemoteProtocolError) as why:
                 if not was_open:
                     raise
                 error = why
+            except (NotPermittedError, VerificationError) as why:
+                error = why
             self._conversation = None
-            if isinstance(error, NotPermittedError | VerificationError):
+            if self._is_let_in:
+                pause, lost_at = FIRST_PAUSE_SECONDS, None
+            if isinstance(error, NotPermittedError | VerificationError) and not self._goes_on(error):
                 raise error
             lost(error)
             lost_at = self._clock.monotonic() if lost_at is None else lost_at
@@ -174,6 +194,14 @@ class Connection:
                 raise ConnectionLostError(f"the broker was away for {self._give_up:g} s: {error}") from error
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _goes_on(self, error: NotPermittedError | VerificationError) -> bool:
+        """Whether it may be otherwise the next time."""
+        if self._is_let_in:
+            return False
+        if self._was_let_in and self._greeting is not None and self._greeting.clocks_differ:
+            return True
+        return isinstance(error, NotPermittedError) and self._put_off(self._first[0], error)
 
     async def _connect(
         self,
@@ -183,16 +211,15 @@ class Connection:
         worked: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> Conversation:
+        self._is_let_in = False
         link = await self._dial()
         now_ms = self._keyring.now_ms()
         session = next((one for one in self._sessions.held.values() if one.is_good(now_ms)), None)
-        if session is None:  # all were closed meanwhile, or slept longer than a session lasts
-            link.close(flush=False)
+        if session is None:
+            await self._catch_up(link, now_ms)
             raise ConnectError("there is no agent to connect, or none whose session counts now")
-        greeting = Greeting(
-            [session.papers], session.keys, peer=link.peer, brokers=self._brokers, snapshot=self._keyring.snapshot,
-            verifier=self._verifier, now_ms=now_ms, random=self._random,
-        )  # fmt: skip
+        self._first = session.holder.name, session.papers
+        greeting = self._greet(link, session.keys, now_ms)
         conversation = self._conversation = Conversation(
             link, greeting, table, self._clock, opened=opened, writable=writable, worked=worked, failed=failed
         )
@@ -207,6 +234,23 @@ class Connection:
         if not conversation.is_open:
             raise conversation.error or ConnectionLostError("the link ended within the handshake")
         return conversation
+
+    def _greet(self, link: Link, keys: HostKeys | None, now_ms: int) -> Greeting:
+        self._greeting = Greeting(
+            [self._first[1]], keys, peer=link.peer, brokers=self._brokers, snapshot=self._keyring.snapshot,
+            verifier=self._verifier, now_ms=now_ms, random=self._random,
+        )  # fmt: skip
+        return self._greeting
+
+    async def _catch_up(self, link: Link, now_ms: int) -> None:
+        """All were closed meanwhile, or slept longer than trust lasts."""
+        own = self._sessions.statement()
+        if now_ms <= own.next_update_ms or not self._first[1]:
+            link.close(flush=False)
+            return
+        heard = await newest_statement(link, self._greet(link, None, now_ms), self._clock)
+        if helps(heard, own, now_ms=now_ms):
+            self._sessions.hear(heard)
 
     def show_papers(self) -> None:
         """Those that the broker has not seen on this link."""

@@ -35,13 +35,14 @@ from bus.protocol.signatures import verify_host
 from bus.protocol.skew import SKEW_MS
 from bus.transport.link import Peer
 from bus.trust.certificates import Profile
+from bus.trust.statement import Statement
 
 
 class Greeting:
     def __init__(
         self,
         papers: Sequence[bytes],
-        keys: HostKeys,
+        keys: HostKeys | None,
         *,
         peer: Peer,
         brokers: Collection[str],
@@ -50,12 +51,16 @@ class Greeting:
         now_ms: int,
         random: Callable[[int], bytes],
     ) -> None:
+        """Without `keys` it only listens: once the broker has proved itself, what it goes by is in `heard`."""
         self._keys, self._peer, self._brokers = keys, peer, brokers
         self._snapshot, self._verifier, self._now_ms = snapshot, verifier, now_ms
         self._state = State.START
         self._hello_a = HelloA(VERSIONS, random(NONCE_BYTES), tuple(papers)).encode()
         self._broker: Believed | None = None
         self.limits = Limits()
+        self.heard: Statement | None = None
+        self.clocks_differ = False
+        """By more than two honest ones do: then nothing else that is wrong says much."""
         self.t = b""
         """What every proof on this link is over."""
 
@@ -90,6 +95,7 @@ class Greeting:
     def _hear(self, hello_b: bytes) -> None:
         hello = HelloB.parse(hello_b)
         self.limits = hello.limits
+        self.clocks_differ = abs(hello.time_ms - self._now_ms) > SKEW_MS
         broker = believe(hello.papers, self._verifier, now_ms=self._now_ms, profile=Profile.BROKER)
         if broker.name not in self._brokers:
             raise VerificationError("untrusted", agent=broker.name, detail="a broker whose name is not pinned here")
@@ -99,13 +105,16 @@ class Greeting:
         self._broker = broker
         self.t = transcript(self._hello_a, hello_b, server_leaf=self._peer.server_leaf, client_leaf=self._peer.client_leaf)
 
-    def _prove(self, signature: bytes) -> bytes:
+    def _prove(self, signature: bytes) -> bytes | None:
         """The broker has proved itself; so do we."""
         broker = self._broker
         if broker is None:
             raise malformed("a proof before its hello")
         verify_host(broker.host_key, broker_tbs(self.t), signature)
         self._step(Event.RECEIVE_PROVE)
+        if self._keys is None:
+            self.heard = broker.statement
+            return None
         self._step(Event.SEND_PROVE)
         return encode(Frame.PROVE, self._keys.sign(agent_tbs(self.t)))
 

@@ -80,7 +80,7 @@ class Host:
         self.reporting, self.requests = Reporting(self.agents, clock), Requests()
         self.refusals = self.reporting.refusals
         self.connection = Connection(
-            dial, keyring, sessions, verifier, clock, brokers=brokers, give_up=give_up, random=random
+            dial, keyring, sessions, verifier, clock, brokers=brokers, give_up=give_up, put_off=self._put_off, random=random
         )  # fmt: skip
         self.send = self.connection.send
         self.outbox = Outbox(
@@ -240,7 +240,7 @@ class Host:
             Frame.INTEREST: self._interest,
             Frame.ASK: self.acquaintance.asked,
             Frame.PAPERS: self.acquaintance.papers,
-            Frame.TRUST: self.trusting.part,
+            Frame.TRUST: self._trust,
             Frame.PING: lambda number: self.send(encode(Frame.PONG, number)),
             Frame.PONG: self.connection.pong,
             Frame.DRAIN: self._drained,
@@ -275,10 +275,25 @@ class Host:
             errors: dict[str, BusError] = {"session_replaced": SessionReplacedError(name), "revoked": RevokedError(name)}
             agent.end(errors.get(word) or NotPermittedError(name, "use this bus", f"the broker: {word}"))
 
+    def _put_off(self, name: str, error: NotPermittedError) -> bool:
+        """The broker does not want this one: whether there are others."""
+        if not self.agents.keys() - {name}:
+            return False
+        if (agent := self.agents.get(name)) is not None:
+            agent.end(NotPermittedError(name, "use this bus", error.rule))
+        return True
+
+    def _trust(self, what: int, total: int, offset: int, part: bytes) -> None:
+        self.connection.let_in()
+        self.trusting.part(what, total, offset, part)
+
     def _refused(self, code: str, ref: bytes) -> None:
         if len(ref) == EPOCH_ID_BYTES:
             self.acquaintance.not_granted(ref, code)
         elif len(ref) == ID_BYTES:
+            for session in self.sessions.held.values():
+                if session.id == ref:  # the papers of one of ours: it is what it was, until it is renewed
+                    self.reporting.not_believed(session.holder.name, code)
             self.keyring.refused("missing_papers", ref)
             self.outbox.refused(ref, code)
         elif ref:

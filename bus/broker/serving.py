@@ -18,7 +18,6 @@ from bus.broker.offences import Offences
 from bus.broker.publishing import Publishing
 from bus.broker.router import Router
 from bus.broker.subscribing import Subscribing
-from bus.errors import NotPermittedError, VerificationError
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.protocol.codec import malformed
 from bus.protocol.frames import ALL_DELIVERIES, FIRST_ALIAS, Frame
@@ -144,12 +143,12 @@ class Serving:
             host.refuse("not_permitted", id_)
 
     def _papers(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        try:
-            self._joining.papers(host, fields[1], fields[2], moment)
-        except (VerificationError, NotPermittedError) as error:
-            reason = error.reason if isinstance(error, VerificationError) else "not_permitted"
-            self._offences.note(host.link.peer, f"papers refused as {reason}", str(error), now=moment.now)
-            host.refuse(told(reason), b"")
+        for name, session, reason, detail in self._joining.papers(host, fields[1], fields[2], moment):
+            self._offences.note(host.link.peer, f"papers refused as {reason}", detail, now=moment.now)
+            if name in host.agents:  # under an older session, which goes on
+                host.refuse(told(reason), session)
+            elif name:
+                host.answer(Frame.DRAIN, f"{'revoked' if reason == 'revoked' else told(reason)} {name}")
 
     def _authority(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         host.refuse("busy", b"")

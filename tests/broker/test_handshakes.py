@@ -11,13 +11,14 @@ import pytest
 from played import Stage, settle
 from small_world import MINUTE
 
-from bus.broker import arriving
+from bus.broker import arriving, intake
 from bus.errors import ClosedError
 from bus.identity.host.host_keys import HostKeys
 from bus.policy.model import UidGrant
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import HelloA, agent_tbs, broker_tbs, transcript
 from bus.protocol.kem import HYBRID
+from bus.protocol.papers import Papers, SessionCertificate
 from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
 
@@ -241,16 +242,43 @@ async def test_another_host_key_counts_once_it_signed_this_handshake(stage: Stag
     host = await stage.host("DIRECTOR")
     keys = HostKeys.make(HYBRID, os.urandom)
     renewed = stage.world.agent("DIRECTOR", identity=host.agents["DIRECTOR"].identity, host=keys)
-    assert await host.say(Frame.PAPERS, [renewed.papers], b"") == [[Frame.REFUSE, "unverified", b""]]
+    assert await host.say(Frame.PAPERS, [renewed.papers], b"") == [[Frame.REFUSE, "unverified", renewed.session]]
     wrong = keys.sign(agent_tbs(bytes(32)))
-    assert await host.say(Frame.PAPERS, [renewed.papers], wrong) == [[Frame.REFUSE, "unverified", b""]]
+    assert await host.say(Frame.PAPERS, [renewed.papers], wrong) == [[Frame.REFUSE, "unverified", renewed.session]]
     assert await host.say(Frame.PAPERS, [renewed.papers], keys.sign(agent_tbs(host.t))) == []
     assert await host.say(Frame.PAPERS, [stage.world.agent("DEPUTY", host=keys).papers], b"") == [], "proven from now on"
 
 
-async def test_papers_that_do_not_hold_leave_the_link_open(stage: Stage):
+async def test_papers_that_do_not_hold_leave_the_link_and_the_older_session_as_they_were(stage: Stage):
     host = await stage.host("DIRECTOR")
     other = stage.world.identity("DIRECTOR", number=1)
     papers = stage.world.papers(host.agents["DIRECTOR"].identity, host.keys, proof={"signer": other.certificate.signer})
-    assert await host.say(Frame.PAPERS, [papers], b"") == [[Frame.REFUSE, "unverified", b""]]
+    session = SessionCertificate.parse(Papers.parse(papers).session).id
+    assert await host.say(Frame.PAPERS, [papers], b"") == [[Frame.REFUSE, "unverified", session]]
     assert not host.lost
+    await host.open("tasks.build")
+    host.publish(host.seal("tasks.build"), topic="tasks.build")
+    await settle()
+    assert stage.counted["admitted"] == 1
+
+
+async def test_whose_papers_are_refused_is_put_off_and_who_comes_with_it_comes_in(stage: Stage):
+    host = await stage.host("DIRECTOR")
+    good, other = stage.world.agent("BUILDER", host=host.keys), stage.world.agent("DEPUTY", host=HostKeys.make(HYBRID, os.urandom))
+    said = await host.say(Frame.PAPERS, [other.papers, good.papers], b"")
+    assert said == [[Frame.DRAIN, "unverified DEPUTY"]]
+    assert not host.lost
+    assert [name for name, _ in stage.broker._seats] == ["DIRECTOR", "BUILDER"]
+
+
+async def test_who_brings_bad_papers_all_the_time_is_slowed_down_like_anybody_who_asks_for_much(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(intake, "STOCK", 500)
+    async with stage.running():
+        host, other = await stage.host("DIRECTOR"), await stage.host("BUILDER")
+        bad = stage.world.agent("DEPUTY", host=HostKeys.make(HYBRID, os.urandom))
+        for _ in range(100):
+            host.send(Frame.PAPERS, [bad.papers] * 4, b"")
+        assert 0 < len(await host.hears(Frame.DRAIN)) <= 24
+        assert [Frame.PONG, 5] in await other.say(Frame.PING, 5)

@@ -46,7 +46,9 @@ class Sessions:
         *,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.clock, self.random, self.statement = clock, random, statement
+        self.clock, self.random = clock, random
+        self._in_force = statement
+        self._heard: Statement | None = None
         self._retired = False
         self._engine = engine
         self._keys: HostKeys | None = None
@@ -73,6 +75,16 @@ class Sessions:
         retired_in_a_child(self)
 
     # ---- asking --------------------------------------------------------------------------------------------------------------
+
+    def statement(self) -> Statement:
+        """Under which sessions are made: the newest that is in force, or that was heard of."""
+        in_force, heard = self._in_force(), self._heard
+        return in_force if heard is None or heard.number <= in_force.number else heard
+
+    def hear(self, statement: Statement) -> None:
+        """One that is not in force here yet, and verified: enough to begin a session with, and so to be told the rest."""
+        self._heard = statement
+        self.wanted.set()
 
     def now_ms(self) -> int:
         """The time to judge by: the wall clock's, but never before the statement was issued, since it is later than that."""
