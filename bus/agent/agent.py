@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from bus.agent.asking import MOST_ANSWERS, Answers, Asking
+from bus.agent.authority import Authority
 from bus.agent.bodies import pack_body
 from bus.agent.events import Events, PolicyChanged, Renewed
 from bus.agent.handlers import Handlers
@@ -49,7 +50,7 @@ class Agent:
         self._publishing = Publishing(name, self._lanes, self.hooks, host.outbox)
         self._subscribing = Subscribing(name, host, self.hooks, began_ms=began_ms, happened=self.happened.add)
         self._asking = Asking(name, host, self._publishing, self._subscribing.replies)
-        self._own = Handlers()
+        self._own, self.authority = Handlers(), Authority(name, host.petitions, self.check_open)
         self.on = self._own.on
         """A decorator: handlers of this agent alone, for `serving()`."""
         self._is_open = True

@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from bus.agent.acquaintance import Acquaintance
 from bus.agent.agent import Agent
+from bus.agent.authority import Petitions
 from bus.agent.connection import Connection, Dial
 from bus.agent.events import Connected, Disconnected, Event
 from bus.agent.inbox import Inbox
@@ -92,7 +93,7 @@ class Host:
             keyring, self.requests, answer=self._answer, credit=self.give_credit, unseal=self.own_inboxes.unseal,
             refused=self.reporting.not_taken,
         )  # fmt: skip
-        self.joining = Joining(self.inbox, self.send)
+        self.joining, self.petitions = Joining(self.inbox, self.send), Petitions(self)
         self.inbox.stale = self.joining.pause
         self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self.reporting.disk_failed)
         self.trusting = Trusting(trust, memory, verifier, start=self.start, follow=self._follow)
@@ -222,6 +223,7 @@ class Host:
     def _lost(self, error: BusError) -> None:
         self.outbox.lost()
         self.acquaintance.lost()
+        self.petitions.lost()
         if self.settling is not None:
             self.settling.lost()
         self.inbox.taken = 0
@@ -241,6 +243,7 @@ class Host:
             Frame.ASK: self.acquaintance.asked,
             Frame.PAPERS: self.acquaintance.papers,
             Frame.TRUST: self._trust,
+            Frame.AUTHORITY: self.petitions.answered,
             Frame.PING: lambda number: self.send(encode(Frame.PONG, number)),
             Frame.PONG: self.connection.pong,
             Frame.DRAIN: self._drained,
@@ -295,6 +298,7 @@ class Host:
                 if session.id == ref:  # the papers of one of ours: it is what it was, until it is renewed
                     self.reporting.not_believed(session.holder.name, code)
             self.keyring.refused("missing_papers", ref)
+            self.petitions.refused(ref, code)
             self.outbox.refused(ref, code)
         elif ref:
             number = int.from_bytes(ref, "big")
@@ -311,6 +315,7 @@ class Host:
         self.joining.judge(snapshot)
         self.joining.resume()
         self.outbox.follow()
+        self.petitions.follow()
 
     # ---- sessions, replies, samples ------------------------------------------------------------------------------------------
 
@@ -357,7 +362,7 @@ class Host:
         if self._memory.clock_is_due():
             await to_thread.run_sync(self._memory.keep_clock)
             if self.settling is not None:  # only what is known on disk to have passed
-                self.settling.forget(self._memory.passed_ms(self.clock.now_ms()))
+                self.settling.forget(self._memory.passed_ms())
 
     def statistics(self) -> dict[str, Any]:
         """Since the start, and what is there now."""

@@ -33,6 +33,7 @@ from bus.broker.moment import Moment
 from bus.broker.offences import Offences
 from bus.broker.outbox import Outbox
 from bus.broker.pacing import Pacing
+from bus.broker.petitions import Petitions
 from bus.broker.publishing import Publishing
 from bus.broker.pushing import Pushing
 from bus.broker.requests import Requests
@@ -87,7 +88,7 @@ class Broker:
         self.counts = Counts()
         self._seats, self._lanes, self._router = Seats(), Lanes(), Router(snapshot)
         self._offences, self._requests, self._pacing = Offences(), Requests(), Pacing()
-        self._asking = Asking(self._seats)
+        self._asking, self.petitions = Asking(self._seats), Petitions()
         self._admission, self._pushing = Admission(snapshot), Pushing(trust)
         self.listing = Listing(self._hosts, self._seats, self._router, self._admission)
         self._interest = Interest(self._seats, self._lanes)
@@ -109,7 +110,7 @@ class Broker:
             self._durable = Keeping(
                 backbone, snapshot, clock, asking=self._asking, counts=self.counts, end=self._end, find=self._joining.find,
                 interest=self._interest, now_ms=self.now_ms, pacing=self._pacing,
-                passed_ms=lambda: memory.passed_ms(clock.now_ms()), requests=self._requests, router=self._router,
+                passed_ms=memory.passed_ms, requests=self._requests, router=self._router,
                 spread=self._stored, subscribing=self._subscribing,
             )  # fmt: skip
         self._subscribing.durable = self._joining.durable = self._durable
@@ -121,7 +122,7 @@ class Broker:
         )  # fmt: skip
         self._serving = Serving(
             snapshot, limits, asking=self._asking, durable=self._durable, groups=self._groups, holding=self._holding,
-            interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences,
+            interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences, petitions=self.petitions,
             publishing=self._publishing, router=self._router, subscribing=self._subscribing,
         )  # fmt: skip
 
@@ -190,9 +191,8 @@ class Broker:
         self._hosts.pop(host, None)
         self._watching.lost(host, error, now=moment.now)
         self._arriving.lost(host, error, now=moment.now)
-        self._pacing.lost(host)
-        self._holding.lost(host)
-        self._durable.lost(host)
+        for part in (self._pacing, self._holding, self._durable, self.petitions):
+            part.lost(host)
         host.outbox.lost()
         for one in [*host.subscriptions.values()]:
             self._subscribing.drop(one, moment)
@@ -264,6 +264,7 @@ class Broker:
         self._offences.tick(moment.now)
         if moment.now - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = moment.now
+            self._memory.passed_ms()
             self._joining.forget(moment.now_ms)
             self._requests.forget(moment.now_ms)
         self._pacing.flush()
@@ -309,6 +310,7 @@ class Broker:
             "subscriptions": len(self._router),
             "requests": len(self._requests),
             "epochs": len(self._asking),
+            "petitions": self.petitions.statistics(),
             **self._joining.statistics(),
             **self._durable.statistics(),
         }

@@ -15,6 +15,7 @@ from bus.broker.joining import Joining
 from bus.broker.lanes import Lanes
 from bus.broker.moment import Moment
 from bus.broker.offences import Offences
+from bus.broker.petitions import Petitions
 from bus.broker.publishing import Publishing
 from bus.broker.router import Router
 from bus.broker.subscribing import Subscribing
@@ -44,6 +45,7 @@ class Serving:
         joining: Joining,
         lanes: Lanes,
         offences: Offences,
+        petitions: Petitions,
         publishing: Publishing,
         router: Router,
         subscribing: Subscribing,
@@ -62,7 +64,7 @@ class Serving:
             Frame.ASK: self._ask,
             Frame.PAPERS: self._papers,
             Frame.TRUST: self._nothing,
-            Frame.AUTHORITY: self._authority,
+            Frame.AUTHORITY: petitions.ask,
             Frame.SETTLE: self._settle,
             Frame.PING: self._ping,
             Frame.PONG: self._nothing,
@@ -149,9 +151,6 @@ class Serving:
                 host.refuse(told(reason), session)
             elif name:
                 host.answer(Frame.DRAIN, f"{'revoked' if reason == 'revoked' else told(reason)} {name}")
-
-    def _authority(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        host.refuse("busy", b"")
 
     def _refuse(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         _, code, ref = fields

@@ -20,12 +20,13 @@ from anyio import to_thread
 from anyio.abc import Process, TaskGroup
 
 from bus.clock import Clock
-from bus.errors import BusError, ConnectError
+from bus.errors import BusError, ConnectError, RemoteProtocolError
 from bus.hub import admin
 from bus.hub.admin import Desk, raised
 from bus.hub.broker_here import Status
 from bus.hub.doors import REFRESHED_SECONDS
 from bus.hub.overview import VERBS, WATCHED
+from bus.hub.petitioning import Petitioning
 from bus.hub.state import State
 from bus.identity import durable
 from bus.identity.envelopes.snapshot import Snapshot
@@ -148,6 +149,24 @@ class BrokerApart:
     async def dial(self) -> Link:
         return await dial(f"unix://{self._state.bus_socket}")
 
+    async def pass_on(self, petitioning: Petitioning) -> None:
+        """What agents ask of the authority, until cancelled. It cannot come to us: we ask it, again when it was started again."""
+
+        async def reply(number: int, answer: bytes) -> None:
+            await self._ask("answer_petition", number=number, answer=answer.hex())
+
+        while True:
+            try:
+                await petitioning.serve(self._petitions(), reply)
+            except BusError as error:
+                _log.debug("the broker passes on no requests to the authority: %s", error)
+            await self._clock.sleep(FIRST_PAUSE_SECONDS)
+
+    async def _petitions(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        async with aclosing(admin.watch(self._state.broker_desk, "petitions")) as items:
+            async for item in items:
+                yield _petition(item)
+
     def follow(self, _snapshot: Snapshot, _documents: TrustDocuments) -> None:
         """It reads what is public by itself; so that it does at once, it is told."""
         self._tasks.start_soon(self._tell, "follow")
@@ -191,6 +210,15 @@ class BrokerApart:
                     yield item
 
         return forward
+
+
+def _petition(item: Any) -> tuple[int, bytes]:
+    """What strangers talk to is believed nothing, not even its own form."""
+    try:
+        number, request = item
+        return int(number), bytes.fromhex(request)
+    except (ValueError, TypeError) as error:
+        raise RemoteProtocolError("malformed", "a request is a number and bytes in hex") from error
 
 
 def _of_the_hub(status: Status) -> Callable[..., Any]:

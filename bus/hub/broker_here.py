@@ -6,7 +6,7 @@ it is given is what a process that strangers talk to may have: its own key, the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from bus.clock import Clock
 from bus.hub.admin import Desk
 from bus.hub.doors import Doors
 from bus.hub.overview import Overview
+from bus.hub.petitioning import Petitioning
 from bus.hub.state import State
 from bus.hub.tls_papers import Issue
 from bus.identity.anchor import BROKER, Anchor
@@ -93,6 +94,21 @@ class BrokerHere:
         self._snapshot, self._documents = snapshot, documents
         self._broker.follow(snapshot, documents)
         self._doors.trust_changed()
+
+    async def pass_on(self, petitioning: Petitioning) -> None:
+        """What agents ask of the authority, until cancelled."""
+
+        async def reply(number: int, answer: bytes) -> None:
+            self.answer_petition(number, answer)
+
+        await petitioning.serve(self._broker.petitions.taken(), reply)
+
+    def petitions(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        """What agents ask of an authority that is elsewhere; answer them with `answer_petition`."""
+        return self._broker.petitions.taken()
+
+    def answer_petition(self, number: int, answer: bytes) -> None:
+        self._broker.petitions.answer(number, answer)
 
     async def take_holder(self, holder: Holder) -> None:
         """Its certificate was renewed."""

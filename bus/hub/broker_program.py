@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +64,7 @@ class Program:
     async def running(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             self._anchor = await to_thread.run_sync(read_anchor, self._public)
-            self._memory = await to_thread.run_sync(TrustMemory, self.state.broker)
+            self._memory = await to_thread.run_sync(TrustMemory, self.state.broker, self.clock)
             documents = await to_thread.run_sync(trust_documents.load, self._public)
             self._stamp = _stamp(self._public)
             snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
@@ -79,6 +79,8 @@ class Program:
             desk = Desk()
             for verb in (self.follow, self._broker.drain, self._broker.live, self.statistics):
                 desk.register(verb.__name__, verb)
+            desk.register("petitions", self.petitions)
+            desk.register("answer_petition", self.answer_petition)
             self._broker.register(desk, self.statistics)
             await tasks.start(desk.serve, self.state.broker_desk)
             try:
@@ -98,6 +100,15 @@ class Program:
             snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
             self._broker.follow(snapshot, documents)
             await self._broker.take_holder(await self._holder())
+
+    async def petitions(self) -> AsyncGenerator[list[Any], None]:
+        """What agents ask of the authority, which the supervisor has: numbers and requests, in hex."""
+        async with aclosing(self._broker.petitions()) as taken:
+            async for number, request in taken:
+                yield [number, request.hex()]
+
+    def answer_petition(self, number: int, answer: str) -> None:
+        self._broker.answer_petition(number, bytes.fromhex(answer))
 
     async def statistics(self) -> dict[str, Any]:
         return dict(plain(await self._broker.statistics()))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from bus.hub.household import Leaving, alone
 from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
+from bus.hub.petitioning import Petitioning
 from bus.hub.state import State, owned
 from bus.hub.tpm_process import end_service_of_another_policy, needs_another_service, open_engine, start_service
 from bus.hub.upkeep import Upkeep
@@ -88,7 +90,7 @@ async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncItera
         authority = await patiently_opened(
             stack, state, domain=listed.domain, protection=TpmSeal(engine), clock=clock, prepared=prepared
         )
-        memory = await to_thread.run_sync(TrustMemory, state.trust)
+        memory = await to_thread.run_sync(TrustMemory, state.trust, clock)
         in_force = InForce(authority, memory, policy=wishes.policy, agents=wishes.agents, clock=clock)
         await in_force.begin()
         local = await to_thread.run_sync(_local_desk, authority, in_force, state, clock)
@@ -141,7 +143,8 @@ class _Running:
             stack.push_async_callback(materials.aclose)
             upkeep = Upkeep(self.host, self._renewed_papers_of, besides=self._look_after_the_rest, clock=self.clock)
             self.in_force.followers.append(upkeep.follow)
-            for part in (self.in_force.run, self.host.run, upkeep.run):
+            petitioning = Petitioning(self.authority, self.local, self.in_force, self.clock)
+            for part in (self.in_force.run, self.host.run, upkeep.run, partial(self.broker.pass_on, petitioning)):
                 tasks.start_soon(part)
             desk = Desk()
             Verbs(self).register(desk)

@@ -34,6 +34,7 @@ from bus.protocol.proof import BLIND_BYTES, BatchProof, Proof
 from bus.protocol.sampling import AuditRecord, audit_content, sampled
 from bus.protocol.suites import BY_NUMBER, HOST_SUITE, Suite
 from bus.tpm.interface import Priority, TpmEngine
+from bus.trust.petition import content
 
 MAX_WAITING: Final = 4_096
 """Samples. At the default rate that is a minute of seven thousand envelopes a second without a TPM."""
@@ -140,6 +141,13 @@ class Signer:
             Proof.of(proof, blind=draft.blind, cosignature=cosignatures.get(proof.signature, b""))
             for proof, draft in zip(proofs, drafts, strict=True)
         ]
+
+    async def sign_petition(self, agent: str, body: bytes) -> Proof:
+        """What an agent asks of the authority. Raises TpmError, LocalProtocolError."""
+        blind = self._random(BLIND_BYTES)
+        made = content(body, blind=blind, suite=self.suite_of(agent, by_identity=True))
+        (proof,) = await self._sign(agent, Purpose.ENROLL, [made], Priority.CRITICAL)
+        return Proof.of(proof, blind=blind)
 
     async def _sign(self, agent: str, purpose: Purpose, contents: Sequence[bytes], priority: Priority) -> list[BatchProof]:
         holder = self._sessions.holder(agent)

@@ -62,8 +62,16 @@ class EnrolmentList:
         """`token`: 16 random bytes, which only the agent's operator gets."""
         if len(token) != TOKEN_BYTES:
             raise ValueError(f"a token has {TOKEN_BYTES} random bytes, not {len(token)}")
+        return self.with_token_hash(name, _digest(token), now_ms=now_ms)
+
+    def with_token_hash(self, name: str, digest: bytes, *, now_ms: int) -> EnrolmentList:
+        """`digest`: SHA-256 of a token that somebody else made. One that was known before stays as it is: a token counts once."""
+        if len(digest) != hashlib.sha256().digest_size:
+            raise ValueError("a token is listed by its SHA-256: 32 bytes")
+        if digest in self.tokens:
+            return self
         known = {digest: each for digest, each in self.tokens.items() if each.ends_ms + KEEP_SPENT_MS > now_ms}
-        return replace(self, tokens={**known, _digest(token): Token(_checked(name), now_ms + TOKEN_MS)})
+        return replace(self, tokens={**known, digest: Token(_checked(name), now_ms + TOKEN_MS)})
 
     def with_uid(self, name: str, uid: int) -> EnrolmentList:
         """`name` may be EVERY_NAME."""

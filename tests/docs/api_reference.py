@@ -26,7 +26,9 @@ DOORS = ("open", "connect")
 CLASSES = ("Hub", "Agent", "Subscription", "Message", "Handlers", "Hooks", "HookContext", "Record", "Receipt", "Refusal")
 NOTES = {
     "Agent": "What `hub.agent(name)` and `bus.connect` give. `agent.name`; `agent.hooks` are its Hooks; `agent.on(pattern, ..)` is "
-    "`Handlers.on` for this agent alone, served by `agent.serving()`; `agent.error` is what ended it, if something did.",
+    "`Handlers.on` for this agent alone, served by `agent.serving()`; `agent.authority` asks the authority, where the role has "
+    "`may:` (`revoke(name, reason)`, `end_sessions(name)`, `let_in(name, chip=)`, `shut_out(name)`, `reload()`, "
+    "`join(name, role)`); `agent.error` is what ended it, if something did.",
 }
 HIDDEN = {
     # what hosts and hubs call, and nobody else

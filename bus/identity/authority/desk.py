@@ -149,6 +149,11 @@ class Desk:
             self._change(self._listed.with_token(name, token, now_ms=self._clock.now_ms()))
         return token
 
+    def list_token(self, name: str, digest: bytes) -> None:
+        """A token that somebody else made, by its SHA-256: good for this name, once, for an hour."""
+        with self._lock:
+            self._change(self._listed.with_token_hash(name, digest, now_ms=self._clock.now_ms()))
+
     def unlist(self, name: str) -> None:
         """Nobody may enrol under this name any more. Call it with a revocation, else the same chip takes the name again."""
         with self._lock:
