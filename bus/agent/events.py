@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import anyio
-
-KEPT: Final = 1_024
+from bus.agent.last_ones import LastOnes
 
 
 class Connected(NamedTuple):
@@ -38,36 +35,6 @@ class Missed(NamedTuple):
 Event: TypeAlias = Connected | Disconnected | Renewed | PolicyChanged | Missed
 
 
-class Events:
-    """The last KEPT of them. One reader gets each; it is over when the agent is."""
-
-    def __init__(self) -> None:
-        self._kept: deque[Event] = deque(maxlen=KEPT)
-        self._event: anyio.Event | None = None
-        self._is_open = True
-
+class Events(LastOnes[Event]):
     def add(self, one: Event) -> None:
-        self._kept.append(one)
-        self._wake()
-
-    def close(self) -> None:
-        self._is_open = False
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        """Each once, as they come; those that came before, too."""
-        while not self._kept:
-            if not self._is_open:
-                raise StopAsyncIteration
-            if self._event is None:
-                self._event = anyio.Event()
-            await self._event.wait()
-        return self._kept.popleft()
+        self.keep(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -55,37 +56,35 @@ def list_dead(*, class_: str, most: int, after: int, state: Path | None, output:
     output.table(columns, ([one[column] for column in columns] for one in found))
 
 
-def _letter(verb: str, text: str, *, state: Path | None, output: Output, class_: str, position: int) -> None:
-    found = ask(state, verb, class_=class_, position=position)
-    output.document(found or {"class": class_, "position": position})
-    if found is not None:
-        output.table(("what", "value"), found.items())
-    else:
-        output.line(f"Dead letter {position} of {class_} {text}.")
+def _of_one(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command about one dead letter: it is named by its class and its position."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        located = click.argument("position", type=int)(command(state=True)(function))
+        return dead.command(name)(click.argument("class_", metavar="CLASS")(located))
+
+    return decorate
 
 
-@dead.command("show")
-@click.argument("class_", metavar="CLASS")
-@click.argument("position", type=int)
-@command(state=True)
+@_of_one("show")
 def show_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
     """What is known of a dead letter. Its content is sealed: who may read it subscribes to `_dead.` and its topic."""
-    _letter("show_dead", "", state=state, output=output, class_=class_, position=position)
+    found = ask(state, "show_dead", class_=class_, position=position)
+    output.document(found)
+    output.table(("what", "value"), found.items())
 
 
-@dead.command("requeue")
-@click.argument("class_", metavar="CLASS")
-@click.argument("position", type=int)
-@command(state=True)
+@_of_one("requeue")
 def requeue_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
     """Hand the original to its consumer again, as if for the first time."""
-    _letter("requeue_dead", "is handed out again", state=state, output=output, class_=class_, position=position)
+    ask(state, "requeue_dead", class_=class_, position=position)
+    output.document({"class": class_, "position": position})
+    output.line(f"Dead letter {position} of {class_} is handed out again.")
 
 
-@dead.command("drop")
-@click.argument("class_", metavar="CLASS")
-@click.argument("position", type=int)
-@command(state=True)
+@_of_one("drop")
 def drop_dead(*, class_: str, position: int, state: Path | None, output: Output) -> None:
     """Forget a dead letter."""
-    _letter("drop_dead", "is dropped", state=state, output=output, class_=class_, position=position)
+    ask(state, "drop_dead", class_=class_, position=position)
+    output.document({"class": class_, "position": position})
+    output.line(f"Dead letter {position} of {class_} is dropped.")

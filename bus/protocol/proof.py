@@ -137,12 +137,17 @@ def root_tbs(suite: int, signer: bytes, *, count: int, root: bytes) -> bytes:
     return b"%b%c%b%b%b" % (_TBS_START, suite, signer, count.to_bytes(4, "big"), root)
 
 
+def check_request(contents: Sequence[object], signer: bytes | None) -> None:
+    """How much is signed at once, and by whom: the same for whoever signs. Raises ValueError."""
+    if not 0 < len(contents) <= MAX_BATCH:
+        raise ValueError(f"sign 1 to {MAX_BATCH} contents at a time, not {len(contents)}")
+    if signer is not None and len(signer) != SIGNER_BYTES:
+        raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+
+
 def batch(suite: Suite, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]) -> Batch:
     """Grow the tree over contents, each the digest that its purpose prescribes, made with the suite's hash."""
-    if not 0 < len(contents) <= MAX_BATCH:
-        raise ValueError(f"a batch has 1 to {MAX_BATCH} contents, not {len(contents)}")
-    if len(signer) != SIGNER_BYTES:
-        raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+    check_request(contents, signer)
     size = suite.digest_bytes
     for _, content in contents:
         if len(content) != size:

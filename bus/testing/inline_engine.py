@@ -22,7 +22,7 @@ from bus.clock import Clock
 from bus.errors import BusError, ClosedError, TpmError, TpmRefusedError, twin
 from bus.protocol import proof
 from bus.protocol.contexts import Purpose
-from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
+from bus.protocol.proof import MAX_BATCH, BatchProof
 from bus.protocol.suites import HASHES, KINDS, Suite
 from bus.testing.inline_keys import InlineKeys
 from bus.tpm.interface import (
@@ -111,10 +111,7 @@ class InlineEngine:
         priority: Priority = Priority.NORMAL,
     ) -> list[BatchProof]:
         purpose = Purpose(purpose)
-        if not 0 < len(contents) <= MAX_BATCH:
-            raise ValueError(f"sign 1 to {MAX_BATCH} contents at a time, not {len(contents)}")
-        if signer is not None and len(signer) != SIGNER_BYTES:
-            raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+        proof.check_request(contents, signer)
         found = self._keys.find(key)
         size = found.suite.digest_bytes
         if any(len(content) != size for content in contents):

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from bus.clock import Clock, SystemClock
 from bus.protocol.contexts import Purpose
-from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
+from bus.protocol.proof import MAX_BATCH, BatchProof, check_request
 from bus.protocol.suites import Suite
 from bus.tpm.executor import Call, Executor, Sign
 from bus.tpm.interface import (
@@ -104,10 +104,7 @@ class Engine:
         of the bare key, which verifiers accept for enrolment only.
         """
         purpose = Purpose(purpose)
-        if not 0 < len(contents) <= MAX_BATCH:
-            raise ValueError(f"sign 1 to {MAX_BATCH} contents at a time, not {len(contents)}")
-        if signer is not None and len(signer) != SIGNER_BYTES:
-            raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+        check_request(contents, signer)
         if not all(isinstance(content, bytes | bytearray | memoryview) for content in contents):
             raise TypeError("a content is bytes: the digest that its purpose prescribes")
         work = Sign(key, purpose, tuple(bytes(content) for content in contents), signer)

@@ -17,7 +17,7 @@ import anyio
 
 from bus.errors import ConnectError
 from bus.protocol.contexts import Purpose
-from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
+from bus.protocol.proof import BatchProof, check_request
 from bus.protocol.suites import Suite
 from bus.tpm.interface import AttestationKey, Attested, Endorsement, EngineStatistics, Facts, KeyInfo, Priority, Timing
 from bus.tpm.permissions import ROOT_UID
@@ -122,10 +122,7 @@ class RemoteEngine:
         priority: Priority = Priority.NORMAL,
     ) -> list[BatchProof]:
         purpose = Purpose(purpose)
-        if not 0 < len(contents) <= MAX_BATCH:
-            raise ValueError(f"sign 1 to {MAX_BATCH} contents at a time, not {len(contents)}")
-        if signer is not None and len(signer) != SIGNER_BYTES:
-            raise ValueError(f"a signer has {SIGNER_BYTES} bytes, not {len(signer)}")
+        check_request(contents, signer)
         fields = {"key": key, "purpose": purpose, "signer": signer, "priority": priority}
         if len(contents) <= MAX_CONTENTS:
             proofs: list[BatchProof] = (await self._call("signMany", **fields, contents=contents))["batches"]

@@ -7,7 +7,7 @@ import pytest
 from agent_scenes import POLICY, Later, inside, scene, soon
 
 import bus
-from bus.agent.events import KEPT
+from bus.agent.last_ones import KEPT
 
 pytestmark = pytest.mark.anyio
 
