@@ -17,6 +17,8 @@ from bus.errors import VaultError
 from bus.flow.ledger import Changes, Ledger, Row
 
 VERSION: Final = 1
+COMPANY_SECONDS: Final = 0.01
+"""A commit is half a millisecond's work and a wait for the disk: a hundred a second are enough."""
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS runs (
     name TEXT NOT NULL, epoch BLOB NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, until_ms INTEGER NOT NULL,
@@ -28,8 +30,8 @@ CREATE TABLE IF NOT EXISTS runs (
 class LedgerFiles:
     """In one folder, made if it is not there. For one event loop; the disk is another thread's business."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, company_seconds: float = COMPANY_SECONDS) -> None:
+        self._folder, self.company_seconds = folder, company_seconds
         self._files: dict[str, sqlite3.Connection] = {}
         self._disk = CapacityLimiter(1)  # a connection that is closed while another thread works with it takes the process along
 
@@ -90,6 +92,8 @@ class LedgerFiles:
 
 class LedgersInMemory:
     """The same without a disk, for tests. They live as long as this."""
+
+    company_seconds = 0.0
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], dict[tuple[bytes, int], Row]] = {}

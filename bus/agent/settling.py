@@ -32,6 +32,9 @@ Envelope = tuple[bytes, int]
 class LedgerStore(Protocol):
     """Where ledgers are kept: of each durable subscription of an agent one, by the agent's name and the subscription's."""
 
+    company_seconds: float
+    """How long what nobody waits for may wait for more: many cost as much to write as one."""
+
     async def load(self, agent: str, name: str) -> Ledger:
         """Raises VaultError: damaged, disk."""
 
@@ -135,7 +138,11 @@ class Settling:
 
 
 class LedgerWriter:
-    """Writes what all ledgers of a host have to write, as much as there is while the last commit runs."""
+    """Writes what all ledgers of a host have to write: as much as comes while the last commit runs, and while it waits for company.
+
+    Whoever waits for it waits for no company. A crash meanwhile brings again what was finished in these milliseconds, as it brings
+    what was being written.
+    """
 
     def __init__(self, store: LedgerStore, sync: Callable[[], Awaitable[None]], failed: Callable[[BusError], None]) -> None:
         """`sync` returns when the broker has recorded what was settled; `failed` hears of a disk that takes nothing."""
@@ -145,6 +152,9 @@ class LedgerWriter:
         """What the disk did not take: it goes first, the next time."""
         self._is_wanted = False
         self._wanted: anyio.Event | None = None
+        self._is_awaited = False
+        """Whether somebody waits for what is written next."""
+        self._hurry: anyio.Event | None = None
         self._round: anyio.Event | None = None
         self._error: BusError | None = None
         self._begun = self._done = 0
@@ -183,6 +193,9 @@ class LedgerWriter:
     async def written(self) -> None:
         """Return when what is finished now is on disk here. Raises what keeps it from being written."""
         self.wake()
+        self._is_awaited = True
+        if self._hurry is not None:
+            self._hurry.set()
         target = self._begun + 1  # the next round takes along what is here now
         while self._done < target:
             if self._round is None:
@@ -207,7 +220,12 @@ class LedgerWriter:
                 self._wanted = anyio.Event()
                 await self._wanted.wait()
                 self._wanted = None
-            self._is_wanted = False
+            if self._store.company_seconds and not self._is_awaited:
+                self._hurry = anyio.Event()
+                with anyio.move_on_after(self._store.company_seconds):
+                    await self._hurry.wait()
+                self._hurry = None
+            self._is_wanted = self._is_awaited = False
             self._begun += 1
             await self._write()
             self._done = self._begun

@@ -65,6 +65,8 @@ def _certified(holder: Holder, keys: InlineKeys, key: PrivateKey, counter: int, 
 class MemoryLedgers:
     """What was finished, by agent and durable subscription: written at once, and as lasting as the test."""
 
+    company_seconds = 0.0
+
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], dict[tuple[bytes, int], Row]] = {}
 

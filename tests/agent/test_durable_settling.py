@@ -27,6 +27,8 @@ topics:
 class Disk:
     """Ledgers that cannot be written while there is an error; `held` are writes that take their time."""
 
+    company_seconds = 0.0
+
     def __init__(self, ledgers) -> None:
         self._ledgers = ledgers
         self.error: VaultError | None = None
@@ -86,6 +88,32 @@ async def test_what_many_acknowledge_while_the_disk_writes_is_written_together()
         disk.go.set()
         await hub.settle()
         assert (disk.written, await acks(hub)) == (2, 20)
+
+
+async def test_what_nobody_waits_for_waits_for_company_and_what_somebody_waits_for_takes_it_along():
+    async with scene() as (hub, disk, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        disk.company_seconds = 60.0
+        for number in range(20):
+            await lead.publish("work.a", number)
+        for _ in range(19):
+            await (await next_of(work)).ack()
+            await hub.settle()
+        assert (disk.written, await acks(hub)) == (0, 0)
+        with anyio.fail_after(5):
+            await (await next_of(work)).ack(confirmed=True)
+        assert (disk.written, await acks(hub)) == (1, 20)
+
+
+async def test_company_is_not_waited_for_without_end():
+    async with scene() as (hub, disk, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        disk.company_seconds = 0.001
+        await lead.publish("work.a", 1)
+        await (await next_of(work)).ack()
+        with anyio.fail_after(5):
+            while not disk.written:
+                await anyio.lowlevel.checkpoint()
+        await hub.settle()
+        assert await acks(hub) == 1
 
 
 async def test_while_the_disk_is_full_nothing_is_acknowledged_and_nothing_is_handed_out_twice():

@@ -189,7 +189,7 @@ class KeptWorld:
     @asynccontextmanager
     async def host(self) -> AsyncIterator[Host]:
         made = self.world.materials()
-        ledgers = self.world.ledgers if self.folder is None else LedgerFiles(self.folder / "ledger")
+        ledgers = self.world.ledgers if self.folder is None else LedgerFiles(self.folder / "ledger", company_seconds=0)
         host = Host(
             keyring=made.keyring, sessions=made.sessions, signer=made.signer, memory=made.memory, verifier=made.verifier,
             trust=made.trust, brokers=made.brokers, clock=self.clock, dial=self._dial, ledgers=ledgers,

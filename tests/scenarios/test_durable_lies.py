@@ -57,7 +57,7 @@ async def test_not_even_another_process_of_the_reader_sees_it():
             assert work.pending == 0
 
 
-async def test_what_was_ended_is_not_brought_back_as_a_message():
+async def test_what_was_ended_can_be_brought_back_as_an_operator_may_and_no_more_once_it_is_acknowledged():
     async with kept_world() as world, world.agent("LEAD") as lead, world.agent("PAINTER") as painter:
         async with painter.subscribe("work.>", durable="mine") as work:
             await lead.publish("work.a", "nonsense")
@@ -66,8 +66,10 @@ async def test_what_was_ended_is_not_brought_back_as_a_message():
             wire = world.wire_of(painter)
             (frame,) = wire.delivered()
             again(wire, frame, deliveries=1)
+            await (await next_of(work)).ack(confirmed=True)
+            again(wire, frame, deliveries=1)
             assert work.pending == 0
-            assert wire.settled(ACK) == [1]
+            assert wire.settled(ACK) == [1, 1]
 
 
 async def test_a_dead_letter_that_was_read_is_not_read_again():
