@@ -32,7 +32,7 @@ lock: ## write the lock files again (ARGS=--upgrade for newer versions)
 	@scripts/lock $(ARGS)
 
 bench: ## measure, and print the numbers beside their targets
-	@scripts/setup
+	@scripts/setup test
 	@scripts/bench $(ARGS)
 
 soak: ## the long runs: scenarios at full size with a table at the end, much more random and guided input

@@ -177,7 +177,7 @@ def test_tests_need_more_than_running(machine):
     machine.play("id", "echo 1000")
     assert "could not make a virtual environment" in machine.set_up(LOG="").stderr
     line = machine.set_up("test", LOG="").stderr.splitlines()[-1]
-    assert line.split("--no-install-recommends ")[1] == "openssh-client openssl strace tpm2-openssl tpm2-tools'"
+    assert line.split("--no-install-recommends ")[1] == "nats-server openssh-client openssl strace tpm2-openssl tpm2-tools'"
 
 
 def test_a_python_that_is_too_old_is_passed_over(machine):
