@@ -9,6 +9,7 @@ bare_fleet      a state folder, the command line in it, and its TPM service, whi
 fleet           one whose software TPM was made before
 home            a bare one for all tests of a file
 provisioned     one whose 76 agents have their keys; shared, only to look at
+own_provisioned the same, to change
 """
 
 from __future__ import annotations
@@ -268,19 +269,35 @@ def home(forked_commands: ForkedCommands) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def provisioned(forked_commands: ForkedCommands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """The reference fleet, all keys made: by the first process that asks, for all of them, and each has its copy.
-
-    Only look at it. `first` is what making them said.
-    """
-    with make_fleet(forked_commands) as fleet:
-        with made_once(tmp_path_factory, "provisioned") as made:
-            if made.exists():
-                shutil.copytree(made, fleet.state.folder, symlinks=True, dirs_exist_ok=True)
-            else:
+def made_provisioned(forked_commands: ForkedCommands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of the reference fleet, all keys made, and what making them said. Copy it."""
+    with made_once(tmp_path_factory, "provisioned") as made:
+        if not made.exists():
+            with make_fleet(forked_commands) as fleet:
                 first = fleet.json("provision")
                 fleet.stop()
                 (fleet.state.folder / "first.json").write_text(json.dumps(first))
                 shutil.copytree(fleet.state.folder, made, symlinks=True, ignore=shutil.ignore_patterns("run"))
+        return made
+
+
+@contextmanager
+def copied_fleet(commands: ForkedCommands, made: Path) -> Iterator[Fleet]:
+    with make_fleet(commands) as fleet:
+        shutil.copytree(made, fleet.state.folder, symlinks=True, dirs_exist_ok=True)
         fleet.first = json.loads((fleet.state.folder / "first.json").read_text())
+        yield fleet
+
+
+@pytest.fixture(scope="session")
+def provisioned(forked_commands: ForkedCommands, made_provisioned: Path) -> Iterator[Fleet]:
+    """The reference fleet, all keys made. Only look at it. `first` is what making them said."""
+    with copied_fleet(forked_commands, made_provisioned) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def own_provisioned(forked_commands: ForkedCommands, made_provisioned: Path) -> Iterator[Fleet]:
+    """A copy of it, to change."""
+    with copied_fleet(forked_commands, made_provisioned) as fleet:
         yield fleet

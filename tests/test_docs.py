@@ -53,11 +53,11 @@ def test_the_commands_of_the_readme_run(line, provisioned):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_commands_of_looking_after_keys_run_in_their_order(fleet):
+def test_the_commands_of_looking_after_keys_run_in_their_order(own_provisioned):
     lines = commands(ROOT / "docs/how-to/look-after-keys.md")
     assert len(lines) >= 7
     for line in lines:
-        done = in_shell(line, fleet, typed="y\n")
+        done = in_shell(line, own_provisioned, typed="y\n")
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
