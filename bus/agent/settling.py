@@ -140,14 +140,16 @@ class Settling:
 class LedgerWriter:
     """Writes what all ledgers of a host have to write: as much as comes while the last commit runs, and while it waits for company.
 
-    Whoever waits for it waits for no company. A crash meanwhile brings again what was finished in these milliseconds, as it brings
-    what was being written.
+    Whoever waits for it waits for no company, and neither does an end: what was finished before it is written, also where those who
+    finished it are cancelled. A crash brings again what was finished in these milliseconds, as it brings what was being written.
     """
 
     def __init__(self, store: LedgerStore, sync: Callable[[], Awaitable[None]], failed: Callable[[BusError], None]) -> None:
         """`sync` returns when the broker has recorded what was settled; `failed` hears of a disk that takes nothing."""
         self._store, self._sync, self._failed = store, sync, failed
         self._open: dict[Settling, None] = {}
+        self._leaving: list[Settling] = []
+        """Who left and could not wait for it: they go with the next round."""
         self._late: list[tuple[Settling, Changes]] = []
         """What the disk did not take: it goes first, the next time."""
         self._is_wanted = False
@@ -161,6 +163,8 @@ class LedgerWriter:
 
     async def open(self, place: Place, send: Callable[[bytes], None]) -> Settling:
         """Raises VaultError."""
+        if self._leaving:  # one of them may have been the same subscription
+            await self.written()
         settling = Settling(place, await self._store.load(place.agent, place.name), self, send)
         self._open[settling] = None
         return settling
@@ -170,9 +174,17 @@ class LedgerWriter:
         if settling in self._open:
             try:
                 await self.written()
-            finally:
-                self._open.pop(settling, None)
-                self._late = [one for one in self._late if one[0] is not settling]  # who opens it next reads what is on disk
+            except anyio.get_cancelled_exc_class():
+                self._leaving.append(settling)
+                raise
+            except BaseException:
+                self._forget(settling)
+                raise
+            self._forget(settling)
+
+    def _forget(self, settling: Settling) -> None:
+        self._open.pop(settling, None)
+        self._late = [one for one in self._late if one[0] is not settling]  # who opens it next reads what is on disk
 
     def wake(self) -> None:
         if not self._is_wanted:
@@ -215,25 +227,35 @@ class LedgerWriter:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            if not self._is_wanted:
-                self._wanted = anyio.Event()
-                await self._wanted.wait()
-                self._wanted = None
-            if self._store.company_seconds and not self._is_awaited:
-                self._hurry = anyio.Event()
-                with anyio.move_on_after(self._store.company_seconds):
-                    await self._hurry.wait()
-                self._hurry = None
-            self._is_wanted = self._is_awaited = False
-            self._begun += 1
-            await self._write()
-            self._done = self._begun
-            if self._round is not None:
-                self._round.set()
-                self._round = None
+        try:
+            while True:
+                await self._until_wanted()
+                self._is_wanted = self._is_awaited = False
+                self._begun += 1
+                await self._write()
+                self._done = self._begun
+                if self._round is not None:
+                    self._round.set()
+                    self._round = None
+        finally:
+            if self._is_wanted:
+                with anyio.CancelScope(shield=True):
+                    await self._write()
+
+    async def _until_wanted(self) -> None:
+        """And for a while longer, where nobody waits."""
+        if not self._is_wanted:
+            self._wanted = anyio.Event()
+            await self._wanted.wait()
+            self._wanted = None
+        if self._store.company_seconds and not self._is_awaited:
+            self._hurry = anyio.Event()
+            with anyio.move_on_after(self._store.company_seconds):
+                await self._hurry.wait()
+            self._hurry = None
 
     async def _write(self) -> None:
+        leaving, self._leaving = self._leaving, []
         new = [(settling, changes) for settling in self._open if (changes := settling.ledger.changes()) is not None]
         taken, self._late = self._late + new, []
         try:
@@ -247,6 +269,8 @@ class LedgerWriter:
             for settling, changes in taken:
                 settling.ledger.written(changes)
                 settling.written(changes.settled)
+        for settling in leaving:
+            self._forget(settling)
 
 
 def _spans(positions: list[int]) -> list[tuple[int, int]]:

@@ -8,6 +8,8 @@ import anyio
 import pytest
 
 import bus.testing
+from bus.agent.ledger_file import LedgersInMemory
+from bus.agent.settling import LedgerWriter, Place
 from bus.errors import VaultError
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +116,38 @@ async def test_company_is_not_waited_for_without_end():
                 await anyio.lowlevel.checkpoint()
         await hub.settle()
         assert await acks(hub) == 1
+
+
+async def test_who_is_cancelled_has_what_was_finished_on_disk_all_the_same():
+    async with scene() as (hub, disk, lead, painter):
+        disk.company_seconds = 60.0
+        await lead.publish("work.a", 1)
+        await lead.publish("work.a", 2)
+        with anyio.CancelScope() as scope:
+            async with painter.subscribe("work.>", durable="mine", start="all") as work:
+                await (await next_of(work)).ack()
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        async with painter.subscribe("work.>", durable="mine", start="all") as work:
+            assert disk.written == 1
+            assert (await next_of(work)).body == 2
+            await hub.settle()
+            assert work.pending == 0
+
+
+async def test_a_writer_that_ends_writes_what_waits_for_company():
+    disk = Disk(LedgersInMemory())
+    disk.company_seconds = 60.0
+    async with anyio.create_task_group() as tasks:
+        writer = LedgerWriter(disk, anyio.lowlevel.checkpoint, lambda _: None)
+        tasks.start_soon(writer.run)
+        settling = await writer.open(Place("PAINTER", "mine", 1), lambda _: None)
+        settling.ledger.finish(b"e" * 32, 0, (0,), records=1, expires_ms=1)
+        writer.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert disk.written == 0
+        tasks.cancel_scope.cancel()
+    assert (await disk.load("PAINTER", "mine")).rows() == settling.ledger.rows() != []
 
 
 async def test_while_the_disk_is_full_nothing_is_acknowledged_and_nothing_is_handed_out_twice():
