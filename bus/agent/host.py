@@ -25,6 +25,7 @@ from bus.agent.connection import Connection, Dial
 from bus.agent.events import Connected, Disconnected, Event
 from bus.agent.inbox import Inbox
 from bus.agent.joining import Joining
+from bus.agent.jumps import Jumps
 from bus.agent.message import Message
 from bus.agent.outbox import Outbox
 from bus.agent.own_inboxes import OwnInbox, OwnInboxes
@@ -344,9 +345,12 @@ class Host:
     # ---- now and then --------------------------------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
-        forgotten = self.clock.monotonic()
+        forgotten, jumps = self.clock.monotonic(), Jumps(self.clock)
         while True:
             await self.clock.sleep(TICK_SECONDS)
+            if jumps.happened():
+                self.sessions.wanted.set()
+                self.outbox.follow()
             self.inbox.take(self.keyring.expire())
             self.acquaintance.ask()
             self.connection.watch()

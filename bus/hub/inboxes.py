@@ -48,7 +48,7 @@ class Inboxes:
         cls, state: State, engine: TpmEngine, policy: Policy, *, places: dict[str, Place] | None = None, clock: Clock
     ) -> Inboxes:
         """`places`: what the engine has said of itself before, and will say here, by origin."""
-        memory = await to_thread.run_sync(TrustMemory, state.trust)
+        memory = await to_thread.run_sync(TrustMemory, state.trust, clock)
         statement = await to_thread.run_sync(read_statement, state.trust / "public")
         return cls(state, engine, policy, clock, memory, statement, {} if places is None else places)
 
@@ -88,7 +88,7 @@ class Inboxes:
     def passed_ms(self) -> int:
         """The clock's time, but not past the end of the newest statement that this folder has seen."""
         now_ms, until_ms = self.clock.now_ms(), 0 if self.statement is None else self.statement.next_update_ms
-        return max(self.memory.passed_ms(now_ms), min(now_ms, until_ms))
+        return max(self.memory.passed_ms(), min(now_ms, until_ms))
 
     async def _place(self, origin: str) -> Place:
         if origin not in self._places:

@@ -50,7 +50,7 @@ class Materials:
         public = state.trust / "public"
         anchor = await to_thread.run_sync(read_anchor, public)
         documents = await to_thread.run_sync(trust_documents.load, public)
-        memory = await to_thread.run_sync(TrustMemory, state.trust)
+        memory = await to_thread.run_sync(TrustMemory, state.trust, clock)
         verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
         snapshot = await trust_documents.accept(documents, memory, verifier)
         keyring = Keyring(Held(verifier), memory, snapshot, clock)

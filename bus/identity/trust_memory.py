@@ -3,9 +3,13 @@
     highest        the newest trust statement, revocation list and policy, each by number and digest
     inbox          of each name the last generation of which an inbox certificate was seen, and the highest counter in it. A name
                    that was revoked begins anew: whoever once had its key could certify the highest counter there is
-    clock_ms       the latest instant that is known to have passed; the clock of this machine raises it up to until_ms
-    until_ms       just past the end of the newest statement. Past that nothing is believed anyway, so a clock that was wrong by
-                   years does no harm once it is right again; and one that is turned back makes no stale statement fresh
+    clock_ms       the latest instant that is known to have passed: when the newest statement was issued, and what has passed since
+                   it was accepted, by the hand of the clock that never runs backwards and that nobody sets; up to until_ms
+    until_ms       just past the end of the newest statement
+
+The date that the clock of this machine shows is no witness of what has passed: it may be ahead for an hour, and then right again.
+Who judged by it meanwhile believed less than it could (`now_ms`), and nothing that was kept against replays was let go of; so when
+it is right everything goes on. One that is turned back makes no statement fresh that has ended while this process watched.
 
 Nothing here ever goes back. All agents of a host, in however many processes, share one: a writer takes the lock (the kernel
 gives it back when a process dies), reads what others wrote meanwhile, judges against that, and replaces the file as a whole. So
@@ -28,6 +32,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from bus.clock import Clock, SystemClock
 from bus.errors import VaultError
 from bus.identity import durable
 from bus.protocol.names import is_agent_name
@@ -64,15 +69,19 @@ class TrustMemory:
     Without a folder nothing is written and nothing blocks, and who starts again can be led back: for tests alone.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, clock: Clock | None = None) -> None:
         self._path = None if folder is None else folder / FILE
         self._lock = threading.Lock()
+        self._monotonic = (clock or SystemClock()).monotonic
         self._clock_ms = 0
         """What this process knows of; on disk it may be a minute behind."""
         self._seen = Remembered()
         if folder is not None:
             durable.make_folder(folder)
             self._seen = self._read()
+            self._clock_ms = self._seen.clock_ms
+        self._since = self._seen.clock_ms, self._monotonic()
+        """An instant that had passed, and when that was."""
 
     @property
     def on_disk(self) -> bool:
@@ -92,6 +101,9 @@ class TrustMemory:
             highest = advance(seen.highest, statement)
             passed = max(seen.clock_ms, statement.issued_ms)
             self._keep(seen, replace(seen, highest=highest, clock_ms=passed, until_ms=statement.next_update_ms + 1))
+            self._clock_ms = max(self.passed_ms(), passed)
+            if statement.issued_ms > self._since[0]:  # counted from the newest alone, so that two clocks do not drift apart
+                self._since = statement.issued_ms, self._monotonic()
 
     def accept_policy(self, bundle: Bundle) -> None:
         """Remember a bundle that verified. Raises VerificationError: "policy_rollback", "policy_fork"."""
@@ -116,19 +128,19 @@ class TrustMemory:
             self._keep(seen, replace(seen, inbox=MappingProxyType(merged)))
 
     def now_ms(self, clock_ms: int) -> int:
-        """The time to judge by: the clock's, but never before an instant that is known to have passed. Does not write."""
-        passed = self.passed_ms(clock_ms)
-        return max(clock_ms, passed)
-
-    def passed_ms(self, clock_ms: int) -> int:
-        """The latest instant that is known to have passed: the clock's, but none past the end of the newest statement; 0 before the
-        first. Nothing is judged by an earlier one from now on, so by this one what ended may be destroyed: a clock that was ahead
-        cannot be made up for, and what it destroyed cannot be had again. Does not write.
+        """The time to judge by: the clock's, but never before an instant that is known to have passed, as far as `passed_ms` has
+        looked. It is asked for each turn, so it reads no clock.
         """
-        seen = self._seen
-        late = min(clock_ms, seen.until_ms)
-        if late > self._clock_ms or seen.clock_ms > self._clock_ms:
-            self._clock_ms = max(late, seen.clock_ms)
+        return max(clock_ms, self._clock_ms)
+
+    def passed_ms(self) -> int:
+        """The latest instant that is known to have passed, but none past the end of the newest statement; 0 before the first.
+        Nothing is judged by an earlier one from now on, so by this one what ended may be destroyed: it cannot be had again. Does
+        not write.
+        """
+        seen, (since_ms, at) = self._seen, self._since
+        passed = min(since_ms + int((self._monotonic() - at) * 1000), seen.until_ms) if since_ms else 0
+        self._clock_ms = max(self._clock_ms, seen.clock_ms, passed)
         return self._clock_ms
 
     def clock_is_due(self) -> bool:

@@ -225,7 +225,7 @@ class World:
         return Verifier(self.authority.root, DOMAIN, unsafe_for_tests=True)
 
     def _memory(self) -> TrustMemory:
-        memory = TrustMemory(None)
+        memory = TrustMemory(None, self.clock)
         memory.accept_policy(self._trust.bundle)
         memory.accept(self._trust.statement)
         return memory

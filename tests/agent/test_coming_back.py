@@ -114,3 +114,46 @@ async def test_a_renewal_that_is_refused_costs_the_link_nothing_and_is_told():
             assert (refusal.agent, refusal.reason) == ("LEAD", "unverified")
             await lead.publish("tasks.a", 1)
             assert await rest(hub, tasks) == [1]
+
+
+# ---- clocks ----------------------------------------------------------------------------------------------------------------------
+
+
+class Skewed:
+    """A clock whose date is wrong by so much."""
+
+    def __init__(self, clock: Any) -> None:
+        self._clock, self.wrong_by = clock, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+    def now_ms(self) -> int:
+        return int(self._clock.now_ms() + self.wrong_by * 1_000)
+
+
+@pytest.mark.parametrize("wrong_by", [HOUR, 20 * 60, -HOUR], ids=["an hour ahead", "twenty minutes ahead", "an hour behind"])
+@pytest.mark.parametrize("lost", [False, True], ids=["", "its link is lost meanwhile"])
+async def test_a_host_whose_clock_was_wrong_goes_on_as_soon_as_it_is_right(wrong_by: float, lost: bool):
+    async with scene("PAINTER") as (hub, painter), painter.subscribe("tasks.>") as tasks:
+        host, skewed = hub.host(), Skewed(hub.clock)
+        right, hub._world.clock = hub.clock, skewed
+        async with host.agent("LEAD") as lead, lead.subscribe("results.>") as results:
+            hub._world.clock = right
+            await lead.publish("tasks.a", 1)
+            await painter.publish("results.a", 1)
+            assert await rest(hub, tasks) == await rest(hub, results) == [1]
+            skewed.wrong_by = wrong_by
+            await hub.advance(20)
+            if lost:
+                host.disconnect()
+            await hub.advance(20)
+            await painter.publish("results.a", "unheard, or heard in time")
+            await hub.settle()
+            skewed.wrong_by = 0.0
+            await hub.advance(80 if lost else 20)
+            assert await rest(hub, results) in ([], ["unheard, or heard in time"])
+            await lead.publish("tasks.a", 2)
+            await painter.publish("results.a", 2)
+            assert await rest(hub, tasks) == [2]
+            assert await rest(hub, results) == [2]

@@ -71,7 +71,7 @@ class Stage:
         self.world = world
         self.clock = ManualClock(world.now)
         self.documents = documents_of(world)
-        memory = TrustMemory(None)
+        memory = TrustMemory(None, self.clock)
         memory.accept(world.snapshot.trust.statement)
         facts: dict[str, Any] = {
             "snapshot": world.snapshot, "trust": self.documents, "verifier": world.verifier, "memory": memory, "clock": self.clock,

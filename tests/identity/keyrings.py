@@ -56,7 +56,7 @@ class Host:
     def __init__(self, world: World, folder: Path, *names: str, strongest: int = kem.HYBRID, **identities: Identity) -> None:
         self.world, self.names, self.strongest = world, names, strongest
         self.clock = ManualClock(world.now)
-        self.memory = TrustMemory(folder)
+        self.memory = TrustMemory(folder, self.clock)
         verifier = Verifier(world.authority.root, world.authority.domain, ml_dsa_root=world.authority.ml_dsa.public)
         self.memory.accept(world.snapshot.trust.statement)
         self.keyring = Keyring(Held(verifier), self.memory, world.snapshot, self.clock)

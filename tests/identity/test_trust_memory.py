@@ -15,6 +15,7 @@ import pytest
 from bus.errors import VaultError, VerificationError
 from bus.identity import durable
 from bus.identity.trust_memory import FILE, TrustMemory
+from bus.testing import ManualClock
 from bus.trust import bundle as bundles
 from bus.trust import statement as statements
 from bus.trust.view import NOTHING_SEEN
@@ -51,8 +52,13 @@ def refused(call, *arguments) -> str:
 
 
 @pytest.fixture
-def memory(tmp_path):
-    return TrustMemory(tmp_path)
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def memory(tmp_path, clock):
+    return TrustMemory(tmp_path, clock)
 
 
 def reopened(memory: TrustMemory, tmp_path: Path) -> TrustMemory:
@@ -196,9 +202,10 @@ def test_a_statement_is_a_floor_for_the_clock(memory, tmp_path):
     assert reopened(memory, tmp_path).now_ms(NOW - HOUR) == NOW
 
 
-def test_a_clock_that_is_turned_back_does_not_turn_back_what_was_seen_of_it(memory, tmp_path):
+def test_a_clock_that_is_turned_back_does_not_turn_back_what_has_passed_meanwhile(memory, clock, tmp_path):
     memory.accept(statement(5))
-    assert memory.now_ms(NOW + 500_000) == NOW + 500_000
+    clock.advance(500)
+    assert memory.passed_ms() == NOW + 500_000
     assert memory.now_ms(NOW + 1) == NOW + 500_000
     assert memory.clock_is_due()
     memory.keep_clock()
@@ -206,49 +213,74 @@ def test_a_clock_that_is_turned_back_does_not_turn_back_what_was_seen_of_it(memo
     assert reopened(memory, tmp_path).now_ms(0) == NOW + 500_000
 
 
-def test_a_statement_that_was_issued_earlier_does_not_turn_back_what_was_seen_of_the_clock(memory, tmp_path):
+def test_a_statement_that_was_issued_earlier_does_not_turn_back_what_has_passed(memory, clock, tmp_path):
     memory.accept(statement(5))
-    memory.now_ms(NOW + 500_000)
-    memory.keep_clock()
+    clock.advance(500)
     memory.accept(statement(6, issued_ms=NOW + 1))
+    assert memory.now_ms(0) == NOW + 500_000
+    memory.keep_clock()
     assert reopened(memory, tmp_path).now_ms(0) == NOW + 500_000
 
 
-def test_the_clock_is_written_down_once_a_minute_at_most(memory, tmp_path):
+def test_what_has_passed_is_counted_from_the_newest_statement_alone_so_that_clocks_do_not_drift_apart(memory, clock):
     memory.accept(statement(5))
-    memory.now_ms(NOW + 59_999)
+    for number in range(6, 30):
+        clock.advance(301)  # a second more than the authority's clock says
+        memory.accept(statement(number, issued_ms=NOW + (number - 5) * 300_000))
+    clock.advance(60)
+    assert memory.passed_ms() == NOW + 24 * 300_000 + 60_000
+
+
+def test_what_has_passed_is_written_down_once_a_minute_at_most(memory, clock, tmp_path):
+    memory.accept(statement(5))
+    clock.advance(59.999)
+    memory.passed_ms()
     before = (tmp_path / FILE).read_bytes()
     memory.keep_clock()
     assert (tmp_path / FILE).read_bytes() == before
-    memory.now_ms(NOW + 60_000)
+    clock.advance(0.001)
+    memory.passed_ms()
     memory.keep_clock()
     assert (tmp_path / FILE).read_bytes() != before
 
 
-def test_a_clock_that_was_wrong_by_years_does_no_harm_once_it_is_right_again(memory, tmp_path):
+@pytest.mark.parametrize("ahead_ms", [HOUR, 10 * 365 * 24 * HOUR], ids=["an hour", "years"])
+def test_a_clock_that_was_ahead_does_no_harm_once_it_is_right_again(memory, clock, tmp_path, ahead_ms: int):
     memory.accept(statement(5))
-    years = 10 * 365 * 24 * HOUR
-    assert memory.now_ms(NOW + years) == NOW + years
+    assert memory.now_ms(NOW + ahead_ms) == NOW + ahead_ms, "it is judged by while it is ahead"
+    clock.advance(100)
+    assert memory.passed_ms() == NOW + 100_000, "and nothing that is kept against replays goes by it"
     memory.keep_clock()
     for one in (memory, reopened(memory, tmp_path)):
-        assert one.now_ms(NOW + 1) == NOW + HOUR + 1
+        assert one.now_ms(NOW + 100_001) == NOW + 100_001
 
 
-def test_no_clock_alone_says_that_an_instant_has_passed(memory, tmp_path):
-    years = 10 * 365 * 24 * HOUR
-    assert memory.passed_ms(NOW) == 0
+def test_nothing_passes_before_the_first_statement_and_past_the_end_of_the_newest(memory, clock):
+    clock.advance(100)
+    assert memory.passed_ms() == 0
     memory.accept(statement(5))
-    assert memory.passed_ms(NOW - HOUR) == NOW
-    assert memory.passed_ms(NOW + 5) == NOW + 5
-    assert memory.passed_ms(NOW + years) == NOW + HOUR + 1
-    assert memory.now_ms(NOW + 5) == NOW + HOUR + 1, "it is never earlier again"
+    assert memory.passed_ms() == NOW
+    clock.advance(10 * HOUR / 1000)
+    assert memory.passed_ms() == NOW + HOUR + 1
 
 
-def test_turning_the_clock_back_makes_no_stale_statement_fresh(memory, tmp_path):
+def test_turning_the_clock_back_makes_no_statement_fresh_that_has_ended(memory, clock, tmp_path):
     memory.accept(statement(5))
-    memory.now_ms(NOW + 2 * HOUR)
+    clock.advance(2 * HOUR / 1000)
+    memory.passed_ms()
     memory.keep_clock()
+    assert memory.now_ms(NOW) > statement(5).next_update_ms
     assert reopened(memory, tmp_path).now_ms(NOW) > statement(5).next_update_ms
+
+
+def test_who_begins_again_goes_on_from_what_had_passed(memory, clock, tmp_path):
+    memory.accept(statement(5))
+    clock.advance(120)
+    memory.passed_ms()
+    memory.keep_clock()
+    again = TrustMemory(tmp_path, clock)
+    clock.advance(30)
+    assert again.passed_ms() == NOW + 150_000
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------------------------------------
@@ -349,11 +381,13 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path):
 
 def test_without_a_folder_it_remembers_as_long_as_it_lives_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    memory = TrustMemory(None)
+    clock = ManualClock()
+    memory = TrustMemory(None, clock)
     memory.accept(statement(5))
     memory.accept_policy(bundle(2))
     memory.accept_inboxes({"DIRECTOR": (0, 7)})
-    memory.passed_ms(NOW + HOUR)
+    clock.advance(HOUR / 1000)
+    memory.passed_ms()
     memory.keep_clock()
     memory.refresh()
     assert (memory.highest.number, memory.highest.policy_version) == (5, 2)

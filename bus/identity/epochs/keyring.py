@@ -212,7 +212,7 @@ class Keyring:
         """Let go of what nobody needs any more."""
         now_ms = self.now_ms()
         # Not by the clock alone: windows that it frees while it is ahead would let live envelopes be taken again when it is right.
-        passed_ms = self._memory.passed_ms(self._clock.now_ms())
+        passed_ms = self._memory.passed_ms()
         self.held.forget(passed_ms=passed_ms, longest_ms=self._retention_ms, live_ms=self._longest_live_ms)
         self._known.forget(now_ms)
         for grantable in self._sealing.forget(now_ms):
