@@ -264,7 +264,6 @@ class Broker:
         self._offences.tick(moment.now)
         if moment.now - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = moment.now
-            self._memory.passed_ms()
             self._joining.forget(moment.now_ms)
             self._requests.forget(moment.now_ms)
         self._pacing.flush()

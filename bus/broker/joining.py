@@ -65,7 +65,7 @@ class Joining:
         interest: Interest,
         subscribing: Subscribing,
     ) -> None:
-        self._snapshot, self._uids = snapshot, uids
+        self._snapshot, self._uids, self._memory = snapshot, uids, memory
         self._held = Held(verifier)
         self._known = Known(self._held, memory, snapshot.trust)
         self._seats, self._lanes, self._interest, self._subscribing = seats, lanes, interest, subscribing
@@ -185,6 +185,7 @@ class Joining:
         return None
 
     def forget(self, now_ms: int) -> None:
+        self._memory.passed_ms()
         self._seats.forget(now_ms)
         self._known.forget(now_ms)
 
