@@ -120,12 +120,14 @@ class Player:
 
             with until:
                 async for sending in self._due(agents, rate):
-                    body = self._body(sending)
+                    agent, body = agents.get(sending.agent), self._body(sending)
+                    if agent is None:  # lost while its message was not due yet
+                        continue
                     if not sending.request:
-                        self._publish(agents[sending.agent], sending.topic, body)
+                        self._publish(agent, sending.topic, body)
                     elif outstanding < MAX_QUESTIONS:
                         outstanding += 1
-                        questions.start_soon(question, agents[sending.agent], sending.topic, body)
+                        questions.start_soon(question, agent, sending.topic, body)
                     else:
                         self.not_sent["overloaded"] += 1
 
