@@ -135,6 +135,8 @@ class Ledger:
     def finish(self, epoch: bytes, seq: int, indexes: Iterable[int], *, records: int, expires_ms: int) -> None:
         """These records of an envelope that has so many are finished. Those that were so already change nothing."""
         start, until_ms = seq * _SLOT, expires_ms + SKEW_MS
+        if records == 1 and indexes == (0,) and self._finish_next(epoch, seq, start, until_ms):
+            return
         done = [*indexes]
         if not all(0 <= index < records for index in done):
             raise ValueError(f"an envelope of {records} records has no others than 0 to {records - 1}")
@@ -147,6 +149,17 @@ class Ledger:
         else:
             for number in sorted(finished):
                 self._change(epoch, number, number + 1, until_ms=until_ms)
+
+    def _finish_next(self, epoch: bytes, seq: int, start: int, until_ms: int) -> bool:
+        """The whole of the one after the last that is finished, which is what mostly happens: whether it is that."""
+        runs = self._runs.get(epoch)
+        if runs is None or (begin := runs.follow(start, start + _SLOT)) is None:
+            return False
+        self._changed.add((epoch, begin))
+        self._expiry.keep(epoch, until_ms=until_ms)
+        self._settled.append((epoch, seq))
+        self._unwritten.add((epoch, seq))
+        return True
 
     def changes(self) -> Changes | None:
         """What is to be written since the last time; None if nothing is. Whoever takes it writes it, or tries again."""

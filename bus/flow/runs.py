@@ -28,12 +28,19 @@ class Runs:
         place = bisect_left(self._starts, start)
         return self._ends[place] if place < len(self._starts) and self._starts[place] == start else None
 
+    def follow(self, start: int, end: int) -> int | None:
+        """Add [start, end) if the last run ends where it begins; where that run begins, or None."""
+        ends = self._ends
+        if not ends or ends[-1] != start:
+            return None
+        ends[-1] = end
+        return self._starts[-1]
+
     def add(self, start: int, end: int) -> tuple[int, ...]:
         """Add [start, end), merging what it touches. Gives the starts of runs that changed, were swallowed or are new."""
-        ends = self._ends
-        if ends and start == ends[-1]:  # what mostly happens
-            ends[-1] = end
-            return (self._starts[-1],)
+        last_start = self.follow(start, end)  # what mostly happens
+        if last_start is not None:
+            return (last_start,)
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
         if first == last:
             self._starts.insert(first, start)

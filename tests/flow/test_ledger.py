@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bus.errors import VerificationError
 from bus.flow.ledger import EPOCH_BYTES, RUN_BYTES, Changes, Ledger, Row, Verdict
 from bus.flow.runs import Runs
+from bus.protocol.skew import SKEW_MS
 
 E = b"e" * 32
 F = b"f" * 32
@@ -81,6 +82,19 @@ def test_what_is_finished_but_not_yet_written_is_neither_handed_over_nor_acked()
     assert changes is not None
     ledger.written(changes)
     assert decide(ledger, 0) == DONE
+
+
+def test_envelopes_of_one_record_that_follow_each_other_are_one_run_and_each_is_settled():
+    ledger, disk = Ledger(), Disk()
+    for seq in range(4):
+        finish(ledger, seq, 0, records=1, expires_ms=1_000 + seq)
+        assert decide(ledger, seq, records=1) == Verdict((), redelivered=True, done=False)
+        assert ledger.is_being_written(E, seq)
+    finish(ledger, 3, 0, records=1)
+    assert save(ledger, disk) == tuple((E, seq) for seq in range(4))
+    assert (len(disk.rows), disk.read().rows()) == (1, ledger.rows())
+    assert ledger.rows()[0].until_ms == 1_003 + SKEW_MS
+    assert [decide(ledger, seq, records=1).done for seq in range(5)] == [True] * 4 + [False]
 
 
 def test_a_crash_before_the_write_hands_it_over_again():
