@@ -186,7 +186,7 @@ def test_an_authority_that_rested_for_long_wants_to_hear_that_the_clock_is_right
 
     async def long_ago():
         clock = ManualClock(ms=SystemClock().now_ms() - 100 * 86_400_000)
-        async with open_authority(folder, domain="tpmbus.local", protection=Passphrase("secret"), clock=clock):
+        async with open_authority(folder, domain="tpmbus.local", protection=Passphrase("secret", log_n=10), clock=clock):
             pass
 
     anyio.run(long_ago)

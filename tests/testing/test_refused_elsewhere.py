@@ -88,7 +88,7 @@ def test_the_root_key_that_is_refused_is_the_one_that_signs():
 
 async def test_no_authority_is_made_for_the_domain_of_tests(tmp_path):
     with pytest.raises(VerificationError) as caught:
-        async with open_authority(tmp_path, domain=DOMAIN, protection=Passphrase("correct horse"), clock=ManualClock()):
+        async with open_authority(tmp_path, domain=DOMAIN, protection=Passphrase("correct horse", log_n=10), clock=ManualClock()):
             pass
     assert caught.value.reason == "untrusted"
     assert not list(tmp_path.iterdir())
