@@ -10,7 +10,8 @@ After a reconnect everything is opened again under the aliases that it had, so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bus.flow.trie import Trie
@@ -58,10 +59,17 @@ class OpenTopic:
 
 
 class OpenTopics:
-    """`send` gives a frame to the link; `wake` is told of each topic whose lanes may have become able to go on."""
+    """`send` gives a frame to the link; `wake` is told of each topic whose lanes may have become able to go on. `in_use` gives
+    those under whose alias something is on its way: it may have to be sent again.
+    """
 
-    def __init__(self, send: Callable[[bytes], None], wake: Callable[[OpenTopic], None]) -> None:
-        self._send, self._wake = send, wake
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        wake: Callable[[OpenTopic], None],
+        in_use: Callable[[], Collection[OpenTopic | None]] = tuple,
+    ) -> None:
+        self._send, self._wake, self._in_use = send, wake, in_use
         self._by_text: dict[str, OpenTopic] = {}
         self._by_alias: dict[int, OpenTopic] = {}
         self._interest: Trie[tuple[str, int]] = Trie()
@@ -88,9 +96,9 @@ class OpenTopics:
         return topic
 
     def _close_idle(self) -> None:
-        for topic in [topic for topic in self if not any(len(lane.waiting) or lane.signing for lane in topic.lanes)][
-            : MAX_OPEN // 8
-        ]:
+        in_use = self._in_use()
+        idle = (one for one in self if one not in in_use and not any(len(lane.waiting) or lane.signing for lane in one.lanes))
+        for topic in [*islice(idle, MAX_OPEN // 8)]:
             del self._by_text[topic.text], self._by_alias[topic.alias]
             for lane in topic.lanes:
                 lane.topic = None

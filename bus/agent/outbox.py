@@ -11,7 +11,7 @@ One turn in one step of the loop, so that others have theirs in between.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
@@ -29,7 +29,7 @@ from bus.flow.turn_window import TurnWindow
 from bus.identity.envelopes.reserved import why_not_publish
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
-from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, MAX_ROWS, Frame, column, encode
+from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, MAX_ROWS, MAX_TURNS_OUT, Frame, column, encode
 from bus.protocol.header import REPLY
 from bus.transport.link import Link
 from bus.transport.soon import Soon, scheduler
@@ -68,13 +68,15 @@ class Outbox:
         self._control: deque[tuple[int, bytes]] = deque()
         self._control_bytes = 0
         self._signed: deque[list[Sent]] = deque()
+        self._held: list[Sent] = []
+        """Sealed, and behind more grants than turns may be out."""
         self._signing = 0
         self._stalled: dict[Lane, None] = {}
         self._turns: dict[int, Turn] = {}
         self._last = 0
         self._progress: anyio.Event | None = None
         self.window = TurnWindow()
-        self.topics = OpenTopics(self._send, self._wake_lanes)
+        self.topics = OpenTopics(self._send, self._wake_lanes, lambda: {one.lane.topic for one in self._on_the_way()})
         self.counts = self._outcomes.counts
 
     # ---- what agents do ------------------------------------------------------------------------------------------------------
@@ -121,11 +123,14 @@ class Outbox:
             await self._progress.wait()
 
     def _is_done(self, agent: str, lanes: Iterable[Lane]) -> bool:
-        on_the_way = chain(self._signed, (turn.sent for turn in self._turns.values()))
         return not (
-            any(lane.waiting or lane.signing for lane in lanes)
-            or any(one.lane.agent == agent for sent in on_the_way for one in sent)
+            any(lane.waiting or lane.signing for lane in lanes) or any(one.lane.agent == agent for one in self._on_the_way())
         )
+
+    def _on_the_way(self) -> Iterator[Sent]:
+        """What is sealed and not credited."""
+        for sent in chain((self._held,), self._signed, (turn.sent for turn in self._turns.values())):
+            yield from sent
 
     def _moved(self) -> None:
         """Whoever waits for the end looks again."""
@@ -135,7 +140,7 @@ class Outbox:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._turns or self._control or self._signed or self._signing or self._waiting_lanes())
+        return not (self._turns or self._control or self._held or self._signed or self._signing or self._waiting_lanes())
 
     def _waiting_lanes(self) -> bool:
         return bool(self._rounds or self._stalled) or any(lane.waiting for topic in self.topics for lane in topic.lanes)
@@ -215,9 +220,14 @@ class Outbox:
 
     def _gather(self, link: Link) -> list[Sent]:
         now_ms = self._keyring.now_ms()
-        parts = self._parts(now_ms)
-        envelopes = self._sealing.by_session(parts, now_ms) if parts else []
+        envelopes, self._held = self._held, []
+        if not envelopes:
+            parts = self._parts(now_ms)
+            envelopes = self._sealing.by_session(parts, now_ms) if parts else []
         while self._control_bytes > TURN_BYTES:  # grants go before whatever they open, and may fill turns of their own
+            if len(self._turns) >= MAX_TURNS_OUT - 1:
+                self._held = envelopes
+                return []
             self._send_turn(link, [])
         size = sum(len(one.envelope) for one in envelopes)
         while self._signed and size < TURN_BYTES:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from bus.agent.lane import MOST_RECORDS, Lane, Note
+from bus.agent.requests import Pending
 from bus.agent.sealing_turns import Sent
 from bus.errors import BackboneError, BusError, NotPermittedError, twin
 from bus.flow.waiting import MAX_BYTES
+from bus.protocol.frames import UNHEARD
 
 Refused = Callable[[Lane, bytes, BusError], None]
 """Hears of an envelope (its lane and id) that was refused, and why, if nobody waits for it."""
@@ -53,7 +55,13 @@ class Outcomes:
                     note.receipt.failed(_busy(sent))
 
     def refused(self, sent: Sent, code: str) -> None:
-        """The broker does not take it."""
+        """The broker does not take it; or, of a request, nobody listens any more."""
+        if code == UNHEARD:
+            self.counts["unheard"] += sent.records
+            for note in sent.notes.values():
+                if isinstance(note.receipt, Pending):
+                    note.receipt.was_sent("")
+            return
         error = _busy(sent) if code == "busy" else _forbidden(sent, code)
         self.fail(sent.lane, sent.notes.values(), sent.records, error, id_=sent.id)
 

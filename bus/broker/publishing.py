@@ -36,7 +36,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol import header as headers
 from bus.protocol.codec import malformed
-from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, KEPT_GRANT, numbers
+from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, KEPT_GRANT, UNHEARD, numbers
 from bus.protocol.handshake import told
 from bus.protocol.header import GRANT, REPLY, REQUEST, Header
 
@@ -128,6 +128,8 @@ class Publishing:
         route = self._router.route(crossing.header.topic)
         if not route.is_heard:
             self._counts.unheard += 1
+            if crossing.asked is not None:  # its last reader has just left: who asked need not wait for nothing
+                crossing.turn.host.refuse(UNHEARD, crossing.header.id)
             return
         self._counts.routed += 1
         self._cross(crossing, route, now=moment.now)

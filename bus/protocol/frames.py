@@ -48,6 +48,8 @@ CRL: Final = 1
 BUNDLE: Final = 2
 MAX_DOCUMENT_BYTES: Final = 16 << 20
 """Of what TRUST carries in parts."""
+UNHEARD: Final = "unheard"
+"""What a REFUSE says of a request that nobody listens to any more. It breaks no rule: the word is no code."""
 MAX_WORD_BYTES: Final = 256
 _U32: Final = (1 << 32) - 1
 
@@ -167,8 +169,8 @@ def _name(value: Any) -> None:
 
 
 def _code(value: Any) -> None:
-    if value not in REFUSALS:
-        raise malformed("a peer says one of five words when it refuses")
+    if value not in REFUSALS and value != UNHEARD:
+        raise malformed("a peer says one of six words when it refuses")
 
 
 def _rows(*checks: Check) -> Check:
