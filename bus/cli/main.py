@@ -36,6 +36,7 @@ _COMMANDS = {
     "consumers": ("bus.cli.kept", "consumers", "Who reads what is kept, and how far behind they are."),
     "dead": ("bus.cli.kept", "dead", "Messages that nobody could deal with."),
     "doctor": ("bus.cli.doctor", "doctor", "What works on this machine, what does not, and what to do about it."),
+    "host": ("bus.cli.host", "host", "Bring agents of another machine to a hub."),
     "keys": ("bus.cli.keys", "keys", "List, show, rotate and export the agents' keys, inbox keys too."),
     "policy": ("bus.cli.policy", "policy", "Check, explain, compare, test and sign policy files."),
     "provision": ("bus.cli.provision", "provision", "Give every agent of the fleet its key and its certificate."),

@@ -23,6 +23,7 @@ from bus.errors import ConnectError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.enrolling import Enrolling, Held
+from bus.hub.far_host import keep_documents
 from bus.hub.household import Leaving
 from bus.hub.hub import Hub
 from bus.hub.materials import Materials
@@ -41,6 +42,7 @@ from bus.transport.tls import Tls
 
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
+KEEP_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ async def _connected(state: State, target: Target, name: str) -> AsyncIterator[_
         stack.push_async_callback(joined.materials.aclose)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(joined.host.run)
+        tasks.start_soon(joined.keep_trust)
         yield joined
         tasks.cancel_scope.cancel()
 
@@ -131,6 +134,17 @@ class _Joined:
         if self._tls_papers is not None:
             await _reach(self._target, self._tls)
         return found
+
+    async def keep_trust(self) -> None:
+        """On a machine without an authority of its own: what it went by last is where it begins next. Until cancelled."""
+        trust, kept = self._state.trust, self.materials.documents
+        if await to_thread.run_sync((trust / "private").exists):
+            return
+        while True:
+            await self._target.clock.sleep(KEEP_SECONDS)
+            if (now := self.host.trusting.documents) is not kept:
+                await to_thread.run_sync(keep_documents, trust / "public", now)
+                kept = now
 
     async def reload(self) -> bool:
         return bool(await self._ask("reload"))

@@ -1,6 +1,7 @@
 """What other processes of this user ask of a hub that runs: its authority is open in that one process, and nowhere else.
 
 enroll, join, issue_tls      papers for an agent that is opened in the process that asks
+papers, enroll_from_afar     the same for another machine (`far_desk`)
 admit, barred, let_in        who joins the policy, who was revoked, and who may enrol
 revoke, end_sessions         an operator cuts somebody off; everybody hears of it at once
 reload, status, statistics   and what `overview` tells
@@ -16,9 +17,11 @@ from anyio import to_thread
 
 from bus.errors import NotPermittedError, RemoteProtocolError
 from bus.hub.admin import Desk
+from bus.hub.believed_chips import believed_chips
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.broker_here import BrokerHere
 from bus.hub.enrolling import LocalDesk
+from bus.hub.far_host import shown
 from bus.hub.in_force import InForce
 from bus.hub.letting_in import Change, apply
 from bus.hub.state import State
@@ -55,7 +58,17 @@ class Verbs:
 
     def register(self, desk: Desk) -> None:
         running = self._running
-        own = (self.enroll, self.issue_tls, self.admit, self.barred, self.let_in, self.revoke, self.end_sessions)
+        own = (
+            self.enroll,
+            self.enroll_from_afar,
+            self.papers,
+            self.issue_tls,
+            self.admit,
+            self.barred,
+            self.let_in,
+            self.revoke,
+            self.end_sessions,
+        )
         for verb in (running.join, running.reload, running.statistics, *own):
             desk.register(verb.__name__, verb)
         running.broker.register(desk, self._status)
@@ -67,6 +80,22 @@ class Verbs:
         answer = await to_thread.run_sync(self._running.local.answer, bytes.fromhex(message))
         await self._running.in_force.settle()
         return answer.hex()
+
+    async def enroll_from_afar(self, message: str) -> str:
+        """The same for another machine, whose users are nobody's here: by token, by chip, or by the key that has the name."""
+
+        def work() -> bytes:
+            desk = self._running.local.desk
+            desk.believe(believed_chips(self._running.state))  # an operator may have put the other machine's there just now
+            return desk.answer(bytes.fromhex(message))
+
+        answer = await to_thread.run_sync(work)
+        await self._running.in_force.settle()
+        return answer.hex()
+
+    async def papers(self) -> dict[str, str]:
+        """What another machine pins and goes by, in hex."""
+        return await to_thread.run_sync(shown, self._running.authority.public)
 
     async def issue_tls(self, name: str, spki: str) -> str:
         """A certificate for a client of this name, whose key this is, both in hex. Raises AttestationError("not_enrolled")."""

@@ -18,6 +18,7 @@ from anyio import to_thread
 from bus.errors import BusError, NotPermittedError, TpmUnavailableError
 from bus.hub.state import State, owned
 from bus.policy import Policy
+from bus.policy.model import Role
 from bus.tpm.engine import Engine
 from bus.tpm.interface import HARDWARE, ORIGINS, SOFTWARE, SOFTWARE_TPM, Tpm
 from bus.tpm.keyring import ATTESTATION
@@ -56,7 +57,7 @@ async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = No
         software = SoftwareTpm(await to_thread.run_sync(vault.secret))
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
-            opener, permit = _opener(which, own, policy), permission(policy, joined=Joined(state))
+            opener, permit = _opener(which, own, policy), permission(policy, joined=(told := Joined(state)), signed=told.role)
             async with Engine(opener, vault, software=software, permit=permit) as engine:
                 yield engine
         finally:
@@ -71,6 +72,7 @@ class Joined:
     def __init__(self, state: State) -> None:
         self._folder = state.trust / "public"
         self._read: tuple[int, Mapping[str, str]] = (0, {})
+        self._policy = Policy()
 
     def __call__(self, name: str) -> str | None:
         """Its role. Blocks. What cannot be read, or is not signed, lets nobody join."""
@@ -85,21 +87,31 @@ class Joined:
         from bus.identity.public_trust import read_bundle  # noqa: PLC0415  the TPM service starts sooner without it
 
         bundle = read_bundle(self._folder)
-        return {} if bundle is None else bundle.policy().agents
+        self._policy = Policy() if bundle is None else bundle.policy()
+        return self._policy.agents
+
+    def role(self, name: str) -> Role | None:
+        """The same as that policy describes it: on a machine whose agents are another machine's hub's, no file here does."""
+        return self._policy.roles.get(self(name) or "")
 
 
 def nobody_joined(_: str) -> None:
     return None
 
 
-def permission(policy: Policy, *, joined: Callable[[str], str | None] = nobody_joined) -> Callable[[str, str], None]:
+def permission(
+    policy: Policy,
+    *,
+    joined: Callable[[str], str | None] = nobody_joined,
+    signed: Callable[[str], Role | None] = nobody_joined,
+) -> Callable[[str, str], None]:
     """Raises NotPermittedError where policy wants an agent's key in a better place than this one.
 
     A name that policy does not know may have a key in a TPM: another roster may know it. It gets no software key.
     """
 
     def permit(name: str, origin: str) -> None:
-        role = policy.roles.get(policy.agents.get(name) or joined(name) or policy.others or "")
+        role = policy.roles.get(policy.agents.get(name) or joined(name) or policy.others or "") or signed(name)
         least = role.key_origin if role is not None else SOFTWARE_TPM
         if name != ATTESTATION and ORIGINS.index(origin) < ORIGINS.index(least):
             rule = f"role {role.name} demands key_origin {least}" if role is not None else "policy knows no agent of this name"

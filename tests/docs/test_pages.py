@@ -21,6 +21,7 @@ PAGES = {
     "how-to/write-an-agent.md": ("fleet", 6),
     "how-to/run-a-fleet.md": ("own_provisioned", 8),
     "how-to/embed-the-bus.md": ("fleet", 2),
+    "how-to/another-machine.md": ("fleet", 10),
 }
 """Each with what is there when one begins to read it, and the least number of its commands and programs: a page that is not
 understood must not pass. From nothing begin the tutorial, and the tests of `tpmbus run`."""

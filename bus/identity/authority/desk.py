@@ -132,6 +132,11 @@ class Desk:
     def listed(self) -> EnrolmentList:
         return self._listed
 
+    def believe(self, roots: Roots) -> None:
+        """Whose word on a chip is taken from now on."""
+        with self._lock:
+            self._roots = roots
+
     def list_chip(self, name: str, ek_hash: bytes) -> None:
         """The chip of this endorsement key (SHA-256 of its SubjectPublicKeyInfo) may have this name."""
         with self._lock:

@@ -1,0 +1,123 @@
+"""`tpmbus host`: agents on another machine than the hub's. One command there, which reaches the hub's machine by ssh (or anything
+that gives it a standard input and output), and one on the hub's machine, which ssh starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bus.cli.authority import date
+from bus.cli.options import command
+from bus.cli.output import Output
+
+if TYPE_CHECKING:
+    from bus.hub.far_host import Member
+
+
+@click.group(short_help="Bring agents of another machine to a hub.")
+def host() -> None:
+    """A machine without a hub of its own: its agents' keys are made there, and their papers come from the hub's."""
+
+
+@host.command()
+@command(state=True)
+def desk(*, state: Path | None, output: Output) -> None:
+    """On the hub's machine: answer the other machine, over standard input and output, until it hangs up.
+
+    It hears what is public, and enrols whom an operator has let in (`tpmbus trust enroll --token`, `--ek`). So this may be the one
+    command that its ssh key is good for.
+    """
+    import anyio
+
+    from bus.hub.admin import MAX_REQUEST_BYTES
+    from bus.hub.far_desk import answered
+    from bus.hub.state import open_state
+
+    if output.json:
+        raise click.UsageError("what it speaks is JSON already, and not for people")
+    socket = open_state(state).admin_socket
+    while line := sys.stdin.buffer.readline(MAX_REQUEST_BYTES + 1):
+        sys.stdout.buffer.write(anyio.run(answered, socket, line))
+        sys.stdout.buffer.flush()
+
+
+@host.command()
+@click.option("--tpm", help="Which TPM: swtpm, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@command(state=True)
+def chip(*, tpm: str | None, state: Path | None, output: Output) -> None:
+    """On the other machine: what its chip is called, for `tpmbus trust enroll --ek` on the hub's."""
+    import anyio
+
+    name = anyio.run(_chip, tpm, state)
+    output.line(name)
+    output.document({"ek": name})
+
+
+@host.command()
+@click.argument("agents", nargs=-1, required=True, metavar="AGENT...")
+@click.option("--over", required=True, metavar="COMMAND", help="What leads to the hub's desk: 'ssh hub.example tpmbus host desk'.")
+@click.option("--token", "tokens", multiple=True, metavar="AGENT=TOKEN", help="The one-time token of an agent that is new.")
+@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@command(state=True)
+def join(
+    agents: tuple[str, ...], *, over: str, tokens: tuple[str, ...], tpm: str | None, state: Path | None, output: Output
+) -> None:
+    """On the other machine: make these agents' keys here, and get their papers from the hub.
+
+    Then `bus.connect("tls://hub.example:7443", agent=AGENT)` works in this state folder. Call it again each day (cron, a systemd
+    timer): TLS certificates last a day, and what is not due is not made again.
+    """
+    import anyio
+
+    asked, words = _tokens(tokens), shlex.split(over)
+    if not words:
+        raise click.UsageError("--over names no command")
+    members = anyio.run(_join, agents, words, asked, tpm, state)
+    rows = [(one.name, "enrolled" if one.enrolled else "was there", date(one.certificate.not_after_ms)) for one in members]
+    output.table(("agent", "certificate", "ends"), rows)
+    output.document(
+        {"agents": [{"agent": one.name, "enrolled": one.enrolled, "not_after_ms": one.certificate.not_after_ms} for one in members]}
+    )
+
+
+async def _chip(tpm: str | None, state: Path | None) -> str:
+    from anyio import to_thread
+
+    from bus.hub.state import open_state
+    from bus.hub.tpm_process import open_engine
+    from bus.trust.endorsement import key_hash
+
+    async with open_engine(await to_thread.run_sync(open_state, state), tpm=tpm) as engine:
+        return key_hash((await engine.endorsement()).spki).hex()
+
+
+async def _join(
+    agents: tuple[str, ...], words: list[str], tokens: dict[str, bytes], tpm: str | None, state: Path | None
+) -> list[Member]:
+    from anyio import to_thread
+
+    from bus.clock import SystemClock
+    from bus.hub.far_desk import way_over
+    from bus.hub.far_host import FarHost
+    from bus.hub.state import open_state
+    from bus.hub.tpm_process import open_engine
+
+    opened = await to_thread.run_sync(open_state, state)
+    async with way_over(words) as way:
+        here = FarHost(opened, way, SystemClock())
+        policy = await here.take_trust()
+        async with open_engine(opened, tpm=tpm) as engine:
+            return await here.join(engine, agents, tokens, environ=os.environ, policy=policy)
+
+
+def _tokens(given: tuple[str, ...]) -> dict[str, bytes]:
+    try:
+        return {name: bytes.fromhex(token) for name, _, token in (one.partition("=") for one in given)}
+    except ValueError as error:
+        raise click.UsageError("a token is given as AGENT=TOKEN, as `tpmbus trust enroll --token` showed it") from error

@@ -1,0 +1,171 @@
+"""Agents on another machine: their keys are made there, their papers come by a command that reaches the hub; then it is TLS."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio import to_thread
+
+import bus
+from bus.clock import SystemClock
+from bus.hub import admin
+from bus.hub.far_desk import answered, way_over
+from bus.hub.far_host import FarHost
+from bus.hub.state import open_state
+from bus.hub.tpm_process import open_engine, stop_service
+from bus.identity.public_trust import read_public
+from bus.trust.endorsement import key_hash
+
+pytestmark = pytest.mark.anyio
+TLS = "tls://127.0.0.1:0"
+DESK = [sys.executable, "-c", "from bus.cli.main import main; main()", "host", "desk", "--state"]
+
+
+def _made(home, made_swtpm, folder):
+    shutil.copytree(made_swtpm, folder / "swtpm")
+    for name, kind in (("swtpm-localca-rootca-cert.pem", "software"), ("issuercert.pem", "between")):
+        place = home.state.trust / "chips" / kind
+        place.mkdir(parents=True)
+        shutil.copy(folder / "swtpm" / "ca" / name, place)
+    folder.chmod(0o700)
+    return open_state(folder)
+
+
+@pytest.fixture
+async def far(home, made_swtpm, tmp_path):
+    """The other machine's state folder, with a software TPM whose maker the hub's operator believes."""
+    state = await to_thread.run_sync(_made, home, made_swtpm, tmp_path / "far")
+    yield state
+    await stop_service(state)
+
+
+@asynccontextmanager
+async def reached(home, far):
+    async with way_over([*DESK, str(home.folder)]) as way:
+        yield FarHost(far, way, SystemClock())
+
+
+def number_of(state) -> int:
+    return read_public(state.trust / "public").statement.number
+
+
+async def asked_of(command: str) -> None:
+    async with way_over([command]) as way:
+        with anyio.fail_after(10):
+            await way.ask("papers")
+
+
+async def joined(home, far, *names: str, tokens=None, tpm="swtpm"):
+    async with reached(home, far) as here:
+        policy = await here.take_trust()
+        async with open_engine(far, tpm=tpm) as engine:
+            return await here.join(engine, names, tokens or {}, environ={}, policy=policy)
+
+
+async def token_for(home, name: str) -> bytes:
+    return bytes.fromhex((await admin.ask(home.state.admin_socket, "let_in", token=name))["token"])
+
+
+async def test_an_agent_of_another_machine_joins_by_a_token_and_is_heard_over_tls(home, far):
+    async with home.open(listen=[TLS]) as hub, hub.agent("LEAD") as lead:
+        token = await token_for(home, "PAINTER")
+        [member] = await joined(home, far, "PAINTER", tokens={"PAINTER": token})
+        assert (member.name, member.enrolled) == ("PAINTER", True)
+        there = replace(home, state=far)
+        for _ in range(2):  # and again, by what it went by last
+            async with there.connect(hub.url, agent="PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+                await lead.publish("tasks.paint", b"the door")
+                assert (await anext(tasks)).body == b"the door"
+                said = await admin.ask(home.state.admin_socket, "end_sessions", name="CARPENTER")
+                with anyio.fail_after(10):
+                    while await to_thread.run_sync(number_of, far) < said["statement"]:
+                        await anyio.lowlevel.checkpoint()
+        [member] = await joined(home, far, "PAINTER")
+        assert member.enrolled is False
+
+
+async def test_what_is_secret_stays_where_it_was_made(home, far):
+    async with home.open():
+        await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
+
+    def look() -> tuple[bool, bool]:
+        return (far.trust / "private").exists(), (home.state.vault / "PAINTER.1.json").exists()
+
+    assert await to_thread.run_sync(look) == (False, False)
+
+
+async def test_a_chip_that_is_listed_needs_no_token(home, far):
+    async with home.open():
+        async with open_engine(far, tpm="swtpm") as engine:
+            chip = key_hash((await engine.endorsement()).spki)
+        await admin.ask(home.state.admin_socket, "let_in", ek=[chip.hex(), "PAINTER"])
+        [member] = await joined(home, far, "PAINTER")
+        assert member.enrolled
+
+
+async def test_keys_in_no_chip_are_enrolled_by_nobody_from_afar(home, far):
+    async with home.open():
+        tokens = {"PAINTER": await token_for(home, "PAINTER")}
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "PAINTER", tokens=tokens, tpm="software")
+        assert caught.value.reason == "uid_unknown"
+
+
+async def test_a_chip_that_nobody_let_in_and_a_token_that_was_shown_are_refused(home, far):
+    async with home.open():
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "PAINTER")
+        assert caught.value.reason == "not_listed"
+        token = await token_for(home, "PAINTER")
+        await joined(home, far, "PAINTER", tokens={"PAINTER": token})
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "CARPENTER", tokens={"CARPENTER": token})
+        assert caught.value.reason == "token_used"
+
+
+async def test_another_root_is_not_taken_for_the_one_that_is_pinned(home, far):
+    async with home.open():
+        async with reached(home, far) as here:
+            await here.take_trust()
+            root = far.trust / "public" / "root.pem"
+            text = await to_thread.run_sync(root.read_text)
+            await to_thread.run_sync(root.write_text, text.replace("A", "B", 1))
+            with pytest.raises(bus.VaultError) as caught:
+                await here.take_trust()
+            assert caught.value.code == "wrong_domain"
+
+
+async def test_a_folder_with_an_authority_is_no_other_machine(home):
+    async with home.open(), reached(home, home.state) as here:
+        with pytest.raises(bus.VaultError) as caught:
+            await here.take_trust()
+        assert caught.value.code == "wrong_domain"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"[]", b'{"verb": "revoke", "name": "LEAD", "reason": "retired"}', b'{"verb": "let_in", "token": "LEAD"}',
+     b'{"verb": "papers", "socket": "/elsewhere"}', b'{"verb": "statistics"}', b"{" * 100_000],
+    ids=lambda line: line[:20].decode(),
+)  # fmt: skip
+async def test_another_machine_may_ask_for_three_things_and_for_nothing_else(line, home):
+    said = json.loads(await answered(home.state.admin_socket, line))
+    assert said["error"]["reason"] == "malformed"
+
+
+async def test_without_a_hub_or_a_command_it_says_so(home, far):
+    with pytest.raises(bus.ConnectError):
+        async with reached(home, far) as here:
+            await here.take_trust()
+    with pytest.raises(bus.ConnectError):
+        async with way_over(["/nowhere/at/all"]):
+            pass
+    with pytest.raises(bus.ConnectionLostError):
+        await asked_of("true")
