@@ -3,7 +3,8 @@
     put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says
     taking     the next message of a batch suspends nobody; between two batches is one checkpoint, of kept
                messages, which come one by one, after a few dozen. Several tasks may take
-    credit     whoever must not lose anything is sent no more than its limit; what was taken is given back by quarters
+    credit     whoever must not lose anything is sent no more than its limit, and 8 MiB of what is large; what was taken is given
+               back by quarters
     missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
     end        an error of its own, or a quiet one; what came before is still handed out
 
@@ -33,6 +34,10 @@ DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = (BLOCK, DROP_OLDEST, DROP_NEWEST, DISCONNECT)
 YIELD_AFTER: Final = 64
 """Messages that were kept; so many are handed out without a checkpoint, if there are as many."""
+QUARTER_BYTES: Final = 2 << 20
+"""Of what a broker lets one have of large records: as much is given back at the latest."""
+SMALL: Final = 128
+"""From so many records on, those of an envelope are small."""
 MAX_SERIES: Final = 4_096
 """Senders' epochs and topics whose gaps are looked at."""
 BEYOND: Final = 4
@@ -82,6 +87,7 @@ class Subscription(Generic[Body]):
         """What is left of the batch that was begun."""
         self._unyielding = 0
         """Messages since others had their turn."""
+        self._begun_bytes = self._taken_bytes = 0
         self._begun = self._taken = 0
         """Messages in that batch; and in those before it for which no credit was given back."""
         self._delivered = 0
@@ -263,6 +269,7 @@ class Subscription(Generic[Body]):
             self._it = iter(())
             return
         self._delivered += self._begun
+        self._begun_bytes = sum(len(batch.payloads[index]) for index in batch.indexes) if self._begun < SMALL else 0
         self._tell_missed(batch)
         messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]
         if self.batch_hooks is None:
@@ -282,11 +289,13 @@ class Subscription(Generic[Body]):
     def _finish_batch(self, done: Iterator[Message]) -> None:
         if self._it is done:
             self._taken += self._begun
+            self._taken_bytes += self._begun_bytes
             self._unyielding += self._begun
-            self._begun = 0
-            if self._taken * 4 >= self.limit and self.overflow == BLOCK and not self._ended:
+            self._begun = self._begun_bytes = 0
+            is_quarter = self._taken * 4 >= self.limit or self._taken_bytes >= QUARTER_BYTES
+            if is_quarter and self.overflow == BLOCK and not self._ended:
                 self._credit(self.number, self._taken)
-                self._taken = 0
+                self._taken = self._taken_bytes = 0
 
     # ---- hooks ---------------------------------------------------------------------------------------------------------------
 

@@ -124,4 +124,6 @@ def _rank(one: Subscription) -> tuple[int, int]:
 
 
 def _free(one: Subscription) -> int:
-    return one.credit if one.blocks else UNLIMITED
+    if not one.blocks:
+        return UNLIMITED
+    return one.credit if one.may_take else 0

@@ -6,7 +6,8 @@
     ended       a subscription that gives no credit for 2 s although something is held for it, or for which more than 8 MiB are; or
                 because its link had 32,768 later numbers of an epoch meanwhile: half the window in which readers find replays
 
-Records are taken from the credit when the copy leaves. The last envelope may take more than there is: it is not cut in two.
+Records are taken from the credit when the copy leaves. The last envelope may take more than there is: it is not cut in two. Large
+envelopes (more than 8 KiB a record) count by their bytes too: while a subscription has 8 MiB of them it has no credit.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Holding:
         crossing.turn.pending += 1
         gate = self._gates.get((reader.host, crossing.header.topic)) if self._gates else None
         if gate is None:
-            blocker = _pay(reader, crossing.header.records)
+            blocker = _pay(reader, crossing)
             if blocker is None:
                 reader.host.outbox.put(crossing, reader)
                 return
@@ -66,14 +67,14 @@ class Holding:
 
     def credit(self, subscription: Subscription, records: int, *, now: float, now_ms: int) -> None:
         """Its reader has consumed so many."""
-        subscription.credit = min(subscription.credit + records, subscription.limit)
+        subscription.consumed(records)
         if records and subscription.starved_at is not None:
             subscription.starved_at = now
         self.release(subscription, now=now, now_ms=now_ms)
 
     def release(self, subscription: Subscription, *, now: float, now_ms: int) -> None:
         """It has credit again, or it has ended: what it held back goes on."""
-        if subscription.credit > 0 or not subscription.is_live:
+        if subscription.may_take or not subscription.is_live:
             for gate in [*self._starving.get(subscription, ())]:
                 self._go_on(gate, now=now, now_ms=now_ms)
 
@@ -122,7 +123,7 @@ class Holding:
             crossing, reader = gate.waiting[0]
             live = reader.of_now()
             if live is not None and now_ms <= crossing.header.expires_ms:
-                blocker = _pay(live, crossing.header.records)
+                blocker = _pay(live, crossing)
                 if blocker is not None:
                     self._starve(gate, blocker, now)
                     return
@@ -182,12 +183,12 @@ class Holding:
         self._pacing.taken_in(crossing.turn)
 
 
-def _pay(reader: Reader, records: int) -> Subscription | None:
+def _pay(reader: Reader, crossing: Crossing) -> Subscription | None:
     """Take the credit of all that block; or the first that has none, and nothing is taken."""
     blocking = reader.blocking
     for one in blocking:
-        if one.credit <= 0:
+        if not one.may_take:
             return one
     for one in blocking:
-        one.credit -= records
+        one.give(crossing.header.records, len(crossing.envelope))
     return None

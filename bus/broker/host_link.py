@@ -28,6 +28,10 @@ MAX_TOLD: Final = 8_192
 """Sessions whose papers a link was told of; beyond, the oldest are told again when they are needed again."""
 MAX_UNREAD_BYTES: Final = 16 << 20
 """Of answers, and of what it has to know. Deliveries stop long before."""
+LARGE_BYTES: Final = 8 << 10
+"""For each record, from which on an envelope is large."""
+MAX_LARGE_BYTES: Final = 8 << 20
+"""Of large envelopes, that one subscription has and has not consumed: a thousand records of a mebibyte would be a gibibyte."""
 BLOCK: Final = "block"
 DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = frozenset((BLOCK, DISCONNECT, "drop_oldest", "drop_newest"))
@@ -49,10 +53,36 @@ class Subscription:
     starved_at: float | None = None
     """Since when something is held back because it has no credit."""
     held_bytes: int = 0
+    large_bytes: int = 0
+    """Of large envelopes that it was given and has not consumed."""
     picked: int = 0
     """When its group chose it last, as a number that grows."""
     taker: Taker | None = field(default=None, repr=False)
     """What a durable one reads, and how far it is."""
+
+    _large: deque[tuple[int, int]] = field(default_factory=deque, repr=False)
+    """Up to which of its records each of these goes, and its bytes."""
+    _consumed: int = field(default=0, repr=False)
+
+    @property
+    def may_take(self) -> bool:
+        """Of one that blocks: whether it has credit, and not too much that is large."""
+        return self.credit > 0 and self.large_bytes < MAX_LARGE_BYTES
+
+    def give(self, records: int, size: int) -> None:
+        """It gets an envelope. Only large ones are weighed: of others, what the usual limit lets through is no more together."""
+        self.credit -= records
+        if size > records * LARGE_BYTES:
+            self._large.append((self._consumed + self.limit - self.credit, size))
+            self.large_bytes += size
+
+    def consumed(self, records: int) -> None:
+        """Its reader is done with so many."""
+        records = min(records, self.limit - self.credit)
+        self.credit += records
+        self._consumed += records
+        while self._large and self._large[0][0] <= self._consumed:
+            self.large_bytes -= self._large.popleft()[1]
 
     @property
     def blocks(self) -> bool:

@@ -86,3 +86,20 @@ async def test_a_request_whose_last_reader_has_just_left_fails_at_once():
             await hub.settle()
             assert isinstance(late.error, NoRespondersError)
             assert inside(lead).statistics()["requests"]["outstanding"] == 0
+
+
+async def test_who_reads_large_records_slowly_gets_all_of_them_and_has_few_at_a_time():
+    async with scene("LEAD") as (hub, lead):
+        host = hub.host()
+        async with host.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks, anyio.create_task_group() as group:
+            bodies = [number.to_bytes(2, "big") + bytes(300_000) for number in range(100)]
+            sent = Later(group, lambda: lead.publish_many("tasks.paint", bodies, wait="sent"))
+            await hub.settle()
+            assert 25 <= tasks.pending <= 29, "eight mebibytes"
+            found = []
+            for _ in bodies:
+                found.append((await anext(tasks)).body)
+                await hub.settle()
+                assert tasks.pending <= 29
+            assert found == bodies
+            assert await sent.result() == 100

@@ -353,3 +353,24 @@ async def test_a_full_link_ends_a_subscription_that_has_just_given_credit_and_no
     assert stage.counted["cut"] == {}
     assert stage.counted["ended"] == {"busy": 1}
     assert stage.counted["held"] == 0
+
+
+async def test_of_large_records_a_subscription_gets_eight_mebibytes_whatever_its_limit(stage: Stage, director: Played):
+    reader, other = await stage.host("BUILDER"), await stage.host("TESTER")
+    await reader.subscribe(1, "tasks.>")
+    await other.subscribe(1, "tasks.>", overflow="drop_oldest")
+    sent = [director.seal("tasks.build", os.urandom(1_000_000)) for _ in range(12)]
+    came: list[bytes] = []
+    for one in sent:
+        director.publish(one, topic="tasks.build")
+        came += [envelope for _, envelope in await reader.delivered()]
+        await other.delivered()
+    assert came == sent[:9], "the last one may be above it"
+    assert stage.counted["held"] == 3
+    for consumed, more in ((1, sent[9:10]), (2, sent[10:12])):
+        reader.send(Frame.CREDIT, 1, consumed)
+        assert [envelope for _, envelope in await reader.delivered()] == more
+    reader.send(Frame.CREDIT, 1, 1_000)
+    await settle()
+    (one,) = (one for one in stage.broker._router._trie.match("tasks.build") if one.agent == "BUILDER")
+    assert (one.credit, one.large_bytes, len(one._large)) == (1_024, 0, 0), "more credit than was used counts for nothing"
