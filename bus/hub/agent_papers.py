@@ -1,4 +1,4 @@
-"""From a name to what a host opens: the agent's identity key, its certificate, and its inbox keys.
+"""From a name to what a host opens: the agent's identity key, its certificate, its inbox keys, an ML-DSA key where it needs one.
 
 Each step looks at what is there and makes what is missing. So an agent is enrolled when it is opened for the first time, and none
 is that nobody opens. Who certifies is somebody else: the authority of this process, the hub's that runs, or nobody here.
@@ -14,6 +14,7 @@ from anyio import Lock, to_thread
 
 from bus.clock import Clock
 from bus.errors import AttestationError, VaultError, VerificationError
+from bus.hub.cosigners import Cosigners
 from bus.hub.enrolling import Enrolled, fits
 from bus.hub.inboxes import Inboxes
 from bus.hub.state import State
@@ -54,6 +55,7 @@ class AgentPapers:
     clock: Clock
     certifier: Certifier | None
     """None: nobody certifies here."""
+    cosigners: Cosigners
     _facts: Facts | None = None
     _places: dict[str, Place] = field(default_factory=dict)
     _enrolling: Lock = field(default_factory=Lock)
@@ -73,7 +75,7 @@ class AgentPapers:
             inboxes = await Inboxes.open(self.state, self.engine, policy, places=self._places, clock=self.clock)
             await inboxes.keep(Signer(certificate, key.id), prepared=prepared)
         inbox = await Inbox.open(InboxFolder(self.state.inbox), self.engine, name, clock=self.clock)
-        return Openable(Holder.of(certificate, key.id, role), inbox)
+        return Openable(Holder.of(certificate, key.id, role, ml_dsa=await self.cosigners.of(name, policy)), inbox)
 
     async def _certificate(self, key: KeyInfo) -> tuple[Certificate, PrivateKey | None]:
         """The one in force, or a new one with the inbox key that was named for it."""

@@ -22,6 +22,7 @@ from bus.clock import Clock
 from bus.errors import ConnectError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
+from bus.hub.cosigners import Cosigners
 from bus.hub.enrolling import Enrolling, Held
 from bus.hub.far_host import keep_documents
 from bus.hub.household import Leaving
@@ -116,7 +117,9 @@ class _Joined:
             clock=target.clock,
         )  # fmt: skip
         certifier = enrolling if self._is_of_this_folder else None
-        self._papers = AgentPapers(self._state, self._engine, anchor, target.environ, target.clock, certifier)
+        vouch = self._vouch if self._is_of_this_folder else None
+        cosigners = Cosigners(self._state.cosign, self._engine, vouch, self.materials.cosigners)
+        self._papers = AgentPapers(self._state, self._engine, anchor, target.environ, target.clock, certifier, cosigners)
         if tls_name:
             self._tls_papers = TlsPapers(self._state.tls, tls_name, anchor, self._state.trust / "public")
         self.host = self.materials.host(self._dial, give_up=target.give_up_seconds)
@@ -175,6 +178,9 @@ class _Joined:
 
     async def _ask(self, verb: str, **arguments: Any) -> Any:
         return await admin.ask(self._state.admin_socket, verb, **arguments)
+
+    async def _vouch(self, name: str, digest: bytes) -> None:
+        await self._ask("vouch", name=name, digest=digest.hex())
 
     async def _exchange(self, message: bytes) -> bytes:
         return bytes.fromhex(await self._ask("enroll", message=message.hex()))

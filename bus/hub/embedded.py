@@ -34,6 +34,7 @@ from bus.hub.broker_apart import BrokerApart
 from bus.hub.broker_here import BrokerHere
 from bus.hub.broker_identity import enroll_broker, open_broker_engine
 from bus.hub.core_dumps import forbid_core_dumps
+from bus.hub.cosigners import Cosigners
 from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import LocalDesk
 from bus.hub.household import Leaving, alone
@@ -181,7 +182,8 @@ class _Running:
         self.host = materials.host(self.broker.dial)
         self.in_force.first.append(self.host.trusting.take)
         certifier = self.local.enrolling(self.engine, self.policy, clock=clock)
-        self._papers = AgentPapers(state, self.engine, materials.anchor, environ, clock, certifier)
+        cosigners = Cosigners(state.cosign, self.engine, self.vouch, materials.cosigners)
+        self._papers = AgentPapers(state, self.engine, materials.anchor, environ, clock, certifier, cosigners)
         return materials
 
     async def _open(self, openable: Openable) -> Agent:
@@ -226,6 +228,15 @@ class _Running:
 
     async def reload(self) -> bool:
         return await self.in_force.reload()
+
+    async def vouch(self, name: str, digest: bytes) -> None:
+        """This agent signs a second time with the ML-DSA key of this SHA-256; the next statement says so."""
+
+        def work() -> None:
+            if self.authority.ml_dsa_hashes().get(name) != digest:
+                self.authority.register_ml_dsa(name, digest)
+
+        await self.in_force.settle(work)
 
     async def statistics(self) -> dict[str, Any]:
         tpm = STATISTICS.encode(await self.engine.statistics())

@@ -23,6 +23,7 @@ from bus.identity.envelopes.held import Held
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
+from bus.identity.ml_dsa import CosigningKey
 from bus.identity.signer import Signer
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
@@ -41,6 +42,8 @@ class Materials:
     keyring: Keyring
     sessions: Sessions
     signer: Signer
+    cosigners: dict[str, CosigningKey]
+    """What signs a second time, by agent; filled when agents are opened."""
     ledgers: LedgerFiles
     clock: Clock
 
@@ -56,8 +59,12 @@ class Materials:
         keyring = Keyring(Held(verifier), memory, snapshot, clock)
         sessions = Sessions(engine, lambda: keyring.snapshot.trust.statement, clock)
         sessions.on_change.append(lambda: keyring.renewed(sessions.held))
-        signer = Signer(engine, sessions, clock, snapshot.policy, on_audit=_nobody_yet, environ=environ)
-        return cls(anchor, documents, memory, verifier, keyring, sessions, signer, LedgerFiles(state.ledger), clock)
+        cosigners: dict[str, CosigningKey] = {}
+        signer = Signer(
+            engine, sessions, clock, snapshot.policy, on_audit=_nobody_yet, environ=environ, cosigners=cosigners
+        )  # fmt: skip
+        ledgers = LedgerFiles(state.ledger)
+        return cls(anchor, documents, memory, verifier, keyring, sessions, signer, cosigners, ledgers, clock)
 
     @property
     def policy(self) -> Policy:

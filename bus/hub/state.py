@@ -48,6 +48,11 @@ class State:
         return self.folder / "inbox"
 
     @property
+    def cosign(self) -> Path:
+        """Agents' ML-DSA keys, sealed."""
+        return self.folder / "cosign"
+
+    @property
     def journal(self) -> Path:
         return self.folder / "journal"
 

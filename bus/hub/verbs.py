@@ -49,6 +49,8 @@ class Running(Protocol):
 
     async def reload(self) -> bool: ...
 
+    async def vouch(self, name: str, digest: bytes) -> None: ...
+
     async def statistics(self) -> dict[str, Any]: ...
 
 
@@ -62,6 +64,7 @@ class Verbs:
             self.enroll,
             self.enroll_from_afar,
             self.papers,
+            self.vouch,
             self.issue_tls,
             self.admit,
             self.barred,
@@ -96,6 +99,11 @@ class Verbs:
     async def papers(self) -> dict[str, str]:
         """What another machine pins and goes by, in hex."""
         return await to_thread.run_sync(shown, self._running.authority.public)
+
+    async def vouch(self, name: str, digest: str) -> None:
+        """An agent that is opened in another process of this user has this ML-DSA key. `digest`: its SHA-256, in hex."""
+        self._running.policy().role_of(name)
+        await self._running.vouch(name, bytes.fromhex(digest))
 
     async def issue_tls(self, name: str, spki: str) -> str:
         """A certificate for a client of this name, whose key this is, both in hex. Raises AttestationError("not_enrolled")."""
