@@ -36,7 +36,7 @@ from bus.protocol.handshake import (
     step,
     transcript,
 )
-from bus.protocol.papers import Papers, SessionCertificate
+from bus.protocol.papers import claimed
 from bus.protocol.skew import SKEW_MS
 
 ROOT_UID: Final = 0
@@ -77,7 +77,7 @@ class Greeting:
         hello, host, own = HelloA.parse(hello_a), self._host, self._own
         version = choose(hello.versions)
         self.papers = hello.papers
-        self._host_key = SessionCertificate.parse(Papers.parse(hello.papers[0]).session).body.host_key
+        self._host_key = claimed(hello.papers[0]).host_key
         hello_b = HelloB(version, nonce, own.papers, self._limits, now_ms).encode()
         peer = host.link.peer
         host.t = transcript(hello_a, hello_b, server_leaf=peer.server_leaf, client_leaf=peer.client_leaf)

@@ -1,6 +1,6 @@
 """How much one link may have done for it: a slice of work at a time, so that nobody else waits long, and so much in all.
 
-    slice     what one read of a socket brings may be thousands of small frames; after a few hundred steps the link is paused, the
+    slice     what one read of a socket brings may be thousands of small frames; after a few dozen steps the link is paused, the
               rest waits, and the loop looks after the others first
     budget    to open topics, subscribe, ask and bring papers costs the broker much and the peer nothing. Each link has a stock of
               it that serves any honest beginning and grows slowly; a link that has used it up is not read until it has some again
@@ -16,13 +16,13 @@ from typing import Any, Final
 from bus.protocol.frames import Frame, parse
 from bus.transport.link import Link
 
-SLICE: Final = 256
-"""Steps of some 10 us each."""
+SLICE: Final = 64
+"""Steps of some 10 us each: who floods holds the loop for a millisecond in each of its turns, and others have theirs in between."""
 STOCK: Final = 150_000
 RATE: Final = 5_000
 """Steps of budget a second: a twentieth of a processor."""
 COSTS: Final[Mapping[int, int]] = {
-    Frame.HELLO_A: 8,
+    Frame.HELLO_A: 12,
     Frame.PROVE: 8,
     Frame.OPEN: 2,
     Frame.SUBSCRIBE: 8,

@@ -32,7 +32,7 @@ from bus.protocol import signatures
 from bus.protocol.codec import unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
-from bus.protocol.papers import Papers, SessionCertificate
+from bus.protocol.papers import claimed
 from bus.trust.view import TrustView
 
 if TYPE_CHECKING:
@@ -107,23 +107,23 @@ class Joining:
         """
         refused: list[Refused] = []
         for data in items:
-            name, session = "", b""
+            is_session = len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) == _SESSION_FIELDS
             try:
-                if len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) != _SESSION_FIELDS:
+                if not is_session:
                     self.durable.show_inbox(host, data)
                     continue
-                certificate = SessionCertificate.parse(Papers.parse(data).session)
-                name, session = certificate.body.name, certificate.id
                 if signature:
-                    self._prove(host, certificate.body.host_key, signature)
+                    self._prove(host, data, signature)
                 self.join(host, [self.believed(host, data, moment)], moment)
             except (VerificationError, NotPermittedError) as error:
                 reason = error.reason if isinstance(error, VerificationError) else "not_permitted"
+                name, _, session = claimed(data) if is_session else ("", b"", b"")
                 refused.append(Refused(name, session, reason, str(error)))
         return refused
 
-    def _prove(self, host: HostLink, key: bytes, signature: bytes) -> None:
+    def _prove(self, host: HostLink, data: bytes, signature: bytes) -> None:
         """Another host key of this host signs the same handshake."""
+        key = claimed(data).host_key
         if key not in host.host_keys:
             signatures.verify_host(key, agent_tbs(host.t), signature)
             host.host_keys[key] = None

@@ -24,7 +24,7 @@ from bus.protocol.codec import malformed
 from bus.protocol.frames import ALL_DELIVERIES, FIRST_ALIAS, Frame
 from bus.protocol.handshake import Limits, told
 from bus.protocol.header import EPOCH_ID_BYTES, is_topic
-from bus.protocol.papers import Papers, SessionCertificate
+from bus.protocol.papers import claimed
 
 CLOSED: Final = "closed"
 """One of the host's agents has left; the others go on."""
@@ -133,7 +133,7 @@ class Serving:
     def _ask(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         _, id_, papers = fields
         if len(id_) == EPOCH_ID_BYTES:
-            if SessionCertificate.parse(Papers.parse(papers).session).id not in host.sessions:
+            if claimed(papers).session not in host.sessions:
                 host.refuse("unverified", id_)  # others would have to look at them, and seal to whatever key they name
             elif not self._durable.ask(host, id_, papers):
                 self._asking.ask(host, id_, papers, now=moment.now)

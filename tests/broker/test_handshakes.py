@@ -12,13 +12,13 @@ from played import Stage, settle
 from small_world import MINUTE
 
 from bus.broker import arriving, intake
-from bus.errors import ClosedError
+from bus.errors import ClosedError, RemoteProtocolError
 from bus.identity.host.host_keys import HostKeys
 from bus.policy.model import UidGrant
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import HelloA, agent_tbs, broker_tbs, transcript
 from bus.protocol.kem import HYBRID
-from bus.protocol.papers import Papers, SessionCertificate
+from bus.protocol.papers import Papers, SessionCertificate, claimed
 from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
 
@@ -282,3 +282,12 @@ async def test_who_brings_bad_papers_all_the_time_is_slowed_down_like_anybody_wh
             host.send(Frame.PAPERS, [bad.papers] * 4, b"")
         assert 0 < len(await host.hears(Frame.DRAIN)) <= 24
         assert [Frame.PONG, 5] in await other.say(Frame.PING, 5)
+
+
+async def test_what_papers_claim_is_what_they_say_when_they_are_looked_at(stage: Stage):
+    papers = stage.world.agent("DIRECTOR", host=HostKeys.make(HYBRID, os.urandom)).papers
+    certificate = SessionCertificate.parse(Papers.parse(papers).session)
+    assert claimed(papers) == (certificate.body.name, certificate.body.host_key, certificate.id)
+    for other in (papers[:-1], b"", papers.replace(b"DIRECTOR", b"director")):
+        with pytest.raises(RemoteProtocolError):
+            claimed(other)
