@@ -123,7 +123,7 @@ class Authority:
         before = self._petitions.trust.generation(name)
         trust = await self._ask(Verb.REVOKE, name, reason)
         if reason != "rotated" and trust.generation(name) <= before:
-            raise VerificationError("unverified", agent=name, detail="the broker says it is revoked, and trust does not: ask again")
+            raise VerificationError("untrusted", agent=name, detail="the broker says it is revoked, and trust does not: ask again")
 
     async def end_sessions(self, name: str) -> None:
         """Sessions of this agent that began before now count no more."""

@@ -46,7 +46,7 @@ class Judge:
         """What is asked, by one who may ask it now.
 
         Raises RemoteProtocolError("malformed"), NotPermittedError, VerificationError: untrusted, revoked, bad_proof, wrong_signer,
-        expired, replay, busy.
+        expired, replayed, busy.
         """
         signed = Signed.parse(data)
         petition = Petition.parse(signed.body)
@@ -89,7 +89,7 @@ class Judge:
     def _count(self, petition: Petition, digest: bytes, now_ms: int) -> None:
         self._seen = {one: until_ms for one, until_ms in self._seen.items() if until_ms >= now_ms}
         if digest in self._seen:
-            raise VerificationError("replay", agent=petition.agent, detail="this request came before")
+            raise VerificationError("replayed", agent=petition.agent, detail="this request came before")
         share = self._shares.setdefault(petition.agent, deque())
         while share and share[0] <= now_ms - MINUTE_MS:
             share.popleft()
