@@ -46,6 +46,13 @@ def connected_by_nobody(path: Path) -> socket.socket:
     return link
 
 
+@pytest.fixture
+def passable(runtime: Path) -> Path:
+    """A folder that others may go through."""
+    runtime.chmod(0o711)
+    return runtime
+
+
 async def answers(host: Played, count: int) -> None:
     with anyio.fail_after(10):
         while len(host.came) < count and not host.lost:
@@ -53,14 +60,13 @@ async def answers(host: Played, count: int) -> None:
 
 
 @pytest.mark.parametrize("case", ["listed", "not listed", "listed, with a key that is not proven"])
-async def test_another_user_comes_in_where_policy_lists_it_and_it_proves_its_key(stage: Stage, runtime: Path, case: str):
+async def test_another_user_comes_in_where_policy_lists_it_and_it_proves_its_key(stage: Stage, passable: Path, case: str):
     policy = stage.world.policy
     listed = (UidGrant(NOBODY, frozenset()),) if case != "not listed" else ()
     roles = {**policy.roles, "command": replace(policy.roles["command"], uids=listed)}
     await stage.follow(policy=replace(policy, roles=roles))
-    runtime.chmod(0o711)
-    async with listening(f"unix://{runtime}/s/bus.sock", stage.broker.attach, group=NOBODY):
-        connection = await anyio.to_thread.run_sync(connected_by_nobody, runtime / "s" / "bus.sock")
+    async with listening(f"unix://{passable}/s/bus.sock", stage.broker.attach, group=NOBODY):
+        connection = await anyio.to_thread.run_sync(connected_by_nobody, passable / "s" / "bus.sock")
         link = await unix_link(connection, "to the broker")
         host = Played(stage, link, ["DIRECTOR"])  # type: ignore[arg-type]  # any link will do
         hello_a = HelloA((1,), os.urandom(32), (host.agents["DIRECTOR"].papers,)).encode()

@@ -142,6 +142,32 @@ async def test_older_versions_are_not_spoken(papers):
             await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.parametrize(
+    "case", ["no certificate", "of another root", "expired", "revoked", "TLS 1.2", "TLS 1.2 with a certificate", "good"]
+)
+async def test_openssl_itself_comes_in_with_a_good_certificate_and_tls_1_3_alone(papers, servers, case, tmp_path):
+    root, stranger = papers.root, Root("stranger")
+    issued = {
+        "of another root": lambda: stranger.issue(tmp_path, "c"),
+        "expired": lambda: root.issue(tmp_path, "c", ends=NOW - DAY),
+        "revoked": lambda: root.issue(tmp_path, "c", serial=REVOKED),
+        "TLS 1.2 with a certificate": lambda: root.issue(tmp_path, "c"),
+        "good": lambda: root.issue(tmp_path, "c"),
+    }
+    words = [word for path, word in zip(issued.get(case, tuple)(), ("-cert", "-key"), strict=False) for word in (word, str(path))]
+    words += ["-tls1_2"] if "1.2" in case else ["-tls1_3"]
+    words += ["-sess_out", str(tmp_path / "session")]
+    async with echoing(papers, tls=servers["strict"]) as door:
+        call = ["openssl", "s_client", "-connect", door.url.removeprefix("tls://"), "-quiet", "-no_ign_eof", *words]
+        with anyio.fail_after(20):
+            await anyio.run_process(call, input=b"\0\0\0\3abc", check=False)
+            while door.links or not (door.failed or door.came):
+                await anyio.lowlevel.checkpoint()
+        assert (len(door.came), door.failed) == ((1, 0) if case == "good" else (0, 1))
+        assert not (tmp_path / "session").exists(), "there is nothing to resume"
+        await echo(door.url, papers.client)
+
+
 async def test_a_certificate_is_changed_while_the_door_is_open(papers, servers):
     async with echoing(papers) as door:
         first = await dial(door.url, tls=papers.client)
