@@ -34,6 +34,7 @@ from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
 from bus.protocol.papers import claimed
 from bus.trust.view import TrustView
+from bus.trust.x509_form import take_apart
 
 if TYPE_CHECKING:
     from bus.broker.durable import Durable
@@ -159,7 +160,10 @@ class Joining:
             self._lanes.judge(lane, self._snapshot)
 
     def judge(self, host: HostLink, moment: Moment) -> None:
-        """By another policy and trust: who counts no more goes."""
+        """By another policy and trust: who counts no more goes; and the link, whose own certificate does not."""
+        if _leaf_is_revoked(host.link.peer.client_leaf, self._snapshot.trust):
+            host.cut("revoked")
+            return
         for id_, one in [*host.sessions.items()]:
             why = self._why_not(one, moment)
             if why is None:
@@ -191,6 +195,16 @@ class Joining:
 
     def statistics(self) -> dict[str, object]:
         return {"sessions": len(self._known), "papers_refused": dict(self._known.refused), **self._held.verifier.statistics()}
+
+
+def _leaf_is_revoked(leaf: bytes | None, trust: TrustView) -> bool:
+    """Of a link over TLS. Who comes with such a one is refused by TLS; this is for links that are open when it happens."""
+    if leaf is None:
+        return False
+    try:
+        return take_apart(leaf).serial in trust.revocations.revoked
+    except ValueError:  # not one that the authority issues, so none that it takes back
+        return False
 
 
 def _makes_another(one: Believed, trust: TrustView) -> bool:

@@ -137,6 +137,9 @@ class Played:
         self.came: list[list[Any]] = []
         self.lost: list[BusError] = []
         self.t = b""
+        self.server_leaf: bytes | None = None
+        self.client_leaf: bytes | None = None
+        """Where it is said to come over TLS."""
         self.turn = 0
         self.epochs: dict[tuple[str, str], SealingEpoch] = {}
         self.aliases: dict[str, int] = {}
@@ -172,7 +175,7 @@ class Played:
     async def shake_hands(self, *, proves: Callable[[bytes], bytes] | None = None) -> None:
         hello_a = HelloA((1,), os.urandom(32), tuple(agent.papers for agent in self.agents.values())).encode()
         (_, hello_b), (_, proof) = await self.say(Frame.HELLO_A, hello_a)
-        self.t = transcript(hello_a, hello_b)
+        self.t = transcript(hello_a, hello_b, server_leaf=self.server_leaf, client_leaf=self.client_leaf)
         hello = HelloB.parse(hello_b)
         body = SessionCertificate.parse(Papers.parse(hello.papers).session).body
         verify_host(body.host_key, broker_tbs(self.t), proof)

@@ -11,6 +11,7 @@ from small_world import MINUTE
 from bus.broker import subscribing
 from bus.policy import load
 from bus.protocol.frames import BUNDLE, GONE, Frame, column, sub_ref
+from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
@@ -226,4 +227,17 @@ async def test_a_newer_session_on_the_same_link_replaces_nobody(stage: Stage):
     host = await stage.host("DIRECTOR")
     renewed = stage.world.agent("DIRECTOR", identity=host.agents["DIRECTOR"].identity, host=host.keys)
     assert await host.say(Frame.PAPERS, [renewed.papers], b"") == []
+    assert stage.counted["agents"] == 1
+
+
+async def test_a_link_over_tls_ends_when_its_own_certificate_is_revoked(stage: Stage):
+    certificates = [stage.world.identity(name).certificate for name in ("MONITOR", "PACKER")]
+    hosts = [stage.connect(name) for name in ("DIRECTOR", "BUILDER")]
+    for host, certificate in zip(hosts, certificates, strict=True):
+        host.link.other.peer = Peer("tls", "127.0.0.1:1", server_leaf=b"server", client_leaf=certificate.der)
+        host.server_leaf, host.client_leaf = b"server", certificate.der
+        await host.shake_hands()
+    await stage.follow(revoked={certificates[0].serial: Revocation(stage.world.now, Reason.COMPROMISED)})
+    assert hosts[0].lost
+    assert not hosts[1].lost
     assert stage.counted["agents"] == 1
