@@ -7,6 +7,7 @@ host      dials, and from then on keeps the link by itself
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -41,6 +42,7 @@ from bus.transport.dialing import dial
 from bus.transport.link import Link
 from bus.transport.tls import Tls
 
+_log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
 KEEP_SECONDS: Final = 1.0
@@ -146,8 +148,11 @@ class _Joined:
         while True:
             await self._target.clock.sleep(KEEP_SECONDS)
             if (now := self.host.trusting.documents) is not kept:
-                await to_thread.run_sync(keep_documents, trust / "public", now)
                 kept = now
+                try:
+                    await to_thread.run_sync(keep_documents, trust / "public", now)
+                except VaultError as error:
+                    _log.warning("what this machine begins with next stays older than what it goes by: %s", error)
 
     async def reload(self) -> bool:
         return bool(await self._ask("reload"))

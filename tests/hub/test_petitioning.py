@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import aclosing
 
 import anyio
 import anyio.lowlevel
@@ -207,3 +208,23 @@ async def test_a_host_that_floods_is_refused_and_the_next_is_served(ruled):
                 await anyio.lowlevel.checkpoint()
         assert found["busy"] > 0
         assert found["waiting"] <= 1
+
+
+async def test_a_broker_that_says_done_is_not_believed(ruled):
+    async with ruled.open() as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER"):
+        petitions = hub._open_agent.__self__.broker._broker.petitions
+
+        async def lie() -> None:
+            async with aclosing(petitions.taken()) as taken:
+                task_status.set()
+                number, request = await anext(taken)
+                petitions.answer(number, Answer(petition_id(request), "done", 0).encode())
+
+        task_status = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(lie)
+            await task_status.wait()
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(bus.VerificationError) as caught:
+                await lead.authority.revoke("PAINTER")
+        assert caught.value.reason == "untrusted"
