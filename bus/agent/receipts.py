@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import anyio
-
 from bus.errors import BusError, twin
+from bus.transport.bell import Bell, bell
 
 
 class Receipt:
     """Of one record. `await receipt.sent()`, `await receipt.stored()`."""
 
-    __slots__ = ("_done", "_error", "_event", "_position", "durable", "id")
+    __slots__ = ("_bell", "_done", "_error", "_position", "durable", "id")
 
     def __init__(self, *, durable: bool) -> None:
         self.durable = durable
@@ -19,7 +18,7 @@ class Receipt:
         self._done = 0
         self._position: int | None = None
         self._error: BusError | None = None
-        self._event: anyio.Event | None = None
+        self._bell: Bell | None = None
         """Where somebody waits."""
 
     async def sent(self) -> None:
@@ -38,9 +37,9 @@ class Receipt:
 
     async def _until(self, step: int) -> None:
         while self._done < step and self._error is None:
-            if self._event is None:
-                self._event = anyio.Event()
-            await self._event.wait()
+            if self._bell is None:
+                self._bell = bell()
+            await self._bell.wait()
         if self._error is not None:
             raise twin(self._error)
 
@@ -65,6 +64,5 @@ class Receipt:
             self._wake()
 
     def _wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        if self._bell is not None:
+            self._bell.ring()

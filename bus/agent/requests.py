@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-import anyio
-
 from bus.agent.message import Batch, Message
 from bus.errors import BusError, NoRespondersError, twin
 from bus.identity.envelopes.listening import Request
 from bus.identity.host.session import Session
+from bus.transport.bell import bell
 
 MAX_SESSIONS: Final = 4
 """Of an agent: a request is outstanding for less than a few renewals."""
@@ -25,28 +24,26 @@ MAX_SESSIONS: Final = 4
 class Pending:
     """One request. Replies come in by `put`, and go out by `next`. For the outbox it is the receipt of what was asked."""
 
-    __slots__ = ("_error", "_event", "_topic", "most", "replies")
+    __slots__ = ("_bell", "_error", "_topic", "most", "replies")
 
     def __init__(self, topic: str, most: int = 1) -> None:
         self.replies: deque[Message] = deque()
         self.most = most
         """That wait to be taken; who was asked may answer as often as it likes."""
         self._topic = topic
-        self._event = anyio.Event()
+        self._bell = bell()
         self._error: BusError | None = None
 
     def put(self, message: Message) -> None:
         self.replies.append(message)
-        self._event.set()
+        self._bell.ring()
 
     async def next(self) -> Message:
         """Raises NoRespondersError, and what kept the request from being sent."""
         while not self.replies:
             if self._error is not None:
                 raise twin(self._error)
-            await self._event.wait()
-            if self.replies:
-                self._event = anyio.Event()
+            await self._bell.wait()
         return self.replies.popleft()
 
     # ---- what the outbox says, as of a receipt ---------------------------------------------------------------------------------
@@ -60,7 +57,7 @@ class Pending:
 
     def failed(self, error: BusError) -> None:
         self._error = error
-        self._event.set()
+        self._bell.ring()
 
 
 class Requests:

@@ -20,12 +20,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from operator import length_hint
 from typing import Any, Final, Generic, Self
 
-import anyio
 from anyio.lowlevel import checkpoint
 
 from bus.agent.message import Batch, Body, Message
 from bus.errors import BusError, SlowReaderError, twin
 from bus.protocol.header import MAX_RECORDS
+from bus.transport.bell import Bell, bell
 
 BLOCK: Final = "block"
 DROP_OLDEST: Final = "drop_oldest"
@@ -91,7 +91,8 @@ class Subscription(Generic[Body]):
         self._begun = self._taken = 0
         """Messages in that batch; and in those before it for which no credit was given back."""
         self._delivered = 0
-        self._wake: anyio.Event | None = None
+        self._wake: Bell | None = None
+        """Once somebody has waited."""
         self._end: BusError | None = None
         self._ended = False
         self._lost = 0
@@ -177,8 +178,7 @@ class Subscription(Generic[Body]):
 
     def _wake_up(self) -> None:
         if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+            self._wake.ring()
 
     @property
     def is_open(self) -> bool:
@@ -254,7 +254,7 @@ class Subscription(Generic[Body]):
                     raise twin(self._end)
                 raise StopAsyncIteration
             if self._wake is None:
-                self._wake = anyio.Event()
+                self._wake = bell()
             await self._wake.wait()
         if self._it is not done:
             return
