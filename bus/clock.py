@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
@@ -49,8 +50,8 @@ class _Deadline:
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._seconds)
         return self._scope.__enter__()
 
-    def __exit__(self, *error: Any) -> bool | None:
-        caught = self._scope.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        caught = self._scope.__exit__(kind, error, trace)
         if self._scope.cancelled_caught and anyio.current_time() >= self._scope.deadline:
             raise TimeoutError
         return caught
