@@ -46,6 +46,8 @@ from bus.transport.listening_links import listening
 STEP_SECONDS: Final = 5.0
 """Shorter than the silence after which a link is asked whether it lives."""
 ROUNDS: Final = 3
+"""At least; and after that until one in which no number moved."""
+MOST_ROUNDS: Final = 1_000
 TURNS: Final = 10
 """Of the event loop, in which no task runs while links hand over frames: `wait_all_tasks_blocked` does not see that."""
 _numbers: Final = itertools.count(1)
@@ -164,10 +166,16 @@ class MemoryHub:
 
     async def settle(self) -> None:
         """Return when everybody waits for something to happen: what was published has arrived."""
-        for _ in range(ROUNDS):
+        before: dict[str, Any] = {}
+        for number in range(MOST_ROUNDS):
             for _ in range(TURNS):
                 await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()
+            if number + 1 >= ROUNDS:
+                now = await self.statistics()
+                if now == before:
+                    return
+                before = now
 
     # ---- what a test may do --------------------------------------------------------------------------------------------------
 
