@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 T = TypeVar("T")
 
@@ -38,15 +39,16 @@ async def until_stopped() -> AsyncIterator[Stopped]:
     """Run the block until it is done or a signal comes. What it raises passes as it is."""
     stopped, failure = Stopped(), None
 
-    async def listen(scope: anyio.CancelScope) -> None:
+    async def listen(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 stopped.by = number
                 scope.cancel()
                 return
 
     async with anyio.create_task_group() as group:
-        group.start_soon(listen, group.cancel_scope)
+        await group.start(listen, group.cancel_scope)
         try:
             yield stopped
         except Exception as error:  # noqa: BLE001  raised below, alone: a task group would wrap it

@@ -99,10 +99,10 @@ async def _run(wanted: Wanted, output: Output) -> int:
         crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
         commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []
         async with running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock()) as fleet:
-            output.note(f"{len(plan.roles)} agents listen")
-            await fleet.speak_up(rate=wanted.rate)
-            notify("READY=1")
             async with until_stopped(), reloading(hub, output):
+                output.note(f"{len(plan.roles)} agents listen")  # whoever reads this may say at once that it is enough
+                await fleet.speak_up(rate=wanted.rate)
+                notify("READY=1")
                 await _watch(fleet, wanted, output)
             notify("STOPPING=1")
             last = await fleet.come_to_rest()
