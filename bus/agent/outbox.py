@@ -150,6 +150,7 @@ class Outbox:
     def connected(self, link: Link) -> None:
         """Open everything, and send again what was not credited."""
         self._link, self._soon = link, scheduler()
+        self.window.is_far = link.peer.kind == "tls"
         self.topics.open_again()
         for turn in self._turns.values():
             link.send(turn.frame)

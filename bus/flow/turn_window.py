@@ -9,7 +9,8 @@ an idle link sends a record at once and alone, a busy one sends what has gathere
     shrinks   halves, never below the start, when that turn took so much longer that they must be waiting for each other
 
 A window that grew because turns leave full, and for no other reason, would only make the queue in front of a slow reader longer:
-nothing would come back any sooner. How long the way is, is measured by turns that were alone on it, and never by others.
+nothing would come back any sooner. How long the way is, is measured by turns that were alone on it, and never by others. Within one
+machine no way is long: what takes its time there waits for a processor, and a longer queue would make it wait longer.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class TurnWindow:
         """When each left, whether it was alone, and whether it filled the window."""
         self._alone: deque[float] = deque(maxlen=REMEMBERED)
         self._changed = 0.0
+        self.is_far = True
+        """Whether the other end is on another machine: else the window stays as it begins."""
 
     @property
     def out(self) -> int:
@@ -54,7 +57,7 @@ class TurnWindow:
             left, alone, filled = self._out.popleft()
             if alone:
                 self._alone.append(now - left)
-            if filled and left >= self._changed:
+            if filled and self.is_far and left >= self._changed:
                 self._judge(now - left, now)
 
     def lost(self) -> int:

@@ -46,7 +46,7 @@ async def average_wait(director: bus.Agent, monitor: bus.Agent) -> float:
     async def publish() -> None:
         begun, sent = time.perf_counter_ns(), 0
         while sent < RATE * SECONDS:
-            due = min(RATE * SECONDS, (time.perf_counter_ns() - begun) * RATE // 1_000_000_000)
+            due = min(RATE * SECONDS, (time.perf_counter_ns() - begun) * RATE // 1_000_000_000 + 1)
             while sent < due:
                 await director.publish("tasks.build", body(sent, begun + sent * 1_000_000_000 // RATE))
                 sent += 1

@@ -78,3 +78,10 @@ def test_more_credit_than_was_out_changes_nothing():
     window.sent(0.0)
     window.credited(5, 0.1)
     assert window.out == 0
+
+
+def test_within_one_machine_nothing_is_far():
+    window = TurnWindow()
+    window.is_far = False
+    play(0.1, 0.0005, turns=5_000, window=window)
+    assert window.size == START
