@@ -94,8 +94,8 @@ async def publisher(state: str, order: dict) -> None:
 
 @asynccontextmanager
 async def ticks(seconds: float) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Whoever awaits it is woken so often. A thread keeps the time: timers of a loop are a millisecond late. A loop that looks at the
-    clock all the time is on time, but takes a processor from those who are measured: that is for rates at which they need none."""
+    """Whoever awaits it is woken so often. A thread keeps the time: timers of a loop are a millisecond late, and a loop that looks
+    at the clock all the time takes a processor from those who are measured: that is for rates at which they need none."""
     loop, ticked, over = asyncio.get_running_loop(), asyncio.Event(), False
 
     def keep() -> None:
