@@ -32,12 +32,13 @@ class Delivering:
         self._context, self._decode, self._told = context, decode, told
         self._chain: Chain[Message] | None = None
         self._each: Each[Message] | None = None
+        """All hooks, or the only one as it is."""
 
     def install(self, one: Subscription[Any], chain: Chain[Message] | None) -> None:
         """These are the hooks from now on."""
         self._chain = chain
         is_batch = chain is not None and chain.is_batch
-        self._each = None if chain is None or is_batch else chain.one
+        self._each = None if chain is None or is_batch else chain.sole or chain.one
         one.batch_hooks = self._all if is_batch else None
         one.hooks = self.one if self._decode is not None or self._each is not None else None
 
@@ -49,7 +50,9 @@ class Delivering:
         """It, another one, or None if it goes no further."""
         if self._each is not None:
             try:
-                message = await self._each(self._context, message)
+                found = await self._each(self._context, message)
+                if found is not message and self._chain is not None:
+                    message = self._chain.checked(found, self._each)
             except Exception as error:  # noqa: BLE001  a hook is somebody else's
                 await self._lost([message], error)
                 return None

@@ -47,18 +47,14 @@ class Chain(Generic[Item]):
 
     def __init__(self, kind: type[Item], hooks: tuple[_Hook, ...]) -> None:
         self._kind, self.hooks = kind, hooks
-        self.one: Each[Item] = self._only if len(hooks) == 1 and hooks[0].is_async and not hooks[0].is_batch else self._one
-        """What they make of one item. Raises Drop, and whatever a hook does."""
-        self._call = hooks[0].call
+        only = hooks[0] if len(hooks) == 1 else None
+        self.sole = only.call if only is not None and only.is_async and not only.is_batch else None
+        """The usual case, one async function: whoever asks it alone, and has what is new `checked`, saves a call a message."""
         self.is_async = any(hook.is_async for hook in hooks)
         self.is_batch = any(hook.is_batch for hook in hooks)
 
-    async def _only(self, context: HookContext, item: Item) -> Item:
-        """The usual case: one async function."""
-        new = await self._call(context, item)
-        return item if new is item else self._checked(new, self._call)
-
-    async def _one(self, context: HookContext, item: Item) -> Item:
+    async def one(self, context: HookContext, item: Item) -> Item:
+        """What they make of one item. Raises Drop, and whatever a hook does."""
         for call, is_async, is_batch in self.hooks:
             if is_batch:
                 given = call(context, [item])
@@ -68,7 +64,7 @@ class Chain(Generic[Item]):
             if is_async:
                 new = await new
             if new is not item:
-                item = self._checked(new, call)
+                item = self.checked(new, call)
         return item
 
     def one_nowait(self, context: HookContext, item: Item) -> Item:
@@ -78,7 +74,7 @@ class Chain(Generic[Item]):
                 "publish_nowait waits for nothing, and a hook of this agent does: use publish, or a plain function as hook"
             )
         for call, _, is_batch in self.hooks:
-            item = self._first(call(context, [item]), call) if is_batch else self._checked(call(context, item), call)
+            item = self._first(call(context, [item]), call) if is_batch else self.checked(call(context, item), call)
         return item
 
     async def many(self, context: HookContext, items: list[Item], lost: Lost[Item]) -> list[Item]:
@@ -102,14 +98,14 @@ class Chain(Generic[Item]):
         for item in items:
             try:
                 given = hook.call(context, item)
-                kept.append(self._checked(await given if hook.is_async else given, hook.call))
+                kept.append(self.checked(await given if hook.is_async else given, hook.call))
             except Exception as error:  # noqa: BLE001  whose it is is told by `lost`
                 await lost([item], error)
         return kept
 
     # ---- what they give back -------------------------------------------------------------------------------------------------
 
-    def _checked(self, item: Any, call: Callable[..., Any]) -> Item:
+    def checked(self, item: Any, call: Callable[..., Any]) -> Item:
         if not isinstance(item, self._kind):
             wanted, given = self._kind.__name__, type(item).__name__
             raise TypeError(f"the hook {_name(call)} gave back {given}: it gives back a {wanted}, or raises Drop")

@@ -139,13 +139,14 @@ class Publishing:
         topic, chain = lane.key.topic, self.hooks.publishing
         record = new_record(Record, (topic, body, NO_HEADERS))
         if chain is not None:
+            sole = chain.sole
             try:
-                found = await chain.one(self.context, record)
+                found = await (chain.one if sole is None else sole)(self.context, record)
             except Drop:
                 self.dropped(1)
                 return TAKEN
             if found is not record:
-                await self._publish_record(self.check_topic(topic, found))
+                await self._publish_record(self.check_topic(topic, found if sole is None else chain.checked(found, sole)))
                 return TAKEN
         if lane.waiting.is_full or self.lanes.quick.get(topic) is not lane:
             await self._publish_record(record)
