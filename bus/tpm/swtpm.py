@@ -31,6 +31,7 @@ ANSWER_SECONDS: Final = 5.0
 MAX_SOCKET_PATH: Final = 107 - len(".ctrl")
 """A Unix socket's path has 108 bytes with its end; the control socket's name is the longer one."""
 
+_CTRL_CAPABILITIES: Final = (1).to_bytes(4, "big")
 _CTRL_SHUTDOWN: Final = (3).to_bytes(4, "big")
 _GET_RANDOM: Final = bytes.fromhex("8001 0000000c 0000017b 0001")
 _PR_SET_PDEATHSIG: Final = 1
@@ -199,7 +200,7 @@ class Swtpm:
         while time.monotonic() < deadline:
             if not self.is_running():
                 break
-            if _listens(self._control) and _listens(self._socket):
+            if _listens(self._socket) and _is_up(self._control):
                 return
             time.sleep(0.005)
         tail = (self._folder / "swtpm.log").read_text(errors="replace")[-400:].strip()
@@ -223,6 +224,16 @@ def _listens(path: Path) -> bool:
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.connect(str(path))
         return True
+    return False
+
+
+def _is_up(control: Path) -> bool:
+    """Whether it has begun to work: it listens before it has its state, and ends if another one has that."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(ANSWER_SECONDS)
+        probe.connect(str(control))
+        probe.sendall(_CTRL_CAPABILITIES)
+        return len(probe.recv(16)) > 0
     return False
 
 

@@ -111,6 +111,7 @@ async def test_who_names_anothers_epoch_first_keeps_nobody_from_its_messages():
             painter.subscribe("work.>", durable="mine"),
         ):
             await soon(lead.publish(WORK, b"one"))
+            await liar.hub.settle()
             (epoch,) = inside(painter).keyring.held.epochs
             asking._senders_of.clear()
             asking._of_sender.clear()

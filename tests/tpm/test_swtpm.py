@@ -156,7 +156,10 @@ for place in (control, data):
     listening[-1].bind(place)
     listening[-1].listen()
     time.sleep(0.3)
-time.sleep(60)
+while True:
+    asking, _ = listening[0].accept()
+    asking.recv(16)
+    asking.sendall(bytes(4))
 """
 
 
