@@ -210,14 +210,14 @@ class Company:
 
     def kill_swtpm(self) -> None:
         """The software TPM of this folder."""
-        kill(one_of(lambda words: words[0].endswith("swtpm") and any(str(self.state.folder) in word for word in words)))
+        kill(lambda: one_of(lambda words: words[0].endswith("swtpm") and any(str(self.state.folder) in word for word in words)))
 
     def kill_broker(self, hub: Actor) -> None:
         """The broker of a hub that has it in a process of its own."""
-        kill(one_of(lambda words: "bus.hub.broker_program" in words, parent=hub.pid))
+        kill(lambda: one_of(lambda words: "bus.hub.broker_program" in words, parent=hub.pid))
 
     def kill_service(self) -> None:
-        kill(self.service_pid)
+        kill(lambda: self.service_pid)
 
     @property
     def service_pid(self) -> int:
@@ -261,8 +261,12 @@ def one_of(is_meant: Callable[[list[str]], bool], *, parent: int = 0) -> int:
     return 0
 
 
-def kill(pid: int) -> None:
-    assert pid > 1, "there is no such process"
+def kill(find: Callable[[], int]) -> None:
+    """The process that this finds; after an earlier one was killed, as soon as it is back."""
+    until = time.monotonic() + PATIENCE
+    while (pid := find()) <= 1:
+        assert time.monotonic() < until, "there is no such process"
+        time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
 
 
