@@ -31,6 +31,8 @@ from bus.tpm.remote import RemoteEngine
 
 START_SECONDS: Final = 30.0
 """Making a software TPM anew takes some two seconds, on a slow and busy machine more."""
+KILLED_OFTEN: Final = 3
+"""A service that was killed while it started is started again, but not for ever: something may be wrong with it."""
 STOP_SECONDS: Final = 10.0
 DEFAULT_POLICY: Final = "default"
 POLICY_DIGEST: Final = "policy_digest"
@@ -134,14 +136,17 @@ async def stop_service(state: State) -> bool:
 
 async def _start_or_wait(state: State, policy: str, tpm: str | None) -> None:
     """Start the service, or wait for the one that somebody else has just started. Raises what keeps it from starting."""
+    killed = 0
     with anyio.move_on_after(START_SECONDS):
         while True:
             if await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
                 said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
-                if said is None:
+                trouble = _outcome(said)
+                if trouble is None:
                     return
-                if not isinstance(said, StateInUseError | ConnectError):
-                    raise said
+                killed += not said  # whoever fails of its own accord says why
+                if not isinstance(trouble, StateInUseError | ConnectError) and (said or killed == KILLED_OFTEN):
+                    raise trouble
             elif await anyio.to_thread.run_sync(lambda: service_socket(state).is_socket()):
                 return
             # Somebody else is starting it, or is ending; either may also have died meanwhile, so both are looked at again.
@@ -168,8 +173,8 @@ def _command(state: State, policy: str, tpm: str | None) -> list[str]:
     return command + (["--tpm", tpm] if tpm else [])
 
 
-def _start(state: State, policy: str, tpm: str | None) -> BusError | None:
-    """Start it, as nobody's child, and wait until it is ready; gives what kept it from that."""
+def _start(state: State, policy: str, tpm: str | None) -> bytes:
+    """Start it, as nobody's child, and wait until it is ready or has ended; gives what it said."""
     read, write = os.pipe()
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -187,7 +192,7 @@ def _start(state: State, policy: str, tpm: str | None) -> BusError | None:
     finally:
         os.close(write)
     try:
-        return _outcome(_read_to_end(read))
+        return _read_to_end(read)
     finally:
         os.close(read)
 
