@@ -18,6 +18,8 @@ from bus.cli.run_plan import Plan, Wanted, crew_of, planned
 from bus.errors import StateInUseError
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
     import bus
     from bus.fleet.running import Fleet
     from bus.hub.state import State
@@ -139,8 +141,9 @@ async def reloading(hub: bus.Hub, output: Output) -> AsyncIterator[None]:
     from bus.errors import BusError
     from bus.hub.household import alone
 
-    async def listen() -> None:
+    async def listen(*, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()
             async for _ in signals:
                 try:
                     changed = await hub.reload()
@@ -149,7 +152,7 @@ async def reloading(hub: bus.Hub, output: Output) -> AsyncIterator[None]:
                     output.note(f"The old policy stays: {error}")
 
     async with alone(), anyio.create_task_group() as tasks:
-        tasks.start_soon(listen)
+        await tasks.start(listen)
         try:
             yield
         finally:
