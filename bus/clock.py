@@ -39,7 +39,7 @@ class SystemClock:
 
 
 class _Deadline:
-    """anyio.fail_after as a plain object: every request has one, and a generator would take twice as long."""
+    """anyio.fail_after as a plain object: every request has one, and needs no generator for it."""
 
     __slots__ = ("_scope", "_seconds")
 

@@ -3,7 +3,7 @@
     papers      count where their host key was proven on this very link: by PROVE, or by a signature that comes with them
     renewal     a newer session of an agent that is here: those who seal to it get its papers
     takeover    one live session an agent: the older link hears DRAIN "session_replaced NAME", and its subscriptions end
-    refused     papers of one agent put off that agent alone, and whoever has an older session on this link goes on under that
+    refused     papers that do not count put off their agent alone; who has older ones on this link goes on under those
     inboxes     the newest inbox certificate of each agent is kept for those who seal to offline readers
 
 The last agent that is put off a link for want of trust takes the link with it.
@@ -208,8 +208,10 @@ def _leaf_is_revoked(leaf: bytes | None, trust: TrustView) -> bool:
 
 
 def _makes_another(one: Believed, trust: TrustView) -> bool:
-    """Whether nothing is wrong but that the signer of the statement that this session names was revoked: nobody may send under it
-    any more, and its agent, whom nobody doubts, makes a new one at once, as when a session has ended."""
+    """Whether nothing is wrong with these papers but that the signer of the trust statement they name was revoked.
+
+    Nobody may send under them any more; their agent, whom nobody doubts, makes new ones at once, as when their time is over.
+    """
     revoked = trust.revocations.revoked
     is_good = one.identity.serial not in revoked and one.begun_ms >= trust.sessions_not_before_ms(one.name)
     return is_good and one.statement.signer.serial in revoked

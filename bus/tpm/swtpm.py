@@ -229,20 +229,19 @@ def _listens(path: Path) -> bool:
 
 def _is_up(control: Path) -> bool:
     """Whether it has begun to work: it listens before it has its state, and ends if another one has that."""
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(ANSWER_SECONDS)
-        probe.connect(str(control))
-        probe.sendall(_CTRL_CAPABILITIES)
-        return len(probe.recv(16)) > 0
-    return False
+    return _replies(control, _CTRL_CAPABILITIES)
 
 
 def _answers(path: Path) -> bool:
     """Whether the TPM itself answers: a process that is being killed may still let us connect."""
+    return _replies(path, _GET_RANDOM)
+
+
+def _replies(path: Path, request: bytes) -> bool:
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(ANSWER_SECONDS)
         probe.connect(str(path))
-        probe.sendall(_GET_RANDOM)
+        probe.sendall(request)
         return len(probe.recv(64)) > 0
     return False
 

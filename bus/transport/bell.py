@@ -1,6 +1,6 @@
 """A bell: whoever waits is woken when it rings; it remembers nothing.
 
-What anyio.Event does, at a tenth of its price: hot paths wait once a message. So who waits looks first
+What anyio.Event does, without its look for the loop each time: hot paths wait once a message. So who waits looks first
 whether what it waits for is there already, and again afterwards. Only for the loop's own thread.
 """
 

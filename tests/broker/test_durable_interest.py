@@ -24,14 +24,20 @@ def shown_by(host: Keeper, name: str, **changes: int) -> bytes:
     return inbox_papers(host.stage.world, host.agents[name].identity, inbox_key(), **changes)
 
 
+async def away(stage: KeptStage) -> bytes:
+    """BUILDER reads durably, has shown the papers of its inbox, which these are, and is gone."""
+    reader = await stage.keeper("BUILDER")
+    papers = shown_by(reader, "BUILDER")
+    reader.send(Frame.PAPERS, [papers], b"")
+    await reader.subscribe_durably(1, "work.>")
+    reader.link.close()
+    await settle()
+    return papers
+
+
 async def test_readers_that_are_away_are_told_of_with_their_inbox_papers_first(stage: KeptStage):
     async with stage.running():
-        reader = await stage.keeper("BUILDER")
-        papers = shown_by(reader, "BUILDER")
-        reader.send(Frame.PAPERS, [papers], b"")
-        await reader.subscribe_durably(1, "work.>")
-        reader.link.close()
-        await settle()
+        papers = await away(stage)
         publisher = await stage.keeper("DIRECTOR")
         frames = await publisher.open("work.a")
         assert [one[0] for one in frames] == [Frame.PAPERS, Frame.INTEREST, Frame.OPENED]
@@ -40,12 +46,7 @@ async def test_readers_that_are_away_are_told_of_with_their_inbox_papers_first(s
 
 async def test_a_broker_that_comes_later_knows_them(stage: KeptStage):
     async with stage.running():
-        reader = await stage.keeper("BUILDER")
-        papers = shown_by(reader, "BUILDER")
-        reader.send(Frame.PAPERS, [papers], b"")
-        await reader.subscribe_durably(1, "work.>")
-        reader.link.close()
-        await settle()
+        papers = await away(stage)
     later = KeptStage(stage.world, stage.backbone, stage.disk)
     async with later.running():
         frames = await (await later.keeper("DIRECTOR")).open("work.a")
