@@ -1,10 +1,12 @@
 """A fleet in several processes. Parent and child speak one JSON object a line, over the child's stdin and stdout.
 
     child   {"agents": 38}                          when all of its agents listen
-    parent  {"do": "speak", "rate": 200}            everybody listens: begin            child  {}
-    parent  {"do": "read"}                          what have you counted?              child  {"reading": {..}}
-    parent  {"do": "silence"}                       say nothing new                     child  {}     when what was said is taken in
+    parent  {"do": "speak", "number": 1, "rate": 200}   everybody listens: begin        child  {"number": 1}
+    parent  {"do": "read", "number": 2}             what have you counted?              child  {"number": 2, "reading": {..}}
+    parent  {"do": "silence", "number": 3}          say nothing new                     child  {"number": 3}  when what was said is taken in
     parent  (closes)                                end                                 child  ends
+
+A question has a number because who asks may be cancelled before the answer comes: the next one must not take it for its own.
 
 A child is in a session of its own, so that Ctrl-C reaches the parent alone, which ends things in their order. It lives no longer
 than its parent: when its stdin ends, for whatever reason, it ends.
@@ -37,6 +39,7 @@ class Child:
     def __init__(self, process: Process, lines: BufferedByteReceiveStream) -> None:
         self._process, self._lines = process, lines
         self._asking = anyio.Lock()
+        self._asked = 0
 
     async def hear(self) -> dict[str, Any]:
         """Its next line. Raises ConnectionLostError if it has ended."""
@@ -51,11 +54,15 @@ class Child:
     async def ask(self, do: str, **more: Any) -> dict[str, Any]:
         """Raises ConnectionLostError if it has ended."""
         async with self._asking:
+            self._asked = number = self._asked + 1
             try:
-                await _stdin(self._process).send(json.dumps({"do": do, **more}).encode() + b"\n")
+                await _stdin(self._process).send(json.dumps({"do": do, "number": number, **more}).encode() + b"\n")
             except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
                 raise ConnectionLostError(f"process {self._process.pid} of the fleet has ended; what it said is above") from error
-            return await self.hear()
+            while True:
+                heard = await self.hear()
+                if heard["number"] == number:
+                    return heard
 
     async def end(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -126,14 +133,14 @@ async def be_a_child(crew: Crew, host: Callable[[], Awaitable[Mapping[str, Any]]
                 asked = json.loads(await lines.receive_until(b"\n", MAX_LINE_BYTES))
             except (anyio.IncompleteRead, anyio.EndOfStream):
                 break
+            answer = {"number": asked["number"]}
             if asked["do"] == "speak":
                 await crew.speak_up(rate=asked["rate"])
-                _say()
             elif asked["do"] == "silence":
                 await crew.fall_silent()
-                _say()
             else:
-                _say(reading=plain({**await crew.reading(), "host": await host()}))
+                answer["reading"] = plain({**await crew.reading(), "host": await host()})
+            _say(**answer)
         tasks.cancel_scope.cancel()
 
 

@@ -96,7 +96,7 @@ class Reader:
 
     def _type(self, command: str, expected: str, code: int) -> None:
         if command.endswith("&"):
-            output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed when the job ends
+            output = tempfile.TemporaryFile("a+")  # noqa: SIM115  closed when the job ends; a+: said() moves where w+ would write
             process = subprocess.Popen(
                 ["bash", "-c", f"exec {command.removesuffix('&')}"], cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -81,6 +81,22 @@ async def test_a_child_that_dies_is_noticed_when_it_is_asked():
             await fleet.speak_up(rate=1)
 
 
+async def test_whoever_is_cancelled_while_it_asks_leaves_its_answer_to_nobody():
+    later = """
+import json, sys
+print('{"agents": 1}', flush=True)
+asked = [json.loads(sys.stdin.readline()) for _ in range(2)]  # the first answer comes after the second question
+for question in asked:
+    print(json.dumps({"number": question["number"], "reading": {"agents": question["number"]}}), flush=True)
+sys.stdin.read()
+"""
+    async with started([command(later)]) as fleet:
+        with anyio.move_on_after(0.01) as given_up:
+            await fleet.speak_up(rate=1)
+        assert given_up.cancelled_caught
+        assert (await fleet.reading())["agents"] == 2
+
+
 async def test_one_that_does_not_end_is_killed(monkeypatch):
     monkeypatch.setattr(children, "END_SECONDS", 0.2)
     stuck = "import os, time\nprint('{\"agents\": %d}' % os.getpid(), flush=True)\ntime.sleep(600)\n"
