@@ -30,6 +30,7 @@ from bus.hub.broker_here import BrokerHere
 from bus.hub.broker_identity import BROKER_SUITE, holder_of, open_broker_engine
 from bus.hub.containment import contain, needed_to_run
 from bus.hub.core_dumps import forbid_core_dumps
+from bus.hub.household import alone
 from bus.hub.state import State
 from bus.identity import trust_documents
 from bus.identity.anchor import BROKER, Anchor, read_anchor
@@ -147,7 +148,7 @@ def _stamp(public: Path) -> tuple[int, int]:
 
 async def _serve(state: State, urls: list[str], held: frozenset[str]) -> None:
     program = Program(state, urls, SystemClock())
-    async with program.running():
+    async with alone(), program.running():  # alone: what keeps it from running is said as it is, not in a group
         _say(urls=program.open_urls, held=sorted(held))
         await _until_alone()
         await program._broker.drain()  # noqa: SLF001  they are one

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 from pathlib import Path
 
 import anyio
@@ -19,9 +21,6 @@ pytestmark = pytest.mark.anyio
 
 def broker_of(home: Home) -> int:
     """The process that serves at the broker's desk, as the kernel says."""
-    import socket
-    import struct
-
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(str(home.state.broker_desk))
         return struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
@@ -78,6 +77,14 @@ async def test_what_an_address_cannot_be_is_said_by_who_opened(home, tmp_path):
     with pytest.raises(ConnectError):
         async with supervised(home, listen=[f"unix://{tmp_path}/taken"]):
             pass
+
+
+async def test_an_address_that_somebody_has_already_is_named(home):
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        with pytest.raises(ConnectError, match=f"tls://127.0.0.1:{port}: somebody listens there already"):
+            async with supervised(home, listen=[f"tls://127.0.0.1:{port}"]):
+                pass
 
 
 async def test_it_ends_with_its_supervisor(home):
