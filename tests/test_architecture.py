@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "hub": {"agent", "broker", "backbone", "transport", "tpm", "identity", "policy", "trust", "shipped", "metrics"},
     "fleet": {"hub", "agent", "policy", "metrics", "shipped"},
     "http": {"hub", "metrics", "trust"},
-    "bench": {"hub", "agent", "tpm", "metrics", "fleet"},
+    "bench": {"hub", "agent", "tpm", "metrics", "fleet", "policy", "shipped"},
     "cli": LIBRARY | {"fleet", "http", "bench"},
     "testing": LIBRARY,
     "__init__": LIBRARY | {"fleet", "http"},  # names, imported on first use

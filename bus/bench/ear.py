@@ -1,0 +1,92 @@
+"""What one reader hears in one step. Nothing here waits or has a clock: whoever reads says what came, and gives the clock.
+
+`hear` is called for every message that is measured, so the usual one costs an unpacking and a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bus.bench.order import SLOTS, Order
+from bus.bench.record import HEADER
+from bus.bench.tally import Tally
+from bus.metrics.histogram import Histogram
+
+
+class Ear:
+    """`sources`: how many there may be, counted from 0. `now_ns` is a clock that all processes of this machine share."""
+
+    def __init__(self, order: Order, now_ns: Callable[[], int], *, sources: int) -> None:
+        self._step, self._now_ns = order.number, now_ns
+        self._measure_ns, self._deadline_ns = order.measure_ns, order.deadline_ns
+        self._slot_ns = max((order.end_ns - order.measure_ns) // SLOTS, 1)
+        self._tallies = [Tally() for _ in range(sources)]
+        self.heard = 0
+        """With those that came twice."""
+        self._in_time: int | None = None
+        """How many had been heard when the first came after the deadline."""
+        self.stale = 0
+        """Of steps before this one, or of nobody."""
+        self.longest_silence_ns = 0
+        """Between two stamped ones, within the window: how long nothing came."""
+        self._last_ns = 0
+        self.latency = Histogram()
+        self._slots: dict[int, Histogram] = {}
+
+    def hear(self, data: bytes) -> None:
+        due_ns, number, source, step = HEADER.unpack_from(data)
+        if step != self._step or source >= len(self._tallies):
+            self.stale += 1
+            return
+        if due_ns:
+            self._stamped(due_ns)
+        tally = self._tallies[source]
+        if number == tally.next:
+            tally.next = number + 1
+            tally.came += 1
+        else:
+            tally.add(number)
+        self.heard += 1
+
+    def _stamped(self, due_ns: int) -> None:
+        now = self._now_ns()
+        if self._in_time is None and now > self._deadline_ns:
+            self._in_time = self.heard
+        if due_ns < self._measure_ns:
+            self._last_ns = now
+            return
+        if self._last_ns and now - self._last_ns > self.longest_silence_ns:
+            self.longest_silence_ns = now - self._last_ns
+        self._last_ns = now
+        seconds = (now - due_ns) / 1e9
+        self.latency.add(seconds)
+        slot = min((due_ns - self._measure_ns) // self._slot_ns, SLOTS - 1)
+        if slot not in self._slots:
+            self._slots[slot] = Histogram()
+        self._slots[slot].add(seconds)
+
+    def reading(self) -> dict[str, Any]:
+        """For the process that adds up several."""
+        came = sum(tally.came for tally in self._tallies)
+        return {
+            "delivered": came,
+            "in_time": min(came, self.heard if self._in_time is None else self._in_time),
+            "duplicated": sum(tally.duplicated for tally in self._tallies),
+            "reordered": sum(tally.reordered for tally in self._tallies),
+            "stale": self.stale,
+            "longest_silence": self.longest_silence_ns / 1e9,
+            "latency": packed(self.latency),
+            "slots": {str(slot): packed(histogram) for slot, histogram in self._slots.items()},
+        }
+
+
+def packed(histogram: Histogram) -> dict[str, Any]:
+    """With what buckets do not say exactly."""
+    return {"largest": histogram.largest, "total": histogram.total, "buckets": histogram.packed()}
+
+
+def unpacked(document: Mapping[str, Any]) -> Histogram:
+    histogram = Histogram.unpacked(document.get("buckets", {}))
+    histogram.largest, histogram.total = document.get("largest", 0.0), document.get("total", 0.0)
+    return histogram
