@@ -44,20 +44,25 @@ def origin_of(tpm: str) -> str:
 
 
 @asynccontextmanager
-async def open_engine_here(state: State, policy: Policy, *, tpm: str | None = None, **facts: str) -> AsyncIterator[Engine]:
+async def open_engine_here(
+    state: State, policy: Policy, *, tpm: str | None = None, around: Callable[[Tpm], Tpm] | None = None, **facts: str
+) -> AsyncIterator[Engine]:
     """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket.
 
-    `facts` stand in the lock file, for whoever comes second.
+    `around`: something that is put around the TPM, such as one that makes it slower. `facts` stand in the lock file, for whoever
+    comes second.
     """
     which = chosen_tpm(tpm)
     with ExitStack() as held:
         lock = partial(owned, state.tpm_lock, **{"url": f"unix://{state.tpm_socket}", "tpm": which, **facts})
         await to_thread.run_sync(lambda: held.enter_context(lock()))
         vault = await to_thread.run_sync(FolderVault, state.vault)
-        software = SoftwareTpm(await to_thread.run_sync(vault.secret))
+        software: Tpm = SoftwareTpm(await to_thread.run_sync(vault.secret))
         own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
         try:
             opener, permit = _opener(which, own, policy), permission(policy, joined=(told := Joined(state)), signed=told.role)
+            if around is not None:
+                opener, software = _within(around, opener), around(software)
             async with Engine(opener, vault, software=software, permit=permit) as engine:
                 yield engine
         finally:
@@ -118,6 +123,10 @@ def permission(
             raise NotPermittedError(name, f"have or use a key of origin {origin}", rule)
 
     return permit
+
+
+def _within(around: Callable[[Tpm], Tpm], opener: Callable[[], Tpm] | None) -> Callable[[], Tpm] | None:
+    return None if opener is None else lambda: around(opener())
 
 
 def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] | None:
