@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from bus.bench.order import SLOTS, Order
 from bus.bench.record import HEADER
 from bus.bench.tally import Tally
 from bus.metrics.histogram import Histogram
+
+COUNTS: Final = ("delivered", "in_time", "duplicated", "reordered", "stale")
 
 
 class Ear:
@@ -79,6 +82,20 @@ class Ear:
             "latency": packed(self.latency),
             "slots": {str(slot): packed(histogram) for slot, histogram in self._slots.items()},
         }
+
+
+def added(readings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One reading of several readers: counts are added up, of the silences the longest is kept."""
+    whole: dict[str, Any] = {"longest_silence": 0.0, **dict.fromkeys(COUNTS, 0)}
+    latency, slots = Histogram(), defaultdict[str, Histogram](Histogram)
+    for reading in readings:
+        for name in COUNTS:
+            whole[name] += reading[name]
+        whole["longest_silence"] = max(whole["longest_silence"], reading["longest_silence"])
+        latency.merge(unpacked(reading["latency"]))
+        for slot, one in reading["slots"].items():
+            slots[slot].merge(unpacked(one))
+    return whole | {"latency": packed(latency), "slots": {slot: packed(one) for slot, one in slots.items()}}
 
 
 def packed(histogram: Histogram) -> dict[str, Any]:

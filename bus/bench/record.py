@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from random import Random
 from typing import Final
 
@@ -27,12 +28,16 @@ def stamp_every(rate: float) -> int:
     return STAMP_EVERY if rate > STAMP_ALL_BELOW else 1
 
 
+@cache
+def _noise(seed: int) -> bytes:
+    return Random(seed).randbytes(_NOISE_BYTES)  # noqa: S311  bodies that differ, and hide nothing
+
+
 class Bodies:
     """Makes the bodies of one source. The noise is the same each time for the same seed, and cannot be compressed."""
 
     def __init__(self, source: int, *, seed: int = 1) -> None:
-        self._source = source
-        self._noise = Random(seed).randbytes(_NOISE_BYTES)  # noqa: S311  bodies that differ, and hide nothing
+        self._source, self._noise = source, _noise(seed)
 
     def make(self, number: int, due_ns: int, *, step: int, size: int) -> bytes:
         rest = size - HEADER_BYTES
