@@ -47,6 +47,7 @@ PAPERS_BYTES: Final = 512 << 10
 """Of papers in one frame."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 2.0
+REFUSED_TOO_MUCH: Final = "the broker refused too much of what this host sent; refusals() says what"
 Dial = Callable[[], Awaitable[Link]]
 
 
@@ -289,6 +290,12 @@ class Connection:
         conversation = self._conversation
         if conversation is not None:
             conversation.close(NotPermittedError("this host", "connect", f"the broker says {code}; its log says why"))
+
+    def cut(self, why: str) -> None:
+        """The broker ends this link, and says why. Another one may do better."""
+        conversation = self._conversation
+        if conversation is not None:
+            conversation.close(ConnectionLostError(why), flush=False)
 
     def _tell(self) -> None:
         self._changed.set()

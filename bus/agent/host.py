@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from bus.agent.acquaintance import Acquaintance
 from bus.agent.agent import Agent
 from bus.agent.authority import Petitions
-from bus.agent.connection import Connection, Dial
+from bus.agent.connection import REFUSED_TOO_MUCH, Connection, Dial
 from bus.agent.events import Connected, Disconnected, Event
 from bus.agent.inbox import Inbox
 from bus.agent.joining import Joining
@@ -45,7 +45,7 @@ from bus.identity.host.sessions import Sessions
 from bus.identity.signer import Signer
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol.frames import ALL_DELIVERIES, Frame, encode
+from bus.protocol.frames import ALL_DELIVERIES, JUNK, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
 from bus.protocol.sampling import AuditRecord
 from bus.transport.link import Link
@@ -278,6 +278,8 @@ class Host:
         if agent is not None:
             errors: dict[str, BusError] = {"session_replaced": SessionReplacedError(name), "revoked": RevokedError(name)}
             agent.end(errors.get(word) or NotPermittedError(name, "use this bus", f"the broker: {word}"))
+        elif word == JUNK:
+            self.connection.cut(REFUSED_TOO_MUCH)
 
     def _put_off(self, name: str, error: NotPermittedError) -> bool:
         """The broker does not want this one: whether there are others."""
@@ -375,7 +377,7 @@ class Host:
             "connected": self.is_connected,
             "sent": dict(self.outbox.counts),
             "received": dict(self.inbox.counts),
-            "turns": {"out": self.outbox.window.out, "window": self.outbox.window.size},
+            "turns": {"out": self.outbox.out, "window": self.outbox.window},
             "requests": {"outstanding": len(self.requests), "late": self.requests.late},
             "refusals": {f"{direction}:{reason}": count for (direction, reason), count in self.refusals.counts.items()},
             "subscriptions": len(self.inbox),

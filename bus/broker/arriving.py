@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from bus.broker.accounts import Accounts
 from bus.broker.counts import Counts
 from bus.broker.greeting import Greeting
 from bus.broker.host_link import HostLink
@@ -29,9 +30,17 @@ AT_ONCE: Final = 4
 
 class Arriving:
     def __init__(
-        self, limits: Limits, *, counts: Counts, joining: Joining, offences: Offences, random: Callable[[int], bytes]
+        self,
+        limits: Limits,
+        accounts: Accounts,
+        counts: Counts,
+        joining: Joining,
+        offences: Offences,
+        *,
+        random: Callable[[int], bytes],
     ) -> None:
         self._limits, self._counts, self._joining, self._offences, self._random = limits, counts, joining, offences, random
+        self._accounts = accounts
         self._greetings: dict[HostLink, Greeting] = {}
         self._bytes = 0
 
@@ -76,6 +85,7 @@ class Arriving:
             return False
         self._end(host, "open")
         host.is_open = True
+        host.intake.answer_to(self._accounts.of(believed[0].name, now=moment.now))
         self._joining.join(host, believed, moment)
         self._joining.judge(host, moment)  # trust may have changed since the first of them was looked at
         return True

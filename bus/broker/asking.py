@@ -43,15 +43,16 @@ class Asking:
         """Epochs that are known."""
         return len(self._senders_of)
 
-    def note(self, epoch: bytes, sender: str) -> None:
-        """An envelope or a grant of this epoch was admitted."""
+    def note(self, epoch: bytes, sender: str) -> bool:
+        """An envelope or a grant of this epoch was admitted; whether that is news."""
         mine = self._of_sender.setdefault(sender, {})
         if epoch in mine:
-            return
+            return False
         if len(mine) >= MAX_EPOCHS:
             self._forget(next(iter(mine)), sender)
         mine[epoch] = None
         self._senders_of.setdefault(epoch, {})[sender] = None
+        return True
 
     def _forget(self, epoch: bytes, sender: str) -> None:
         del self._of_sender[sender][epoch]

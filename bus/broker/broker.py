@@ -15,6 +15,7 @@ from typing import Any, Final
 import anyio
 
 from bus.backbone.interface import Backbone
+from bus.broker.accounts import Accounts
 from bus.broker.admission import Admission
 from bus.broker.arriving import Arriving
 from bus.broker.asking import Asking
@@ -92,10 +93,10 @@ class Broker:
         self._admission, self._pushing = Admission(snapshot), Pushing(trust)
         self.listing = Listing(self._hosts, self._seats, self._router, self._admission)
         self._interest = Interest(self._seats, self._lanes)
-        self._room = Room()
+        self._room, self._accounts = Room(), Accounts()
         self._holding = Holding(self.counts, self._pacing, self._room, end=self._end)
         self._groups = Groups(self.counts, self._pacing, self._room, self._holding)
-        self._watching = Watching(self.counts, self._interest, self._offences)
+        self._watching = Watching(self._accounts, self.counts, self._interest, self._offences)
         self._subscribing = Subscribing(
             snapshot, limits, counts=self.counts, groups=self._groups, holding=self._holding,
             interest=self._interest, lanes=self._lanes, router=self._router,
@@ -104,7 +105,7 @@ class Broker:
             snapshot, verifier=verifier, memory=memory, uids={os.geteuid(), *uids}, seats=self._seats, lanes=self._lanes,
             interest=self._interest, subscribing=self._subscribing,
         )  # fmt: skip
-        self._arriving = Arriving(limits, counts=self.counts, joining=self._joining, offences=self._offences, random=random)
+        self._arriving = Arriving(limits, self._accounts, self.counts, self._joining, self._offences, random=random)
         self._durable: Durable = Nothing()
         if backbone is not None:
             self._durable = Keeping(
@@ -118,7 +119,7 @@ class Broker:
         self._publishing = Publishing(
             admission=self._admission, asking=self._asking, counts=self.counts, durable=self._durable, groups=self._groups,
             holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
-            router=self._router, seats=self._seats,
+            router=self._router, seats=self._seats, watching=self._watching,
         )  # fmt: skip
         self._serving = Serving(
             snapshot, limits, asking=self._asking, durable=self._durable, groups=self._groups, holding=self._holding,
@@ -191,7 +192,7 @@ class Broker:
         self._hosts.pop(host, None)
         self._watching.lost(host, error, now=moment.now)
         self._arriving.lost(host, error, now=moment.now)
-        for part in (self._pacing, self._holding, self._durable, self.petitions):
+        for part in (self._pacing, self._holding, self._durable, self.petitions, self._accounts):
             part.lost(host)
         host.outbox.lost()
         for one in [*host.subscriptions.values()]:

@@ -2,10 +2,13 @@
 
     slice     what one read of a socket brings may be thousands of small frames; after a few dozen steps the link is paused, the
               rest waits, and the loop looks after the others first
-    budget    to open topics, subscribe, ask and bring papers costs the broker much and the peer nothing. Each link has a stock of
-              it that serves any honest beginning and grows slowly; a link that has used it up is not read until it has some again
+    budget    to open topics, subscribe, ask and bring papers costs the broker much and the peer nothing; so does what is refused,
+              for which no reader sets the pace, and an epoch that nobody has heard of, for which every reader asks. A link pays for
+              it from an account (see `accounts`); when that is empty, it is not read until there is some again
 
-Publishing is paced by its readers (see `pacing`), settling by what is delivered; they need no budget.
+Publishing what is admitted is paced by its readers (see `pacing`), settling by what is delivered; they need no budget. The prices
+of what is refused and of new epochs are far above what they cost here: an honest host has few of either, and who has nothing else
+is read ever more slowly.
 """
 
 from __future__ import annotations
@@ -13,14 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bus.broker.accounts import Account
 from bus.protocol.frames import Frame, parse
 from bus.transport.link import Link
 
 SLICE: Final = 64
 """Steps of some 10 us each: who floods holds the loop for a millisecond in each of its turns, and others have theirs in between."""
-STOCK: Final = 150_000
-RATE: Final = 5_000
-"""Steps of budget a second: a twentieth of a processor."""
+REFUSED: Final = 70
+"""Price of an envelope that is refused: 4,285 of them, then 71 a second."""
+NEW_EPOCH: Final = 40
+"""Price of the first envelope of an epoch: 7,500 of them, then 125 a second."""
+DEAR_STEPS: Final = 4
+"""That each of both takes of a slice."""
 COSTS: Final[Mapping[int, int]] = {
     Frame.HELLO_A: 12,
     Frame.PROVE: 8,
@@ -40,15 +47,16 @@ PAPERS_COST: Final = 25
 class Intake:
     """Of one link. `work` does one frame."""
 
-    __slots__ = ("_backlog", "_first", "_is_waiting", "_link", "_now", "_soon", "_stock", "_work")
+    __slots__ = ("_backlog", "_dear", "_first", "_is_starved", "_is_waiting", "_link", "_soon", "_spent", "_work", "account")
 
     def __init__(self, link: Link, work: Callable[[list[Any]], None], soon: Callable[[], None], *, now: float) -> None:
         """`soon`: have `go_on` called in the next turn of the loop."""
         self._link, self._work, self._soon = link, work, soon
         self._first: Callable[[], bool] | None = None
         self._backlog: list[bytes] = []
-        self._is_waiting = False
-        self._stock, self._now = STOCK, now
+        self._is_waiting = self._is_starved = False
+        self.account = Account(now=now)
+        self._spent = self._dear = 0
 
     def take(self, frames: list[bytes]) -> None:
         """What has come. Raises what `work` does."""
@@ -64,7 +72,10 @@ class Intake:
 
     def go_on(self) -> None:
         """With what waits. Raises what `work` does."""
-        if not self._is_waiting or self._stock < 0:
+        if not self._is_waiting:
+            return
+        if self.account.is_empty:
+            self._is_starved = True
             return
         if self._first is not None and not self._first():
             self._soon()
@@ -82,30 +93,39 @@ class Intake:
         """Before any other frame: call this once in each turn of the loop, until it says that it is done."""
         self._first = piece
 
+    def answer_to(self, account: Account) -> None:
+        """It is known now whose link this is: what was done for it already is paid for as well."""
+        account.pay(self._spent)
+        self.account = account
+
+    def charge(self, price: int) -> None:
+        """For what is in the frame that is worked off."""
+        self._dear += DEAR_STEPS
+        self.account.pay(price)
+
     @property
     def is_spent(self) -> bool:
-        """Whether it has used up its budget."""
-        return self._stock < 0
+        """Whether it waits because its budget is used up."""
+        return self._is_starved
 
     def tick(self, now: float) -> None:
-        """The stock grows; who has some again goes on."""
-        grown = int((now - self._now) * RATE)
-        if grown:
-            self._now = now
-            was_empty = self._stock < 0
-            self._stock = min(STOCK, self._stock + grown)
-            if was_empty:
-                self._wake()
+        """The account grows; who waits for that goes on."""
+        self.account.grow(now)
+        if self._is_starved and not self.account.is_empty:
+            self._is_starved = False
+            self._soon()
 
     def _wake(self) -> None:
-        if self._stock >= 0:
+        if self.account.is_empty:
+            self._is_starved = True
+        else:
             self._soon()
 
     def _slice(self, frames: list[bytes]) -> int:
         """How many of them were done."""
         steps = 0
         for place, data in enumerate(frames):
-            if steps >= SLICE or self._stock < 0 or self._first is not None:
+            if steps >= SLICE or self.account.is_empty or self._first is not None:
                 return place
             fields = parse(data)
             kind = fields[0]
@@ -118,10 +138,14 @@ class Intake:
             else:
                 steps += self._pay(fields)
             self._work(fields)
+            if self._dear:
+                steps += self._dear
+                self._dear = 0
         return len(frames)
 
     def _pay(self, fields: list[Any]) -> int:
         """What this frame costs, in steps."""
         cost = PAPERS_COST * len(fields[1]) if fields[0] == Frame.PAPERS else COSTS.get(fields[0], 1)
-        self._stock -= cost
+        self._spent += cost
+        self.account.pay(cost)
         return cost

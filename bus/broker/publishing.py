@@ -21,6 +21,7 @@ from bus.broker.durable import Durable
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink
+from bus.broker.intake import NEW_EPOCH, REFUSED
 from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.offences import Offences
@@ -28,6 +29,7 @@ from bus.broker.pacing import Pacing, Turn
 from bus.broker.requests import Requests
 from bus.broker.router import Route, Router
 from bus.broker.seats import Seats
+from bus.broker.watching import Watching
 from bus.errors import RemoteProtocolError, VerificationError
 from bus.identity.envelopes.arrival import check_times
 from bus.identity.envelopes.believe import Believed
@@ -36,7 +38,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol import header as headers
 from bus.protocol.codec import malformed
-from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, KEPT_GRANT, UNHEARD, numbers
+from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, JUNK, KEPT_GRANT, UNHEARD, Frame, numbers
 from bus.protocol.handshake import told
 from bus.protocol.header import GRANT, REPLY, REQUEST, Header
 
@@ -65,10 +67,11 @@ class Publishing:
         requests: Requests,
         router: Router,
         seats: Seats,
+        watching: Watching,
     ) -> None:
         self._admission, self._asking, self._counts, self._durable = admission, asking, counts, durable
         self._groups, self._holding, self._offences, self._pacing = groups, holding, offences, pacing
-        self._listing = listing
+        self._listing, self._watching = listing, watching
         self._requests, self._router, self._seats = requests, router, seats
 
     def turn(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
@@ -145,7 +148,12 @@ class Publishing:
         permit.check(header, len(crossing.envelope), self._admission.snapshot.judged_at(moment.now_ms))
         if permit.epoch != header.epoch:
             permit.epoch = header.epoch
-            self._asking.note(header.epoch, header.sender)
+            self._note(crossing)
+
+    def _note(self, crossing: Crossing) -> None:
+        """Of which epoch this is."""
+        if self._asking.note(crossing.header.epoch, crossing.header.sender):
+            crossing.turn.host.intake.charge(NEW_EPOCH)
 
     # ---- what goes by its own topic ------------------------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class Publishing:
         check_times(header, header.expires_ms, now_ms=snapshot.judged_at(moment.now_ms))
         # Not by its own topic: there would be one standing for each reader, and all say the same.
         snapshot.standing(crossing.believed, AUDIT + crossing.believed.name).check_signer(header)
-        self._asking.note(header.epoch, header.sender)
+        self._note(crossing)
         if alias != BY_ITS_TOPIC:
             self._durable.keep(crossing)
         self._admitted(header)
@@ -213,12 +221,15 @@ class Publishing:
         code = told(error.reason)
         self._counts.refused[error.reason] += 1
         self._offences.note(host.link.peer, f"envelopes refused as {error.reason}", str(error), now=moment.now)
+        host.intake.charge(REFUSED)
         host.refuse(code, id_)
         if code not in HARMLESS:
             host.junk += 1
             if host.junk > MAX_JUNK and not host.cut_for:  # the rest of its turn is looked at, and counted
-                self._counts.cut["junk"] += 1
-                host.cut("junk")
+                host.send(Frame.DRAIN, JUNK)
+                self._watching.cut(
+                    host, JUNK, f"more than {MAX_JUNK} envelopes in a minute that nobody could believe", now=moment.now
+                )
 
 
 def _session(host: HostLink, header: Header) -> Believed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from bus.broker.accounts import Accounts
 from bus.broker.counts import Counts
 from bus.broker.host_link import HostLink
 from bus.broker.interest import Interest
@@ -19,8 +20,8 @@ JUNK_SECONDS: Final = 60.0
 
 
 class Watching:
-    def __init__(self, counts: Counts, interest: Interest, offences: Offences) -> None:
-        self._counts, self._interest, self._offences = counts, interest, offences
+    def __init__(self, accounts: Accounts, counts: Counts, interest: Interest, offences: Offences) -> None:
+        self._accounts, self._counts, self._interest, self._offences = accounts, counts, interest, offences
         self._junk_at = 0.0
 
     def tick(self, hosts: Iterable[HostLink], *, now: float) -> None:
@@ -28,8 +29,9 @@ class Watching:
         forgives = now - self._junk_at >= JUNK_SECONDS
         if forgives:
             self._junk_at = now
+            self._accounts.forget(now)
         for host in hosts:
-            if now - host.heard_at >= PING_SECONDS:
+            if now - host.heard_at >= PING_SECONDS and not host.intake.is_spent:  # who is not read cannot be heard
                 self._ask(host, now=now)
             if host.link.writable:
                 host.writable_at = now

@@ -50,6 +50,8 @@ MAX_DOCUMENT_BYTES: Final = 16 << 20
 """Of what TRUST carries in parts."""
 UNHEARD: Final = "unheard"
 """What a REFUSE says of a request that nobody listens to any more. It breaks no rule: the word is no code."""
+JUNK: Final = "junk"
+"""What a DRAIN says to a host before its link is ended over what was refused."""
 MAX_WORD_BYTES: Final = 256
 _U32: Final = (1 << 32) - 1
 

@@ -11,7 +11,7 @@ import pytest
 from played import Stage, settle
 from small_world import MINUTE
 
-from bus.broker import arriving, intake
+from bus.broker import accounts, arriving
 from bus.errors import ClosedError, RemoteProtocolError
 from bus.identity.host.host_keys import HostKeys
 from bus.policy.model import UidGrant
@@ -274,7 +274,7 @@ async def test_whose_papers_are_refused_is_put_off_and_who_comes_with_it_comes_i
 async def test_who_brings_bad_papers_all_the_time_is_slowed_down_like_anybody_who_asks_for_much(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(intake, "STOCK", 500)
+    monkeypatch.setattr(accounts, "STOCK", 500)
     async with stage.running():
         host, other = await stage.host("DIRECTOR"), await stage.host("BUILDER")
         bad = stage.world.agent("DEPUTY", host=HostKeys.make(HYBRID, os.urandom))

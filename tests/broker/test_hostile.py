@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from played import Played, Stage, settle
 
-from bus.broker import host_link, intake, offences
+from bus.broker import accounts, host_link, intake, offences
 from bus.broker.broker import LIMITS
 from bus.broker.offences import Offences
 from bus.protocol.frames import MAX_ROWS, Frame, column, encode, sub_ref
@@ -36,7 +36,7 @@ async def test_thousands_of_frames_at_once_are_done_a_slice_at_a_time(stage: Sta
 
 
 async def test_who_has_used_up_its_budget_is_not_read_until_it_has_some_again(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(intake, "STOCK", 400)
+    monkeypatch.setattr(accounts, "STOCK", 400)
     async with stage.running():
         flooding, other = await stage.host("MONITOR"), await stage.host("BUILDER")
         for number in range(1, 1_001):

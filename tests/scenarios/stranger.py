@@ -55,7 +55,7 @@ class Stranger(Agents):
     async def begin(self) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        os.nice(10)  # on the machine that is attacked it would otherwise take the processor away, too
+        os.nice(19)  # a peer has a processor of its own: what it takes away here is no cost of the broker
         self.crowds: list[tuple[socket.socket, float]] = []
         await super().begin()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
-from sizes import note, percentile, size
+from sizes import SOAK, note, percentile, size
 from troupe import Actor, Company
 
 pytestmark = pytest.mark.soak
 MEGABYTES = 300
 LIVE = 1
+MOST_REFUSED, REFUSED_A_SECOND = 4_285, 72
+"""By its account, of an agent that does nothing else; and a turn or two may be looked at beyond."""
 QUIET = size(100, 3_000)
 """Messages by which the quiet of the onlookers is measured."""
 
@@ -19,26 +22,32 @@ QUIET = size(100, 3_000)
 class Onlookers:
     """LEAD tells ALICE something all the time; what others do is nothing to them."""
 
-    def __init__(self, bus_of: Company, *, rate: int = 300) -> None:
-        self.speaker, self.reader = bus_of.agents("LEAD"), bus_of.agents("ALICE")
+    def __init__(self, bus_of: Company, hub: Actor, *, rate: int = 300) -> None:
+        self.hub, self.speaker, self.reader = hub, bus_of.agents("LEAD"), bus_of.agents("ALICE")
         self.reader.ask("subscribe", name="ALICE", pattern="tasks.>")
         self.speaker.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=10_000_000, rate=rate)
-        self.quiet = self.waits()
-
-    def waits(self) -> float:
-        """How long 99 of 100 of the next messages are on their way at most, in milliseconds."""
-        self.reader.ask("waits", key="ALICE")
+        self.begin_to_watch()
         self.reader.ask("more", key="ALICE", count=QUIET)
-        return percentile(self.reader.ask("waits", key="ALICE"), 99)
+        self.quiet, self.share, _ = self._seen()
 
     def begin_to_watch(self) -> None:
+        self._cpu, self._began = self.hub.ask("statistics")["cpu"], time.monotonic()
         self.reader.ask("waits", key="ALICE")
 
-    def noticed(self, what: str) -> None:
-        """Since they began to watch; a few messages at least."""
+    def _seen(self) -> tuple[float, float, float]:
+        """Since they began to watch: how long 99 of 100 messages were on their way at most (ms), which share of a processor the hub
+        took, and how many seconds it was."""
+        waits, seconds = self.reader.ask("waits", key="ALICE"), time.monotonic() - self._began
+        return percentile(waits, 99), (self.hub.ask("statistics")["cpu"] - self._cpu) / seconds, seconds
+
+    def noticed(self, what: str) -> float:
+        """Since they began to watch, and they begin anew; a few messages at least. For how long they watched, in seconds."""
         self.reader.ask("more", key="ALICE", count=10)
-        worst = percentile(self.reader.ask("waits", key="ALICE"), 99)
+        worst, share, seconds = self._seen()
         note(f"{what}: others' p99 ({worst:.1f} ms), times what it was", worst / self.quiet, "", 2)
+        note(f"{what}: of a processor, more than without, over {seconds:.1f} s", 100 * max(share - self.share, 0), "%", 20)
+        self.begin_to_watch()
+        return seconds
 
     def have_missed_nothing(self) -> None:
         said = self.speaker.ask("published", run=LIVE, stop=True)["accepted"]
@@ -64,7 +73,7 @@ def test_crowds_that_say_nothing_or_too_little_are_hung_up_on_within_seconds(bus
     silent, others = 2_000, 200
     hub = bus_of.hub(listen=("tls://127.0.0.1:0",))
     tls, own = hub.urls
-    onlookers = Onlookers(bus_of)
+    onlookers = Onlookers(bus_of, hub)
     before, stranger = hub.ask("statistics"), bus_of.stranger()
     onlookers.begin_to_watch()
     assert stranger.ask("crowd", url=own, count=others, what="begun") == others
@@ -87,7 +96,7 @@ def test_crowds_that_say_nothing_or_too_little_are_hung_up_on_within_seconds(bus
 def test_a_crowd_that_takes_every_descriptor_leaves_the_hub_some_for_itself(bus_of: Company):
     descriptors, reserve = 256, 64
     hub = bus_of.hub(descriptors=descriptors)
-    onlookers = Onlookers(bus_of)
+    onlookers = Onlookers(bus_of, hub)
     stranger = bus_of.stranger()
     stranger.ask("crowd", url=bus_of.url, count=2 * descriptors, what="silent")
     bus_of.change("publish: [results.>]", "publish: [results.>, alarms.>]")
@@ -103,7 +112,7 @@ def test_storms_of_nonsense_are_one_line_in_the_log(bus_of: Company):
     count = size(100, 5_000)
     hub = bus_of.hub(listen=("tls://127.0.0.1:0",))
     tls, own = hub.urls
-    onlookers, strangers = Onlookers(bus_of), [bus_of.stranger() for _ in range(4)]
+    onlookers, strangers = Onlookers(bus_of, hub), [bus_of.stranger() for _ in range(4)]
     onlookers.begin_to_watch()
     kinds = ((own, "garbage"), (own, "wrong"), (own, "huge"), (tls, "garbage"))
     for stranger, (url, what) in zip(strangers, kinds, strict=True):
@@ -117,29 +126,29 @@ def test_storms_of_nonsense_are_one_line_in_the_log(bus_of: Company):
     onlookers.have_missed_nothing()
 
 
-def test_an_insider_who_forges_is_cut_and_nobody_else_is_blamed(bus_of: Company):
+def test_an_insider_who_forges_is_cut_and_then_read_slowly_and_nobody_else_is_blamed(bus_of: Company):
     count = size(5_000, 100_000)
     hub = bus_of.hub()
-    onlookers, eve = Onlookers(bus_of), bus_of.stranger("EVE")
+    onlookers, eve = Onlookers(bus_of, hub), bus_of.stranger("EVE")
     onlookers.begin_to_watch()
-    sent = 0
-    for turn in range(1, 1 + size(1, 10)):
+    sent = eve.ask("forge", name="EVE", topic="tasks.open", sender="LEAD", count=count)
+    eve.ask("until_event", name="EVE", kind="Connected", count=1)  # her host comes back, as hosts do
+    if SOAK:
         sent += eve.ask("forge", name="EVE", topic="tasks.open", sender="LEAD", count=count)
-        eve.ask("until_event", name="EVE", kind="Connected", count=turn)  # her host comes back, as hosts do
-    onlookers.noticed("forged senders")
+    took = onlookers.noticed("forged senders")
     found = stays_small("forged senders", hub)["broker"]
-    assert found["cut"] == {"junk": turn}
-    assert 4_096 * turn < found["refused"]["untrusted"] <= sent
+    assert found["cut"] == {"junk": 1}
+    assert 4_096 < found["refused"]["untrusted"] <= min(sent, MOST_REFUSED + REFUSED_A_SECOND * took + 64)
     assert found["received"] == found["admitted"] + sum(found["refused"].values())
     assert [line for line in named(hub) if "LEAD" in line] == []
-    assert sum(named(hub).values()) < 3 + size(0, 10)
+    assert sum(named(hub).values()) < 5
     onlookers.have_missed_nothing()
 
 
 def test_floods_of_an_insider_with_good_papers_cost_others_nothing(bus_of: Company):
     count = size(3_000, 200_000)
     hub = bus_of.hub()
-    onlookers, target, eve = Onlookers(bus_of), bus_of.agents("DEPUTY"), bus_of.stranger("EVE")
+    onlookers, target, eve = Onlookers(bus_of, hub), bus_of.agents("DEPUTY"), bus_of.stranger("EVE")
     target.ask("subscribe", name="DEPUTY", pattern="results.>")  # who is sent what nobody can open
     onlookers.begin_to_watch()
     keys = eve.ask("flood_keys", name="EVE", topic="results.guest", count=count)

@@ -106,16 +106,16 @@ class Actor:
         """Without waiting for what it says to that: `answer` does."""
         os.write(self._in, json.dumps({"do": do, **more}).encode() + b"\n")
 
-    def answer(self) -> Any:
+    def answer(self, seconds: float = PATIENCE) -> Any:
         """Raises ToldError."""
-        heard = self.hear()
+        heard = self.hear(seconds)
         if "error" in heard:
             raise ToldError(heard["error"])
         return heard["answer"]
 
-    def ask(self, do: str, **more: Any) -> Any:
+    def ask(self, do: str, *, within: float = PATIENCE, **more: Any) -> Any:
         self.tell(do, **more)
-        return self.answer()
+        return self.answer(within)
 
     def kill(self) -> None:
         """At once, and wait until it is gone."""
