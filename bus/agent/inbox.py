@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
+from bus.agent.apart import USUAL_DELAY
 from bus.agent.message import Answer, Batch
 from bus.agent.requests import Requests
-from bus.agent.settling import USUAL_DELAY, Settling
+from bus.agent.settling import Settling
 from bus.agent.subscription import Subscription
 from bus.errors import BusError
 from bus.identity.envelopes.granting import Granted

@@ -216,12 +216,12 @@ class Message(Generic[Body]):
     async def nak(self, delay: float | None = None) -> None:
         """Have it delivered again, after so many seconds, or as the broker thinks right. Nothing on live topics."""
         if self._batch.settling is not None:
-            await self._batch.settling.nak(self._batch, delay)
+            await self._batch.settling.nak(self._batch, self._index, delay)
 
     async def term(self, reason: str = "") -> None:
         """Do not deliver it again: it becomes a dead letter, which an operator may have handed out anew. Nothing on live topics."""
         if self._batch.settling is not None:
-            await self._batch.settling.term(self._batch, reason)
+            await self._batch.settling.term(self._batch, self._index, reason)
 
     async def touch(self) -> None:
         """It takes longer: whoever waits for the ack waits anew. Nothing on live topics."""

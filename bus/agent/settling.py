@@ -5,6 +5,8 @@
     term     not again: a dead letter, with the reason. Nothing is written: an operator may have it handed out once more
     touch    it takes longer
 
+A broker knows envelopes. Of one that brought several records nak and term wait until the others are settled too (`apart`).
+
 An ack that is lost on the way costs a delivery, and no second handling: the ledger knows the record as finished. What else is lost
 is said again by who is handed the record again.
 """
@@ -16,15 +18,16 @@ from typing import Final, NamedTuple, Protocol
 
 import anyio
 
+from bus.agent.apart import USUAL_DELAY, Apart
 from bus.agent.message import Batch
 from bus.errors import BusError, twin
 from bus.flow.ledger import Changes, Ledger
 from bus.protocol.frames import ACK, MAX_ROWS, MAX_WORD_BYTES, NAK, TERM, TOUCH, Frame, encode
 from bus.protocol.header import Header
 
-USUAL_DELAY: Final = (1 << 64) - 1
-"""The delay of a nak that leaves it to the broker."""
 MAX_TWICE: Final = 4_096
+MAX_APART: Final = 4_096
+"""Envelopes of several records that wait until something was said of each."""
 Envelope = tuple[bytes, int]
 """Epoch and number."""
 
@@ -60,6 +63,8 @@ class Settling:
         """Of envelopes that were handed over and are not settled; 0 where the link is gone that brought them."""
         self._twice: set[Envelope] | None = set()
         """Those that came more than once; None where there were too many to know each."""
+        self._apart: dict[Envelope, Apart] = {}
+        """Of envelopes of several records: those of which something else than an ack was said of one."""
 
     def arrived(self, header: Header, position: int) -> None:
         envelope = header.epoch, header.seq
@@ -68,6 +73,8 @@ class Settling:
             if len(self._twice) > MAX_TWICE:
                 self._twice = None
         self._positions[envelope] = position
+        if self._apart and envelope in self._apart:
+            self._apart[envelope].put_back.clear()  # they come again with this
 
     def came_again(self, header: Header, position: int) -> None:
         """And nobody was handed it: if it is finished and being written, it is acknowledged by this position when it is on disk."""
@@ -75,7 +82,17 @@ class Settling:
             self._positions[header.epoch, header.seq] = position
 
     def unfinished(self, batch: Batch) -> Sequence[int]:
-        """Of the records that it brought, those that were not settled since: it may have come twice."""
+        """Of the records that it brought, those that were not settled since: it may have come twice, or others with them."""
+        indexes = self._not_finished(batch)
+        apart = self._apart.get((batch.header.epoch, batch.header.seq)) if self._apart else None
+        if apart is None:
+            return indexes
+        left = [index for index in indexes if index not in apart.ended]
+        if not left:
+            self._look_at(batch)
+        return left
+
+    def _not_finished(self, batch: Batch) -> Sequence[int]:
         header = batch.header
         if self._twice is not None and (not self._twice or (header.epoch, header.seq) not in self._twice):
             return batch.indexes
@@ -88,16 +105,25 @@ class Settling:
         header = batch.header
         self.ledger.finish(header.epoch, header.seq, (index,), records=header.records, expires_ms=batch.until_ms)
         self._writer.wake()
+        if self._apart:
+            self._look_at(batch)
         if confirmed:
             await self._writer.confirmed()
 
-    async def nak(self, batch: Batch, delay: float | None) -> None:
-        self.put_back(self._settled(batch), USUAL_DELAY if delay is None else max(int(delay * 1000), 0))
+    async def nak(self, batch: Batch, index: int, delay: float | None) -> None:
+        delay_ms = USUAL_DELAY if delay is None else max(int(delay * 1000), 0)
+        if batch.header.records == 1:
+            self.put_back(self._settled(batch), delay_ms)
+        elif (apart := self._apart_of(batch)) is not None:
+            apart.put_back[index] = delay_ms
+            self._look_at(batch)
 
-    async def term(self, batch: Batch, reason: str) -> None:
-        position = self._settled(batch)
-        if position:
-            self.end(position, reason or "term")
+    async def term(self, batch: Batch, index: int, reason: str) -> None:
+        if batch.header.records == 1:
+            self.end(self._settled(batch), reason or "term")
+        elif (apart := self._apart_of(batch)) is not None:
+            apart.ended[index] = reason or "term"
+            self._look_at(batch)
 
     async def touch(self, batch: Batch) -> None:
         header = batch.header
@@ -108,6 +134,38 @@ class Settling:
     def _settled(self, batch: Batch) -> int:
         return self._positions.pop((batch.header.epoch, batch.header.seq), 0)
 
+    # ---- envelopes of several records ----------------------------------------------------------------------------------------
+
+    def _apart_of(self, batch: Batch) -> Apart | None:
+        """None where the broker knows already what becomes of the envelope."""
+        envelope = batch.header.epoch, batch.header.seq
+        if envelope not in self._positions:
+            return None
+        if envelope not in self._apart and len(self._apart) >= MAX_APART:
+            del self._apart[next(iter(self._apart))]  # the oldest; what was ended of it may be handed over again
+        return self._apart.setdefault(envelope, Apart())
+
+    def _look_at(self, batch: Batch) -> None:
+        """If something was said now of each record of this envelope, and not of all that they are finished, say it of the whole."""
+        header = batch.header
+        envelope = header.epoch, header.seq
+        apart = self._apart.get(envelope)
+        if apart is None:
+            return
+        left = self.ledger.unfinished(*envelope, records=header.records)
+        if not apart.is_said(left):
+            return
+        position = self._settled(batch) if left else 0  # where nothing is left, its ack follows from the ledger
+        delay_ms, reason = apart.delay_ms(left), apart.reason(left)
+        if delay_ms is None or not apart.ended:
+            del self._apart[envelope]
+        else:
+            apart.put_back.clear()
+        if delay_ms is not None:
+            self.put_back(position, delay_ms)
+        else:
+            self.end(position, reason)
+
     # ---- said to the broker --------------------------------------------------------------------------------------------------
 
     def put_back(self, position: int, delay_ms: int) -> None:
@@ -115,7 +173,8 @@ class Settling:
             self._say(NAK, [position], delay_ms=delay_ms)
 
     def end(self, position: int, reason: str) -> None:
-        self._say(TERM, [position], reason=reason)
+        if position:
+            self._say(TERM, [position], reason=reason)
 
     def ack_again(self, position: int) -> None:
         """It was finished before, and that is on disk."""
@@ -123,6 +182,10 @@ class Settling:
 
     def written(self, envelopes: Iterable[Envelope]) -> None:
         """These are finished, and that is on disk."""
+        if self._apart:
+            envelopes = [*envelopes]
+            for one in envelopes:
+                self._apart.pop(one, None)
         positions = (self._positions.pop(one, 0) for one in envelopes)
         self._say(ACK, sorted(position for position in positions if position))
 
@@ -134,6 +197,7 @@ class Settling:
 
     def lost(self) -> None:
         """The link is gone: what is not settled is delivered again, under whatever position."""
+        self._apart.clear()
         self._positions = dict.fromkeys(self._positions, 0)
 
 
