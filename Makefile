@@ -4,10 +4,10 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock bench soak clean
+.PHONY: help run test lint format lock bench bench-peers soak clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: ## set up, then run the hub and the fleet of 76 agents, and show what they do, until Ctrl-C
 	@scripts/setup
@@ -34,6 +34,10 @@ lock: ## write the lock files again (ARGS=--upgrade for newer versions)
 bench: ## measure, and print the numbers beside their targets
 	@scripts/setup test
 	@scripts/bench $(ARGS)
+
+bench-peers: ## install other buses, and measure them and tpmbus in turns (ARGS="--workload reqrep --only nats,zenoh")
+	@scripts/setup test
+	@scripts/bench-peers $(ARGS)
 
 soak: ## the long runs: scenarios at full size with a table at the end, much more random and guided input
 	@scripts/setup test

@@ -88,7 +88,7 @@ def commands_in(text: str) -> set[tuple[str, ...]]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 def test_the_readme_shows_commands_that_exist():
@@ -175,7 +175,9 @@ def test_scripts_can_be_run():
 
 # ---- the locks -------------------------------------------------------------------------------------------------------------------
 
-LOCKS = ["requirements.lock", "scripts/build.lock", "scripts/installer.lock"]
+LOCKS = ["requirements.lock", "scripts/build.lock", "scripts/installer.lock", "scripts/peers.lock"]
+HEAVY = {"peers"}
+"""Extras that are locked by themselves: nobody should have to fetch them to run the tests."""
 HOW = "run `make lock`"
 
 
@@ -203,8 +205,9 @@ def pins(lock: str) -> dict[str, tuple[Version, int, set[str]]]:
 def wanted() -> dict[str, list[Requirement]]:
     """What pyproject.toml asks for, by package: dependencies, extras and the development group."""
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = data["project"].get("optional-dependencies", {})
     lines = [*data["project"]["dependencies"], *data["dependency-groups"]["dev"]]
-    lines += [line for extra in data["project"].get("optional-dependencies", {}).values() for line in extra]
+    lines += [line for name, extra in extras.items() if name not in HEAVY for line in extra]
     found: dict[str, list[Requirement]] = {}
     for line in lines:
         requirement = Requirement(line)
@@ -243,6 +246,14 @@ def test_what_building_needs_is_pinned_to_what_runs_where_both_have_it():
     """A package that is compiled against one version and run with another is a long afternoon."""
     build, run = pins("scripts/build.lock"), pins("requirements.lock")
     assert {name: build[name][0] for name in build if name in run} == {name: run[name][0] for name in run if name in build}
+
+
+def test_other_buses_are_locked_beside_what_runs_and_in_the_same_versions():
+    locked, run = pins("scripts/peers.lock"), pins("requirements.lock")
+    for line in project()["optional-dependencies"]["peers"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)][0]), f"{line} is not locked: {HOW}"
+    assert {name: locked[name][0] for name in locked if name in run} == {name: run[name][0] for name in run if name in locked}
 
 
 def test_the_installer_is_the_one_that_the_lock_script_names():
