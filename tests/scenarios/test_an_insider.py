@@ -16,6 +16,9 @@ import anyio
 import pytest
 from lying_broker import Liar, Seam, bodies, header_of, inside, lying, refused, soon
 
+from bus.agent.connection import REFUSED_TOO_MUCH
+from bus.agent.events import Connected, Disconnected
+from bus.broker import publishing
 from bus.identity.envelopes.seal import given_id
 from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
@@ -355,3 +358,16 @@ async def test_answers_without_end_are_taken_as_long_as_somebody_wants_them():
         (pending,) = inside(lead).requests._pending.values()
         assert len(pending.replies) <= 5
         answers.close()
+
+
+async def test_whose_host_is_cut_over_what_was_refused_hears_why_and_comes_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(publishing, "MAX_JUNK", 20)
+    async with together() as (liar, insider, lead, painter), painter.subscribe("tasks.>") as tasks:
+        forged = insider.junk("tasks.a", os.urandom(32), sender="LEAD")
+        insider.seam.say(Frame.OPEN, 900, "tasks.a")
+        insider.seam.say(Frame.PUBLISH, 1_000_000, column([900] * 21), [forged] * 21)
+        await liar.hub.advance(1)
+        assert await soon(anext(insider.agent.events())) == Disconnected(REFUSED_TOO_MUCH)
+        assert await soon(anext(insider.agent.events())) == Connected()
+        await lead.publish("tasks.a", b"on")
+        assert await bodies(liar, tasks) == [b"on"]
