@@ -26,7 +26,7 @@ from bus.bench import processes
 from bus.bench.figures import Around, step_of
 from bus.bench.mixed import reference
 from bus.bench.order import Order
-from bus.bench.part import Part, share_out
+from bus.bench.part import Part, names, share_out
 from bus.bench.scenario import Scenario
 from bus.bench.step import Step
 from bus.errors import ConnectError, TpmUnavailableError
@@ -43,6 +43,8 @@ LOOK_SECONDS: Final = 0.25
 REST_LOOK_SECONDS: Final = 0.05
 PATIENCE_SECONDS: Final = 2.0
 """After the last message, while nothing more comes: what is missing then is lost."""
+OPERATIONS_IN_A_ROW: Final = 3
+"""Of the TPM, that a message may have to wait for: one that runs, its own, and one more."""
 BROKER: Final = "bus.hub.broker_program"  # what its command line says
 
 
@@ -66,8 +68,8 @@ class Look:
 class Crowd:
     """Made by `gathered`."""
 
-    def __init__(self, state: State, scenario: Scenario) -> None:
-        self._state, self._scenario = state, scenario
+    def __init__(self, state: State, scenario: Scenario, *, slow_seconds: float = 0.0) -> None:
+        self._state, self._scenario, self._slow_seconds = state, scenario, slow_seconds
         self._children: dict[str, Child] = {}
         self._pids: dict[str, int] = {"bench": os.getpid()}
         self._number = 0
@@ -107,7 +109,7 @@ class Crowd:
     async def _order(self, rate: float) -> Order:
         scenario, self._number = self._scenario, self._number + 1
         begin_ns = time.monotonic_ns() + round((LEAD_SECONDS + 0.01 * len(self._children)) * 1e9)
-        order = Order(self._number, rate, begin_ns, scenario.warm_seconds, scenario.seconds, scenario.size)
+        order = Order(self._number, rate, begin_ns, scenario.warm_seconds, scenario.seconds, scenario.size, self._slow_seconds)
         for child in self._children.values():
             await child.ask("order", order=order.packed())
         return order
@@ -161,10 +163,11 @@ def _added(order: Order, answers: Sequence[dict[str, Any]]) -> Look:
 @asynccontextmanager
 async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: Delay | None) -> AsyncIterator[Crowd]:
     """Raises ConnectionLostError if a process ends before it is ready; what it said of that is on stderr."""
-    crowd, is_mix = Crowd(state, scenario), scenario.kind == "mix"
+    slow_seconds = 0.0 if delay is None else OPERATIONS_IN_A_ROW * max(delay.ecc, delay.rsa)
+    crowd, is_mix = Crowd(state, scenario, slow_seconds=slow_seconds), scenario.kind == "mix"
     policy = "default" if is_mix else str(POLICY)
     shares = share_out(scenario, (await to_thread.run_sync(reference)).agents if is_mix else ())
-    is_embedded = scenario.transport == "embedded"
+    is_embedded, agents = scenario.transport == "embedded", names(scenario)
     async with AsyncExitStack() as stack:
         if delay is not None:
             await stack.enter_async_context(slow_tpm(state, policy, delay, tpm=tpm))
@@ -173,12 +176,12 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
         url: str | None = None
         if not is_embedded:
             listen = ("tls://127.0.0.1:0",) if scenario.transport == "tls" else ()
-            hub = Part("hub", str(state.folder), scenario, is_hub=True, policy=policy, tpm=tpm, listen=listen)
+            hub = Part("hub", str(state.folder), scenario, is_hub=True, policy=policy, agents=agents, tpm=tpm, listen=listen)
             said = await crowd.start(stack, hub)
             url = said["urls"][0] if scenario.transport == "tls" else None
         parts = [
-            Part(name, str(state.folder), scenario, is_hub=is_embedded, policy=policy, tpm=tpm, url=url, **agents)
-            for name, agents in shares
+            Part(name, str(state.folder), scenario, is_hub=is_embedded, policy=policy, agents=agents, tpm=tpm, url=url, **duties)
+            for name, duties in shares
         ]
         async with alone(), anyio.create_task_group() as tasks:
             for part in parts:

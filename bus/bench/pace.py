@@ -58,7 +58,7 @@ async def ticks(seconds: float, first_ns: int, now_ns: Callable[[], int]) -> Asy
         while not over.wait(max((due_ns - now_ns()) / 1e9, 0)):
             if not ticked[0].is_set():  # who has not come back since the last time needs no second call
                 from_thread.run_sync(ring, token=token)
-            due_ns = max(due_ns + step_ns, now_ns())
+            due_ns += step_ns * max((now_ns() - due_ns) // step_ns + 1, 1)  # who was late is not late for ever
 
     async def tick() -> None:
         await ticked[0].wait()

@@ -36,6 +36,8 @@ class Part:
     is_hub: bool = False
     policy: str = "default"
     """Of the hub."""
+    agents: tuple[str, ...] = ()
+    """Of the hub: names of the bench's role."""
     tpm: str | None = None
     listen: tuple[str, ...] = ()
     url: str | None = None
@@ -54,13 +56,22 @@ class Part:
                 "hears": tuple(Hears(*one) for one in document["hears"]),
                 "mixed": tuple(document["mixed"]),
                 "listen": tuple(document["listen"]),
+                "agents": tuple(document["agents"]),
             }
         )
 
 
 TOPICS = {"live": "bench.live", "identity": "bench.identity", "durable": "bench.kept"}
+ROLE = "bench"
 FORBIDDEN = "bench.forbidden"
 """Where policy lets nobody publish: that it refuses is tried in every process that sends."""
+
+
+def names(scenario: Scenario) -> tuple[str, ...]:
+    """Everybody's, so that the hub can know them from the start: who joins later has a new statement made, each."""
+    if scenario.kind == "mix":
+        return ()
+    return (*(row.agent for row in _senders(scenario)), *(row.agent for row in _readers(scenario)))
 
 
 def share_out(scenario: Scenario, agents: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:

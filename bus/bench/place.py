@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bus.agent.agent import Agent
-from bus.bench.part import Part
+from bus.bench.part import ROLE, Part
 from bus.hub.hub import Hub
 from bus.hub.open import connect, open, supervise  # noqa: A004  as people call it: bus.open
 
@@ -33,7 +33,8 @@ async def opened(part: Part) -> AsyncIterator[tuple[Place, Hub | None]]:
     if part.is_hub:
         begin = supervise if part.scenario.kill_broker else open
         policy = Path(part.policy) if part.policy.endswith(".yaml") else part.policy
-        async with begin(state=part.state, policy=policy, tpm=part.tpm, listen=part.listen) as hub:
+        agents = dict.fromkeys(part.agents, ROLE)
+        async with begin(state=part.state, policy=policy, agents=agents, tpm=part.tpm, listen=part.listen) as hub:
             yield hub, hub
     elif part.url is not None:
         yield Dialling(part.url, part.state), None

@@ -107,6 +107,11 @@ class Step:
         return self.in_time / self.due if self.due else 0.0
 
     @property
+    def cpu_of_message(self) -> float:
+        """Microseconds, of all processes but the one that started them."""
+        return sum(cost for name, cost in self.costs.items() if name not in ("generator", "bench"))
+
+    @property
     def kept(self) -> bool:
         return self.share >= KEPT_SHARE
 

@@ -1,0 +1,128 @@
+"""Two results of the same scenario: what is different beyond the noise, and whether that is better or worse.
+
+The noise is what the runs of each result are apart. A figure has changed when the medians differ by more than both spreads
+together, and by more than `LEAST` of a hundred. Of a single run nobody knows how far another would have been: then nothing counts
+as changed, and the comparison says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from bus.bench.result import Result, Row, Spread
+from bus.bench.step import Step
+
+LEAST: Final = 0.03
+Verdict = Literal["same", "better", "worse", "unknown"]
+
+_SAME_WORDS: Final = (
+    "kind",
+    "transport",
+    "delivery",
+    "senders",
+    "readers",
+    "processes",
+    "size",
+    "call",
+    "kill_broker",
+    "tpm_delay",
+)
+"""Of a scenario: where these differ, two results are of two things."""
+
+_FIGURES: Final[tuple[tuple[str, str, Callable[[Step], float], bool], ...]] = (
+    ("delivered", "/s", lambda step: step.delivered_a_second, True),
+    ("p50", "ms", lambda step: step.latency.p50, False),
+    ("p99", "ms", lambda step: step.latency.p99, False),
+    ("p99.9", "ms", lambda step: step.latency.p999, False),
+    ("CPU a message", "us", lambda step: step.cpu_of_message, False),
+    ("TPM operations a million", "", lambda step: step.tpm.get("per_million", 0.0), False),
+    ("memory", "MiB", lambda step: sum(process.memory_mib for process in step.processes), False),
+    ("lost, twice or reordered", "", lambda step: float(step.lost + step.duplicated + step.reordered), False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    rate: float | None
+    """None for the highest rate itself."""
+    what: str
+    unit: str
+    before: Spread
+    after: Spread
+    verdict: Verdict
+
+    @property
+    def percent(self) -> float | None:
+        return (self.after.median / self.before.median - 1) * 100 if self.before.median else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_worse(self) -> bool:
+        return any(change.verdict == "worse" for change in self.changes)
+
+
+def compare(before: Result, after: Result) -> Comparison:
+    """Raises ValueError for results of two different things."""
+    for word in _SAME_WORDS:
+        if before.scenario.get(word) != after.scenario.get(word):
+            raise ValueError(f"{word} is {before.scenario.get(word)} in one and {after.scenario.get(word)} in the other")
+    if before.is_search != after.is_search:
+        raise ValueError("one is a search for the highest rate, the other was run at stated rates")
+    pairs = list(_pairs(before, after))
+    if not pairs:
+        raise ValueError("they have no rate in common")
+    changes = [change for rate, old, new in pairs for change in _of_rate(rate, old, new)]
+    if before.is_search:
+        highest, old, new = "highest rate that was kept", pairs[0][1], pairs[0][2]
+        changes.insert(0, _change(None, highest, "/s", lambda step: step.rate, more_is_better=True, old=old, new=new))
+    return Comparison(tuple(changes), tuple(_notes(before, after)))
+
+
+def _pairs(before: Result, after: Result) -> Iterator[tuple[float | None, Row, Row]]:
+    old, new = before.rows(), after.rows()
+    if before.is_search:
+        yield from ((None, one, other) for one, other in zip(old, new, strict=False))
+        return
+    later = {row.rate: row for row in new}
+    yield from ((row.rate, row, later[row.rate]) for row in old if row.rate in later)
+
+
+def _of_rate(rate: float | None, old: Row, new: Row) -> Iterator[Change]:
+    for what, unit, figure, more_is_better in _FIGURES:
+        change = _change(rate, what, unit, figure, more_is_better=more_is_better, old=old, new=new)
+        if change.before.most or change.after.most:
+            yield change
+
+
+def _change(
+    rate: float | None, what: str, unit: str, figure: Callable[[Step], float], *, more_is_better: bool, old: Row, new: Row
+) -> Change:
+    before, after = old.spread(figure), new.spread(figure)
+    return Change(rate, what, unit, before, after, verdict(before, after, more_is_better=more_is_better))
+
+
+def verdict(before: Spread, after: Spread, *, more_is_better: bool) -> Verdict:
+    if min(before.runs, after.runs) < 2:
+        return "unknown"
+    difference = after.median - before.median
+    if abs(difference) <= max(before.width + after.width, LEAST * abs(before.median)):
+        return "same"
+    return "better" if (difference > 0) == more_is_better else "worse"
+
+
+def _notes(before: Result, after: Result) -> Iterator[str]:
+    runs = min(len(before.runs), len(after.runs))
+    if runs < 2:
+        yield "one run says nothing of the noise, so nothing counts as changed: measure with --runs 3 or more"
+    for word in ("processor", "cores", "python", "loop"):
+        if before.machine.get(word) != after.machine.get(word):
+            yield f"{word} was {before.machine.get(word)} and is {after.machine.get(word)}: this is not only the bus"
+    if before.scenario.get("rates") != after.scenario.get("rates") and not before.is_search:
+        yield "only the rates that both have are compared"

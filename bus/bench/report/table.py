@@ -1,0 +1,75 @@
+"""A result as a table: a row a rate, medians of the runs, and how far the runs were apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Final
+
+from bus.bench.result import Result, Row
+from bus.bench.step import Step
+
+_FIGURES: Final[tuple[tuple[str, Callable[[Step], float]], ...]] = (
+    ("sent/s", lambda step: step.sent_a_second),
+    ("delivered/s", lambda step: step.delivered_a_second),
+    ("p50 ms", lambda step: step.latency.p50),
+    ("p90 ms", lambda step: step.latency.p90),
+    ("p99 ms", lambda step: step.latency.p99),
+    ("p99.9 ms", lambda step: step.latency.p999),
+    ("max ms", lambda step: step.latency.max),
+    ("CPU us/message", lambda step: step.cpu_of_message),
+)
+COLUMNS: Final = ("rate", *(name for name, _ in _FIGURES), "in time", "lost", "twice", "reordered", "TPM ops/M")
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    return [_row(row) for row in result.rows()]
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    figures = []
+    for _, figure in _FIGURES:
+        spread = row.spread(figure)
+        figures.append(number(spread.median) + (f" ±{number(spread.width / 2)}" if spread.runs > 1 else ""))
+    lost, twice, reordered = (
+        sum(counts) for counts in zip(*((step.lost, step.duplicated, step.reordered) for step in row.steps), strict=True)
+    )
+    share = min(step.share for step in row.steps)
+    chip = row.spread(lambda step: step.tpm.get("per_million", 0.0)).median
+    counted = (f"{lost:,}", f"{twice:,}", f"{reordered:,}")
+    return (number(row.rate), *figures, f"{share:.2%}", *counted, number(chip))
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if value else "0"
+
+
+CSV_COLUMNS: Final = (
+    "scenario", "run", "rate", "kept", "size", "seconds", "sent", "not_sent", "due", "delivered", "in_time", "lost", "duplicated",
+    "reordered", "sent_a_second", "delivered_a_second", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "mean_ms",
+    "generator_late_p99_ms", "cpu_us_per_message", "tpm_operations_per_million", "signature_hit_rate",
+)  # fmt: skip
+
+
+def as_csv(result: Result) -> str:
+    """A line for each step of each run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for number_of_run, run in enumerate(result.runs, start=1):
+        for step in run.steps:
+            latency = step.latency
+            writer.writerow(
+                (
+                    result.name, number_of_run, step.rate, int(step.kept), step.size, step.seconds, step.sent,
+                    sum(step.not_sent.values()), step.due, step.delivered, step.in_time, step.lost, step.duplicated, step.reordered,
+                    round(step.sent_a_second, 1), round(step.delivered_a_second, 1), latency.p50, latency.p90, latency.p99,
+                    latency.p999, latency.max, latency.mean, step.generator_late.p99, round(step.cpu_of_message, 3),
+                    round(step.tpm.get("per_million", 0.0), 1), round(step.caches.get("signatures", 0.0), 4),
+                )
+            )  # fmt: skip
+    return text.getvalue()
