@@ -43,6 +43,8 @@ LOOK_SECONDS: Final = 0.25
 REST_LOOK_SECONDS: Final = 0.05
 PATIENCE_SECONDS: Final = 2.0
 """After the last message, while nothing more comes: what is missing then is lost."""
+RESTART_SECONDS: Final = 15.0
+"""The same, where a broker has to be started again first."""
 OPERATIONS_IN_A_ROW: Final = 3
 """Of the TPM, that a message may have to wait for: one that runs, its own, and one more."""
 BROKER: Final = "bus.hub.broker_program"  # what its command line says
@@ -95,9 +97,9 @@ class Crowd:
         order = await self._order(rate)
         await anyio.sleep(max((order.measure_ns - time.monotonic_ns()) / 1e9, 0))
         others = await to_thread.run_sync(self._others)
-        before = {name: processes.cpu_seconds(pid) for name, pid in others.items()}
+        before = await to_thread.run_sync(processes.cpu_seconds_of, others)
         await self._until_sent(order, show)
-        after = {name: processes.cpu_seconds(pid) for name, pid in others.items()}
+        after = await to_thread.run_sync(processes.cpu_seconds_of, others)
         await self._until_heard(order, show)
         readings = [(await child.ask("read"))["reading"] for child in self._children.values()]
         pids = {**self._pids, **others}
@@ -126,7 +128,8 @@ class Crowd:
 
     async def _until_heard(self, order: Order, show: Callable[[Look], None]) -> None:
         """Until all that was sent has come, or nothing more comes."""
-        last, until = -1, time.monotonic() + PATIENCE_SECONDS
+        patience = RESTART_SECONDS if self._scenario.kill_broker else PATIENCE_SECONDS
+        last, until = -1, time.monotonic() + patience
         while time.monotonic() < until:
             answers = [await child.ask("look") for child in self._children.values()]
             look = _added(order, answers)
@@ -135,16 +138,15 @@ class Crowd:
             if is_done and look.heard >= sum(answer["copies"] for answer in answers):
                 return
             if look.heard + look.sent != last or not is_done:
-                last, until = look.heard + look.sent, time.monotonic() + PATIENCE_SECONDS
+                last, until = look.heard + look.sent, time.monotonic() + patience
             await anyio.sleep(REST_LOOK_SECONDS)
 
     async def _look(self, order: Order) -> Look:
         return _added(order, [await child.ask("look") for child in self._children.values()])
 
     async def _kill_broker(self) -> None:
-        for pid in await to_thread.run_sync(processes.children, self._pids["hub"]):
-            if processes.is_running(pid, BROKER):
-                os.kill(pid, signal.SIGKILL)
+        for pid in await to_thread.run_sync(processes.running, self._pids["hub"], BROKER):
+            os.kill(pid, signal.SIGKILL)
 
     def _others(self) -> dict[str, int]:
         """Processes that do not measure themselves: this one, the TPM service with its TPM, a broker of its own."""
@@ -152,8 +154,8 @@ class Crowd:
         pid = int((holder_of(self._state.tpm_lock) or {}).get("pid", 0))
         if pid:
             found |= {"tpm": pid, **{f"tpm chip {number + 1}": child for number, child in enumerate(processes.children(pid))}}
-        brokers = [pid for pid in processes.children(self._pids.get("hub", os.getpid())) if processes.is_running(pid, BROKER)]
-        return found | ({"broker": brokers[0]} if brokers and self._scenario.kill_broker else {})
+        brokers = processes.running(self._pids["hub"], BROKER) if self._scenario.kill_broker else []
+        return found | {"broker": broker for broker in brokers[:1]}
 
 
 def _added(order: Order, answers: Sequence[dict[str, Any]]) -> Look:

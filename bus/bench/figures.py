@@ -115,11 +115,16 @@ def _costs(processes: Sequence[Process], messages: float, harness: Mapping[str, 
 
 
 def _statistics(readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """hosts, broker and tpm, between both ends of the window."""
+    """hosts, broker and tpm, between both ends of the window. A broker that was started again counts from nothing: what it did
+    before is not known."""
     hosts = added(since(reading["marks"][0]["hosts"], reading["marks"][1]["hosts"]) for reading in readings)
-    hub = next((reading for reading in readings if "hub" in reading["marks"][0]), None)
-    passed = {} if hub is None else since(hub["marks"][0]["hub"], hub["marks"][1]["hub"])
-    return {"hosts": hosts, "broker": passed.get("broker", {}), "tpm": passed.get("tpm", {})}
+    hub = next((reading["marks"] for reading in readings if all("hub" in mark for mark in reading["marks"][:2])), None)
+    if hub is None:
+        return {"hosts": hosts, "broker": {}, "tpm": {}}
+    before, after = hub[0]["hub"], hub[1]["hub"]
+    is_same = before["broker"].get("starts") == after["broker"].get("starts")
+    broker = since(before["broker"] if is_same else {}, after["broker"])
+    return {"hosts": hosts, "broker": broker, "tpm": since(before["tpm"], after["tpm"])}
 
 
 def _tpm(passed: Mapping[str, Any], messages: float, seconds: float) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,16 @@ def children(pid: int) -> list[int]:
     return []
 
 
-def is_running(pid: int, program: str) -> bool:
-    """Whether this process runs that program."""
+def running(pid: int, program: str) -> list[int]:
+    """Those started by it that run this program."""
+    return [child for child in children(pid) if _runs(child, program)]
+
+
+def cpu_seconds_of(pids: Mapping[str, int]) -> dict[str, float]:
+    return {name: cpu_seconds(pid) for name, pid in pids.items()}
+
+
+def _runs(pid: int, program: str) -> bool:
     with suppress(OSError):
         return program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False

@@ -1,9 +1,10 @@
 """A scenario file -> what is played. In YAML, every mistake with its line and column; or in Python, where hooks can be added.
 
-A Python file says the same words in a mapping called SCENARIO, and may have (both optional):
+A Python file says the same words in a mapping called SCENARIO, and may have any of:
 
+    def opened(agent: bus.Agent) -> None                is called with every agent before anything is sent: to add hooks, say
     def body(number: int, size: int) -> bytes           what a body has behind its first 16 bytes; at most `size` of it
-    async def hear(message) -> None                     what a reader does with each message; its time counts
+    async def hear(message: bus.Message) -> None        what a reader does with each message; its time counts
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Scenario:
 class Hooks(NamedTuple):
     """What a Python scenario brings along."""
 
+    opened: Any = None
     body: Any = None
     hear: Any = None
 
@@ -138,7 +140,7 @@ def hooks(program: str | None) -> Hooks:
     if program is None:
         return Hooks()
     names = runpy.run_path(program)
-    return Hooks(names.get("body"), names.get("hear"))
+    return Hooks(names.get("opened"), names.get("body"), names.get("hear"))
 
 
 def changed(scenario: Scenario, **words: Any) -> Scenario:

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class Worker:
         rows = [*part.hears, *(row for name in part.mixed for row in (hears(mix, name) if mix else ()))]
         for name in dict.fromkeys([*(row.agent for row in part.sends), *(row.agent for row in rows), *part.mixed]):
             self._agents[name] = await stack.enter_async_context(self._place.agent(name))
+            if self._hooks.opened is not None:
+                self._hooks.opened(self._agents[name])
         self._readers = [Reader(self._agents[row.agent], row, self._hooks) for row in rows]
         for reader in self._readers:
             await self._tasks.start(reader.run)
@@ -104,7 +106,8 @@ class Worker:
         mark: dict[str, Any] = {"ns": time.monotonic_ns(), "cpu": time.process_time(), "sent": self._sent, "heard": self._heard}
         mark["hosts"] = numbers.plain(numbers.added(host_statistics(self._agents)))
         if self._hub is not None:
-            mark["hub"] = numbers.plain(await self._hub.statistics())
+            with suppress(BusError):  # a broker that was killed tells nothing until it is there again
+                mark["hub"] = numbers.plain(await self._hub.statistics())
         self._marks.append(mark)
 
     @property

@@ -158,14 +158,18 @@ def _proofs(found: Sequence[Row]) -> Iterator[str]:
 
 
 def _processes(found: Sequence[Row]) -> Iterator[str]:
+    """A row a process, a column a rate."""
+    names = list(dict.fromkeys(process.name for row in found for process in row.steps[0].processes))
+    if not names:
+        return
+    shown = [{process.name: process for process in row.steps[0].processes} for row in found]
     lines = [
-        (f"{number(row.rate)}/s", process.name, f"{process.cpu_percent:.0f} %", f"{process.memory_mib:.0f} MiB")
-        for row in found
-        for process in row.steps[0].processes
+        (name, *(f"{own[name].cpu_percent:.0f} %, {own[name].memory_mib:.0f} MiB" if name in own else "" for own in shown))
+        for name in names
     ]
-    if lines:
-        text = "Of the first run; of one core, and the most memory at once. The generator's own is in `sender` and `bench`."
-        yield from _section("Processes", text, _table(("rate", "process", "processor", "memory"), lines))
+    columns = ("process", *(f"{number(row.rate)} a second" for row in found))
+    text = "Of the first run: of one core, and the most memory at once. The generator's own is in the senders and in “bench”."
+    yield from _section("Processes", text, _table(columns, lines))
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], *, bad: range = range(0)) -> str:
