@@ -104,7 +104,7 @@ class Crowd:
         readings = [(await child.ask("read"))["reading"] for child in self._children.values()]
         pids = {**self._pids, **others}
         memory = await to_thread.run_sync(lambda: {name: processes.memory_mib(pid) for name, pid in pids.items()})
-        around = Around(memory, {name: after[name] - before[name] for name in others})
+        around = Around(memory, {name: max(after[name] - before[name], 0.0) for name in others})  # one may have been killed
         is_identity = self._scenario.delivery == "identity"
         return step_of(order, readings, around, harness=self.harness, is_identity=is_identity)
 
@@ -155,7 +155,7 @@ class Crowd:
         if pid:
             found |= {"tpm": pid, **{f"tpm chip {number + 1}": child for number, child in enumerate(processes.children(pid))}}
         brokers = processes.running(self._pids["hub"], BROKER) if self._scenario.kill_broker else []
-        return found | {"broker": broker for broker in brokers[:1]}
+        return found | {f"broker {number + 1}": broker for number, broker in enumerate(brokers)}
 
 
 def _added(order: Order, answers: Sequence[dict[str, Any]]) -> Look:
