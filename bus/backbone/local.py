@@ -7,6 +7,7 @@ Cemetery      dead letters
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -19,7 +20,7 @@ from bus.backbone.intake import Intake
 from bus.backbone.interface import UNUSED_MS, ConsumerFacts, ConsumerName, DeadLetter, Entry, Grant, Papers, RetentionClass
 from bus.backbone.outcome import Outcome, write
 from bus.backbone.registry import Registry
-from bus.backbone.storage import Changes, Commit, Loaded, Storage
+from bus.backbone.storage import Changes, Commit, Loaded, Storage, places
 from bus.backbone.tally import Tally
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError
@@ -32,7 +33,8 @@ TICK_SECONDS: Final = 0.1
 SAVE_SECONDS: Final = 60.0
 """How often it is written down how far consumers are that settle nothing."""
 MAX_KEPT_OF_ONE: Final = 1 << 18
-"""Grants and papers of one sender: for a month a dozen epochs a day, for 700 readers each."""
+"""Grants and papers of one sender: for a month a dozen epochs a day, for 700 readers each. Large ones count as several (`places`),
+so that it is a gibibyte at most."""
 
 
 class LocalBackbone:
@@ -57,13 +59,22 @@ class LocalBackbone:
 
     async def keep(self, grants: Sequence[Grant] = (), papers: Sequence[Papers] = ()) -> None:
         self._check_open()
-        senders = [*(grant.sender for grant in grants), *(one.sender for one in papers)]
-        for sender in senders:
-            self._kept[sender] = self._kept.get(sender, 0) + 1
-        if any(self._kept[sender] > MAX_KEPT_OF_ONE for sender in senders):
+        new = Counter[str]()
+        for grant in grants:
+            new[grant.sender] += places(grant.envelope)
+        for one in papers:
+            new[one.sender] += places(one.papers)
+        for sender, more in new.items():
+            self._kept[sender] = self._kept.get(sender, 0) + more
+        if any(self._kept[sender] > MAX_KEPT_OF_ONE for sender in new):
             self._kept = await self._storage.kept()  # some came twice, some are gone
-            if any(self._kept.get(sender, 0) >= MAX_KEPT_OF_ONE for sender in senders):
-                raise BackboneError("too_many", f"there are more than {MAX_KEPT_OF_ONE:,} grants and papers of one sender")
+            if any(self._kept.get(sender, 0) + more > MAX_KEPT_OF_ONE for sender, more in new.items()):
+                raise BackboneError(
+                    "too_many",
+                    f"there are more than {MAX_KEPT_OF_ONE:,} grants and papers of one sender; large ones count as several",
+                )
+            for sender, more in new.items():
+                self._kept[sender] = self._kept.get(sender, 0) + more
         outcome = Outcome()
         self._storage.submit(Commit(outcome.tell, grants=grants, papers=papers))
         await outcome.wait()

@@ -7,7 +7,7 @@ from collections import Counter
 from operator import attrgetter
 
 from bus.backbone.interface import Grant, Papers
-from bus.backbone.storage import Block, Commit, Outline
+from bus.backbone.storage import Block, Commit, Outline, places
 from bus.flow.retention import Retention
 
 _BLOCKS_AT_ONCE = 64
@@ -58,8 +58,11 @@ class MemoryStorage:
         return None if found is None else found.papers
 
     async def kept(self) -> dict[str, int]:
-        found = Counter(sender for grants in self._grants.values() for sender, _ in grants)
-        found.update(papers.sender for papers in self._papers.values())
+        found = Counter[str]()
+        for grant in (grant for grants in self._grants.values() for grant in grants.values()):
+            found[grant.sender] += places(grant.envelope)
+        for papers in self._papers.values():
+            found[papers.sender] += places(papers.papers)
         return found
 
     async def drop(self, retention: Retention) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from bus.backbone.interface import ConsumerName, DeadLetter, Entry, Grant, Papers, RetentionClass
 from bus.errors import BackboneError
@@ -18,6 +18,14 @@ from bus.flow.retention import Retention
 _BLOCK_BYTES = 640
 _RECORD_BYTES = 160
 """What Python's objects add to the envelopes themselves."""
+
+
+KEPT_PIECE_BYTES: Final = 4 << 10
+
+
+def places(data: bytes) -> int:
+    """What a grant or papers are charged with against what is kept of one sender: one, and one more for each 4 KiB."""
+    return 1 + len(data) // KEPT_PIECE_BYTES
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +114,7 @@ class Loaded(NamedTuple):
     recent: list[Block]
     """With what may still be sent again, oldest first, without envelopes."""
     kept: dict[str, int]
-    """Sender -> grants and papers that are kept for it."""
+    """Sender -> what its grants and papers are charged with (`places`)."""
 
 
 class Outline(NamedTuple):
@@ -137,7 +145,7 @@ class Storage(Protocol):
     async def papers_for(self, session: bytes) -> bytes | None: ...
 
     async def kept(self) -> dict[str, int]:
-        """Sender -> grants and papers that are kept for it."""
+        """Sender -> what its grants and papers are charged with (`places`)."""
 
     async def drop(self, retention: Retention) -> None:
         """Let go of what is past."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -14,6 +16,7 @@ from backbones import entries, in_memory, on_disk, taken
 
 from bus.backbone import consumer as consumers
 from bus.backbone import dead, intake, local, registry
+from bus.backbone.grants_file import GrantsFile
 from bus.backbone.interface import MAX_OUTSTANDING, ConsumerName, Grant, Papers, RetentionClass
 from bus.errors import BackboneError, OverloadedError
 from bus.flow.start import ALL, LAST
@@ -109,6 +112,44 @@ async def test_grants_and_papers_of_one_sender(tmp_path, clock, kind, monkeypatc
         async with on_disk(tmp_path, clock) as backbone:
             await backbone.keep([grant(6)])
             await refused("too_many", backbone.keep([grant(7)]))
+
+
+@pytest.mark.parametrize("kind", ["memory", "journal"])
+async def test_large_grants_count_as_several(tmp_path, clock, kind, monkeypatch):
+    monkeypatch.setattr(local, "MAX_KEPT_OF_ONE", 8)
+    until_ms = clock.now_ms() + 1_000
+
+    def grant(number, size, until_ms=until_ms):
+        return Grant(number.to_bytes(32), "MONITOR", "DIRECTOR", bytes(16), until_ms, bytes(size))
+
+    async with in_memory(clock) if kind == "memory" else on_disk(tmp_path, clock) as backbone:
+        await refused("too_many", backbone.keep([grant(1, 32 << 10)]))
+        await backbone.keep([grant(1, 8 << 10)])
+        await backbone.keep([grant(1, 12 << 10, until_ms + 1)])  # the newer one takes its place
+        await backbone.keep([grant(2, 12 << 10)])
+        await refused("too_many", backbone.keep([grant(3, 1)]))
+        await backbone.retain([WORK], passed_ms=until_ms)
+        await backbone.keep([grant(3, 12 << 10, until_ms + 1)])
+        await refused("too_many", backbone.keep([grant(4, 1)]))
+
+
+def test_grants_that_were_kept_before_they_were_counted_are_counted(tmp_path):
+    path = tmp_path / "grants.db"
+    grants = [Grant(number.to_bytes(32), "MONITOR", "DIRECTOR", bytes(16), 1_000, bytes(5_000)) for number in range(2)]
+    papers = [Papers(bytes(16), "DIRECTOR", 1_000, b"papers")]
+    with closing(GrantsFile(path)) as kept:
+        kept.write(grants, papers)
+    with closing(sqlite3.connect(path)) as file:
+        for table in ("grants", "papers"):
+            for name in ("came", "went", "changed"):
+                file.execute(f"DROP TRIGGER {table}_{name}")
+        file.execute("DROP TABLE kept")
+    for _ in range(2):
+        with closing(GrantsFile(path)) as kept:
+            assert kept.kept() == {"DIRECTOR": 5}
+            kept.drop(1_000)
+            assert kept.kept() == {}
+            kept.write(grants, papers)
 
 
 async def test_dead_letters_of_one_class(backbone, clock, monkeypatch):
