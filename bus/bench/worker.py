@@ -68,8 +68,8 @@ class Worker:
         self._readers = [Reader(self._agents[row.agent], row, self._hooks) for row in rows]
         for reader in self._readers:
             await self._tasks.start(reader.run)
-        for row in part.sends[:1]:
-            await self._be_refused(self._agents[row.agent])
+        for name in [*(row.agent for row in part.sends), *part.mixed][:1]:
+            await self._be_refused(self._agents[name])
 
     async def _be_refused(self, agent: Agent) -> None:
         """That policy is on is tried, not assumed."""

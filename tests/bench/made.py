@@ -13,9 +13,11 @@ PLAIN = Step(
     reordered=0, sent_a_second=1_000.0, delivered_a_second=1_000.0, latency=Latency(1_000, 1.0, 2.0, 3.0, 4.0, 5.0, 1.5),
     over_time=(Moment(0.0, 500, 1.0, 2.0, 3.0), Moment(0.5, 500, 1.0, 2.0, 3.0)),
     processes=(Process("hub", 0.01, 1.0, 60.0), Process("sender 1", 0.02, 2.0, 61.0), Process("bench", 0.001, 0.1, 50.0)),
-    costs={"hub": 10.0, "sender": 20.0, "generator": 2.0}, tpm={"operations": 1, "per_million": 1_000.0, "contents": 1.0, "busy": 0.1},
+    costs={"hub": 10.0, "sender": 20.0, "generator": 2.0},
+    tpm={"operations": 1, "per_million": 1_000.0, "contents": 1.0, "busy": 0.1},
     caches={"signatures": 0.99}, algorithms={"ecc256/sha3-256": 1},
-    proof={"signatures_verified": 10, "envelopes_opened": 10, "messages_handed_over": 1_000, "refused": 0, "policy_refuses": 1, "bodies_distinct": True},
+    proof={"signatures_verified": 10, "envelopes_opened": 10, "messages_handed_over": 1_000, "refused": 0, "policy_refuses": 1,
+           "bodies_distinct": True},
 )  # fmt: skip
 WORDS = {"name": "made", "about": "made up", "kind": "stream", "transport": "unix", "delivery": "live", "senders": 1, "readers": 1,
          "processes": 2, "size": 256, "rates": [1_000.0], "call": "publish", "kill_broker": False, "tpm_delay": None}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a reader hears, by a clock that the test turns: a stall counts for all that were due in it, and nothing that is lost hides."""
+"""What a reader hears, by a clock that the test turns: a stall counts for all that were due in it, and nothing lost hides."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_what_comes_in_time_is_all_there():
 def test_a_stall_counts_for_all_that_were_due_in_it():
     latency = unpacked(play(stall=range(500, 700))["latency"])
     assert latency.percentile(50) == pytest.approx(0.001, rel=0.05)
-    assert latency.percentile(90) == pytest.approx(0.1, rel=0.05), "a fifth waited, and half of them longer than a tenth of a second"
+    assert latency.percentile(90) == pytest.approx(0.1, rel=0.05), (
+        "a fifth waited, and half of them longer than a tenth of a second"
+    )
     assert latency.percentile(99.9) == pytest.approx(0.2, rel=0.05)
 
 

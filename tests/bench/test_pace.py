@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -24,7 +25,7 @@ def test_several_senders_take_turns_and_come_to_the_rate():
     paces = [Pace(ORDER, sender=sender, senders=3) for sender in range(3)]
     dues = sorted(pace.due_ns(number) for pace in paces for number in range(pace.total))
     assert len(dues) == 1_500
-    assert {later - earlier for earlier, later in zip(dues, dues[1:], strict=False)} <= {999_999, 1_000_000, 1_000_001}
+    assert {later - earlier for earlier, later in pairwise(dues)} <= {999_999, 1_000_000, 1_000_001}
 
 
 def test_above_a_hundred_thousand_one_in_64_is_stamped():

@@ -1,0 +1,148 @@
+"""The report is one file that needs nothing from elsewhere, and shows what is in the result; the table and CSV say the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made import latency, result, step
+
+from bus.bench.report.charts import axis
+from bus.bench.report.page import as_html
+from bus.bench.report.table import COLUMNS, CSV_COLUMNS, as_csv, number, rows
+
+VOID = {"meta"}
+RESULT = result(
+    *(
+        [step(rate=rate, delivered_a_second=rate, latency=latency(rate / 1e4 + run / 100)) for rate in (100.0, 1_000.0, 10_000.0)]
+        for run in range(3)
+    )
+)
+
+
+class Page(HTMLParser):
+    """What a browser would see, and whether what is opened is closed in its order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole():
+    page = Page(as_html(RESULT))
+    assert page.open == []
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("svg") == 1 + 3 + 1, "throughput against latency, latency over time at each rate, cost of a message"
+    assert page.tags.count("table") == 3
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    text = as_html(RESULT)
+    page = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name in ("src", "href", "srcset") or name.startswith("on")]
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_light_and_dark_have_the_same_colours_by_name():
+    text = as_html(RESULT)
+    assert "prefers-color-scheme: dark" in text
+    light, _, dark = text.partition("prefers-color-scheme: dark")
+    for name in (*(f"--c{colour}:" for colour in range(7)), "--paper:", "--ink:", "--line:"):
+        assert name in light, name
+        assert name in dark, name
+
+
+def test_what_a_scenario_says_is_text_and_nothing_else():
+    hostile = '<script>alert(1)</script>&"'
+    page = Page(as_html(result([step(not_sent={hostile: 1}, algorithms={hostile: 2})], about=hostile, name=hostile)))
+    assert "script" not in page.tags
+    assert hostile in page.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        result(),
+        result([]),
+        result([step(in_time=0)], is_search=True),
+        result([step(over_time=(), processes=(), costs={}, proof={}, tpm={}, caches={})]),
+        result([step(latency=latency(0.0), delivered_a_second=0.0)]),
+        result([step(), step(rate=2_000.0, in_time=0)], is_search=True),
+    ],
+    ids=["no run", "no step", "nothing kept", "bare", "all zero", "a search"],
+)
+def test_a_result_with_little_in_it_has_a_page_too(odd):
+    assert Page(as_html(odd)).open == []
+    assert as_csv(odd).startswith("scenario,")
+
+
+def test_damage_stands_out():
+    text = as_html(result([step(lost=3)]))
+    assert '<td class="bad">3</td>' in text
+    assert 'class="tile bad"' in text
+    assert '<td class="bad">' not in as_html(RESULT)
+
+
+def test_the_table_has_a_row_a_rate_with_the_spread_of_the_runs():
+    shown = rows(RESULT)
+    assert [row[0] for row in shown] == ["100", "1,000", "10,000"]
+    assert {len(row) for row in shown} == {len(COLUMNS)}
+    assert shown[1][COLUMNS.index("p50 ms")] == "0.11 ±0.01"
+    assert rows(result([step()]))[0][COLUMNS.index("p50 ms")] == "1.00", "one run has no spread"
+
+
+def test_csv_has_a_line_for_every_step_of_every_run():
+    lines = list(csv.DictReader(io.StringIO(as_csv(RESULT))))
+    assert len(lines) == 9
+    assert set(lines[0]) == set(CSV_COLUMNS)
+    assert [(line["run"], line["rate"]) for line in lines][:4] == [
+        ("1", "100.0"),
+        ("1", "1000.0"),
+        ("1", "10000.0"),
+        ("2", "100.0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (0.123, "0.12"), (1.5, "1.50"), (12.34, "12.3"), (1234.5, "1,234"), (-250.0, "-250")]
+)
+def test_figures_have_three_digits_that_count(value, shown):
+    assert number(value) == shown
+
+
+@pytest.mark.parametrize("values", [[], [0], [0.3], [5, 5], [1, 1e6], [0.002, 0.009], [99_700, 100_000]])
+@pytest.mark.parametrize("is_log", [True, False])
+def test_an_axis_holds_its_values_and_has_ticks(values, is_log):
+    found = axis(values, 0.0, 100.0, is_log=is_log)
+    assert all(-1e-6 <= found.place(value) <= 100 + 1e-6 for value in values if value or not is_log)
+    assert 2 <= len(list(found.ticks())) <= 30
