@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bus.cli.bench_peers import peers
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 @click.group()
 def bench() -> None:
     """Load tests: what a message costs here, how many there can be, and what changed."""
+
+
+bench.add_command(peers)
 
 
 @bench.command("list")

@@ -1,0 +1,17 @@
+"""All buses that can be measured, in the order of the table. Their packages are not imported here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bus.bench.peers.agentmesh import AGENTMESH
+from bus.bench.peers.contender import Contender
+from bus.bench.peers.nats import NATS
+from bus.bench.peers.ours import TPMBUS, TPMBUS_MANY
+from bus.bench.peers.pyzmq import CURVE, PLAIN
+from bus.bench.peers.slim import MLS, NO_MLS
+from bus.bench.peers.zenoh import ZENOH
+
+CONTENDERS: Final[dict[str, Contender]] = {
+    one.name: one for one in (TPMBUS, TPMBUS_MANY, NATS, ZENOH, PLAIN, CURVE, MLS, NO_MLS, AGENTMESH)
+}

@@ -1,0 +1,93 @@
+"""The table: figures, ratios and what each bus secures in one place, because a figure without that is no comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bus.bench.peers.catalogue import CONTENDERS
+from bus.bench.peers.comparison import Comparison, Ratio, Row
+from bus.bench.result import Spread
+
+SECURED = ("signed by the sender", "encrypted end to end", "keys in a TPM", "policy", "loss is seen")
+
+
+def columns(comparison: Comparison) -> list[str]:
+    ours = [row.bus for row in comparison.rows if not row.ratios and row.bus.startswith("tpmbus")]
+    return [
+        "bus",
+        what_is_counted(comparison.settings),
+        "processor, us each",
+        *(f"{CONTENDERS[name].title} / it" for name in ours),
+        "lost, doubled",
+        *SECURED,
+    ]
+
+
+def what_is_counted(settings: Any) -> str:
+    if settings["workload"] == "reqrep":
+        return "round trip, ms p50 (p99)"
+    return "latency, ms p50 (p99)" if settings["rate"] is not None else "deliveries a second"
+
+
+def lines(comparison: Comparison) -> Iterator[Sequence[str]]:
+    """A line for each bus that was asked for, also for those that have no figures."""
+    width = sum(one.startswith("tpmbus") for one in {row.bus for row in comparison.rows})
+    for row in comparison.rows:
+        yield (CONTENDERS[row.bus].title, *_figures(row, comparison), *_ratios(row, width), _counts(row), *_secured(row.bus))
+    for absent in comparison.absent:
+        yield (
+            CONTENDERS[absent.bus].title,
+            absent.reason.replace("_", " "),
+            "",
+            *("" for _ in range(width)),
+            "",
+            *_secured(absent.bus),
+        )
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What the figures are of, and who is not among them."""
+    settings, machine = comparison.settings, comparison.machine
+    pace = "at its most" if settings["rate"] is None else f"at {settings['rate']:g} a second by the clock"
+    yield (
+        f"{settings['workload']}, {settings['size']} B, {pace}: {settings['pairs']} pairs of {settings['seconds']:g} s; "
+        f"{machine['cores']} cores, Python {machine['python']}, load {machine['load']}; median (least to most)"
+    )
+    for name, version in comparison.versions.items():
+        yield f"{name} {version}: {CONTENDERS[name].uses}"
+    for absent in comparison.absent:
+        yield f"{absent.bus}, {absent.reason.replace('_', ' ')}: {absent.detail}"
+
+
+def _figures(row: Row, comparison: Comparison) -> tuple[str, str]:
+    is_time = comparison.settings["rate"] is not None or comparison.settings["workload"] == "reqrep"
+    shown = f"{_spread(row.figure)}, p99 {_short(row.p99_ms.median)}" if is_time else _spread(row.figure)
+    return shown, _spread(row.cpu_us)
+
+
+def _ratios(row: Row, width: int) -> list[str]:
+    if not row.ratios:
+        return ["" for _ in range(width)]
+    return [_ratio(ratio) for ratio in row.ratios]
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{_spread(ratio.figure)}; processor {_short(ratio.cpu.median)}"
+
+
+def _counts(row: Row) -> str:
+    return f"{row.lost}, {row.duplicated}"
+
+
+def _secured(bus: str) -> tuple[str, ...]:
+    secured = CONTENDERS[bus].secured
+    return secured.signed, secured.encrypted, secured.tpm, secured.policy, secured.loss
+
+
+def _spread(found: Spread) -> str:
+    return f"{_short(found.median)} ({_short(found.least)} to {_short(found.most)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"

@@ -1,0 +1,90 @@
+"""`tpmbus bench peers`: this bus beside others, in one run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bus.cli.options import command
+from bus.cli.output import EXIT_NO, Output
+
+if TYPE_CHECKING:
+    from bus.bench.peers.comparison import Comparison
+
+
+@click.command()
+@click.option("--only", metavar="NAME,..", help="nats, zenoh, zmq, zmq-curve, slim-mls, slim, agentmesh.  [default: all]")
+@click.option(
+    "--workload",
+    type=click.Choice(["1to1", "reqrep", "1to75", "durable"]),
+    default="1to1",
+    show_default=True,
+    help="One sender and one reader, requests one at a time, 75 readers, or stored before it is acknowledged.",
+)
+@click.option(
+    "--pairs", type=click.IntRange(1, 1_000), default=5, show_default=True, help="Runs of each bus, in turns with tpmbus."
+)
+@click.option("--seconds", type=click.FloatRange(min=0.05), default=3.0, show_default=True, help="Of each run's window.")
+@click.option("--warm", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds before it, thrown away.")
+@click.option("--size", type=click.IntRange(64, 65_536), default=256, show_default=True, help="Bytes of a body.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    help="Messages a second by the clock: latencies.  [default: as many as the reader takes]",
+)
+@command()
+def peers(
+    *,
+    only: str | None,
+    workload: str,
+    pairs: int,
+    seconds: float,
+    warm: float,
+    size: int,
+    rate: float | None,
+    output: Output,
+) -> int:
+    """Measure other buses and tpmbus in turns, and say what each of them secures.
+
+    Every bus has the same bodies, processes, event loop and counting; each is used at its fastest in a sensible program. One pair
+    is a run of tpmbus and one of the other right after it, or before: its ratio is what a busy machine changes least.
+    What is not installed is named, with how to install it: `pip install 'tpmbus[peers]'` and a nats-server, or in a checkout
+    `make bench-peers`. Exit code 1 where a bus failed, or lost or doubled something.
+    """
+    from bus.bench.peers.crew import CrewError, Settings
+    from bus.bench.peers.running import able, compared, names_of_others
+    from bus.cli.loop import run
+
+    if rate is not None and workload == "reqrep":
+        raise click.UsageError("requests go one at a time: there is no rate for them")
+    try:
+        others = names_of_others([name.strip() for name in only.split(",")] if only else [])
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--only") from error
+    settings = Settings(workload, seconds=seconds, warm_seconds=warm, size=size, rate=rate)
+    with output.progress() as progress:
+        bar = progress.add_task(workload, total=3 * pairs * max(len(able(others, workload)[0]), 1))
+
+        async def measure() -> Comparison:
+            return await compared(
+                settings, others, pairs=pairs, told=lambda name: progress.update(bar, advance=1, description=f"{workload}: {name}")
+            )
+
+        try:
+            comparison = run(measure)
+        except CrewError as error:
+            output.note(f"tpmbus: it could not be measured itself: {error}")
+            return EXIT_NO
+    _show(comparison, output)
+    wrong = any(row.lost or row.duplicated for row in comparison.rows) or any(one.reason == "failed" for one in comparison.absent)
+    return EXIT_NO if wrong else 0
+
+
+def _show(comparison: Comparison, output: Output) -> None:
+    from bus.bench.peers import table
+
+    output.document(comparison.document())
+    output.table(table.columns(comparison), table.lines(comparison))
+    for note in table.notes(comparison):
+        output.line(note)
