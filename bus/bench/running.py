@@ -68,6 +68,9 @@ async def measure(scenario: Scenario, wanted: Wanted, watching: Watching) -> Res
                         await _search(crowd, scenario, watching) if wanted.is_search else await _rates(crowd, scenario, watching)
                     )
             runs.append(Run(tuple(steps)))
+            if scenario.kill_broker:
+                silence = max(step.longest_silence for step in steps)
+                notes.append(f"run {number + 1}: the broker was killed, and a reader heard nothing for at most {silence:.2f} s")
     said: dict[str, Any] = {"tpm": wanted.tpm or os.environ.get("TPMBUS_TPM") or "swtpm"}
     said["tpm_delay"] = None if wanted.delay is None else asdict(wanted.delay)
     return Result(

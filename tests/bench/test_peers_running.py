@@ -1,0 +1,136 @@
+"""The real buses, as far as they are installed, in real processes, for a moment each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from bus.bench.peers.catalogue import CONTENDERS
+from bus.bench.peers.comparison import measured
+from bus.bench.peers.crew import CrewError, Settings, crew
+from bus.bench.peers.running import able, names_of_others
+from bus.bench.peers.worker import Lines
+
+OTHERS = names_of_others()
+
+
+def moment(workload: str, **words: Any) -> Settings:
+    return Settings(workload, seconds=0.1, warm_seconds=0.05, **words)
+
+
+def play(bus: str, folder: Path, *settings: Settings) -> list[dict[str, Any]]:
+    async def measure() -> list[dict[str, Any]]:
+        async with crew(CONTENDERS[bus], folder / bus) as one:
+            return [await one.run(each) for each in settings]
+
+    return anyio.run(measure)
+
+
+def assert_all_came(said: Mapping[str, Any], readers: int = 1) -> None:
+    assert said["sent"] > 0
+    assert (said["delivered"], said["lost"], said["duplicated"], said["reordered"]) == (said["sent"] * readers, 0, 0, 0)
+    assert said["cpu_seconds"] > 0
+
+
+def test_nats_carries_everything_that_is_asked_of_it(tmp_path):
+    once, by_the_clock, asked, kept = play(
+        "nats", tmp_path, moment("1to1"), moment("1to1", rate=2_000.0), moment("reqrep"), moment("durable")
+    )
+    for said in (once, by_the_clock, kept):
+        assert_all_came(said)
+    assert by_the_clock["sent"] == 300
+    assert 0 < measured("nats", 1, by_the_clock, by_the_clock=True).latency.p50 < 1_000
+    assert asked["asked"] > 0
+    assert asked["wrong"] == 0
+
+
+def test_zeromq_reaches_75_readers_and_answers(tmp_path):
+    spread, asked = play("zmq", tmp_path, moment("1to75"), moment("reqrep"))
+    assert_all_came(spread, 75)
+    assert (asked["asked"] > 0, asked["wrong"]) == (True, 0)
+
+
+def test_zeromq_with_curve_lets_its_own_keys_in(tmp_path):
+    [said] = play("zmq-curve", tmp_path, moment("1to1", size=64))
+    assert_all_came(said)
+
+
+@pytest.mark.parametrize("bus", ["zenoh", "slim-mls", "slim", "agentmesh"])
+def test_a_bus_is_measured_where_it_is_installed_and_named_where_it_is_not(bus, tmp_path):
+    taking_part, absent = able([bus], "1to1")
+    if taking_part:
+        [said] = play(bus, tmp_path, moment("1to1"))
+        assert_all_came(said)
+    else:
+        [one] = absent
+        assert (one.bus, one.reason) == (bus, "not_installed")
+        assert CONTENDERS[bus].install in one.detail
+
+
+def test_this_bus_and_another_in_turns(fleet):
+    command = ["bench", "peers", "--only", "nats", "--workload", "reqrep", "--pairs", "1", "--seconds", "0.2", "--warm", "0.05"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bus.cli.main", *command, "--json"],
+        env=fleet.environ,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ours, theirs = found["rows"]
+    assert (ours["bus"], theirs["bus"], found["absent"]) == ("tpmbus", "nats", [])
+    [ratio] = theirs["ratios"]
+    assert ratio["ours"] == "tpmbus"
+    assert ratio["figure"][0] == pytest.approx(ours["figure"][0] / theirs["figure"][0])
+    assert set(found["versions"]) == {"tpmbus", "nats"}
+
+
+def test_what_the_tests_install_takes_part():
+    taking_part, _ = able(OTHERS, "1to1")
+    assert {"nats", "zmq", "zmq-curve"} <= set(taking_part)
+
+
+def test_nobody_who_is_asked_for_is_left_out(monkeypatch):
+    for workload in ("1to1", "reqrep", "1to75", "durable"):
+        taking_part, absent = able(OTHERS, workload)
+        assert sorted([*taking_part, *(one.bus for one in absent)]) == sorted(OTHERS)
+    monkeypatch.setenv("PATH", "")
+    [one] = able(["nats"], "1to1")[1]
+    assert one.reason == "not_installed"
+    assert one.detail.startswith("without nats-server")
+    assert able(["nats"], "reqrep")[0] == []
+    assert able(["zmq"], "durable")[1][0].reason == "cannot"
+
+
+def test_a_name_that_nobody_has_is_refused():
+    with pytest.raises(ValueError, match="rabbit"):
+        names_of_others(["nats", "rabbit"])
+
+
+def test_a_process_that_fails_says_what_it_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CrewError, match="nats-server"):
+        play("nats", tmp_path, moment("1to1"))
+
+
+@pytest.mark.anyio
+async def test_lines_come_whole_however_they_were_written():
+    reading, writing = os.pipe()
+    lines = Lines(reading)
+    os.write(writing, b'{"a": 1}\n{"b"')
+    assert await lines.next() == {"a": 1}
+    os.write(writing, b": 2}\n")
+    assert await lines.next() == {"b": 2}
+    os.close(writing)
+    assert await lines.next() is None
+    os.close(reading)

@@ -1,0 +1,190 @@
+"""Real processes, small and short: what is sent is held against what came until it adds up, and what goes wrong on purpose shows.
+
+Keys are in files (`--tpm software`) and the state folder is the same for all: neither is what is tried here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bus.bench.crowd import POLICY, Delay, Look
+from bus.bench.mixed import reference, sources
+from bus.bench.part import FORBIDDEN, ROLE, TOPICS
+from bus.bench.processes import children, cpu_seconds, memory_mib
+from bus.bench.result import Result
+from bus.bench.running import Wanted, measure
+from bus.bench.scenario import changed, find, load
+from bus.bench.step import Step
+from bus.policy import open_policy
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"runs": 1, "seconds": 0.4, "warm_seconds": 0.2}
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.runs, self.looks, self.ended = list[int](), list[Look](), list[Step]()
+
+    def run_begins(self, run: int, _: int) -> None:
+        self.runs.append(run)
+
+    def looked(self, look: Look) -> None:
+        self.looks.append(look)
+
+    def step_ended(self, step: Step) -> None:
+        self.ended.append(step)
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tb", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        for name in ("TPMBUS_TPM", "TPMBUS_POLICY", "TPMBUS_STATE"):
+            patch.delenv(name, raising=False)
+        yield folder / "state"
+    shutil.rmtree(folder)
+
+
+def play(state: Path, scenario: str, watcher: Watcher | None = None, *, delay: Delay | None = None, **words) -> Result:
+    plan = changed(load(find(scenario)), **{**QUICK, **words})
+    return anyio.run(measure, plan, Wanted(state=state, tpm="software", delay=delay), watcher or Watcher())
+
+
+def only(result: Result) -> Step:
+    [step] = result.runs[0].steps
+    return step
+
+
+def adds_up(step: Step, readers: int = 1) -> None:
+    assert step.sent + sum(step.not_sent.values()) == step.due / readers
+    assert step.delivered + step.lost == step.sent * readers
+
+
+def test_in_processes_of_their_own_everything_adds_up_and_was_really_done(state):
+    watcher = Watcher()
+    result = play(state, "one-to-one", watcher, rates=(500.0, 1_000.0))
+    assert [step.rate for step in watcher.ended] == [500, 1_000]
+    assert watcher.looks[-1].heard == 600
+    for step in result.runs[0].steps:
+        adds_up(step)
+        assert (step.lost, step.duplicated, step.reordered, step.not_sent) == (0, 0, 0, {})
+        assert step.delivered == step.due == round(0.6 * step.rate)
+        assert step.latency.count == round(0.4 * step.rate), "the warm-up is thrown away"
+        assert 0 < step.latency.p50 <= step.latency.p90 <= step.latency.p99 <= step.latency.p999 <= step.latency.max
+        names = {process.name for process in step.processes}
+        assert names == {"hub", "sender 1", "reader 1", "bench", "tpm"}
+        assert all(process.memory_mib > 10 for process in step.processes)
+        assert step.costs["sender"] > step.costs["generator"] > 0
+        assert step.proof["policy_refuses"] == 1
+        assert step.proof["signatures_verified"] > 0 < step.proof["envelopes_opened"]
+        assert step.proof["refused"] == 0
+    assert Result.of_document(result.document()) == result
+    assert result.scenario["tpm"] == "software"
+
+
+DAMAGING = """
+import time
+import bus
+
+SCENARIO = {"version": 1, "about": "a stall, and two that are dropped", "rates": [1000], "transport": "embedded", "processes": 1}
+heard = 0
+
+def opened(agent):
+    @agent.hooks.deliver
+    def drop(_, message):
+        if message.data[8:12] in (bytes([0, 0, 0, 7]), bytes([0, 0, 0, 150])):
+            raise bus.Drop("on purpose")
+        return message
+
+def body(number, size):
+    return bytes(size)
+
+async def hear(message):
+    global heard
+    heard += 1
+    if heard == 300:
+        time.sleep(0.3)
+"""
+
+
+@pytest.fixture(scope="module")
+def damaged(state: Path) -> Step:
+    """In a window of 0.6 s everything stands still for 0.3: half of its messages were due while nobody could send one."""
+    program = state.parent / "damaging.py"
+    program.write_text(DAMAGING)
+    return only(play(state, str(program), seconds=0.6))
+
+
+def test_whoever_stands_still_is_seen_in_the_percentiles(damaged):
+    assert damaged.latency.max >= 295
+    assert damaged.latency.p90 >= 150, "who was due in the stall waited, though nobody sent in it"
+    assert max(damaged.over_time, key=lambda moment: moment.max).max >= 295
+    assert damaged.longest_silence >= 0.29
+
+
+def test_what_is_dropped_on_purpose_is_counted_as_lost(damaged):
+    adds_up(damaged)
+    assert (damaged.lost, damaged.duplicated, damaged.reordered) == (2, 0, 0)
+    assert not damaged.kept
+
+
+def test_a_slow_tpm_is_as_slow_as_it_was_told(state):
+    step = only(play(state, "identity", rates=(100.0,), delay=Delay(ecc=0.03, rsa=0.03), transport="embedded"))
+    adds_up(step)
+    assert step.lost == 0
+    assert step.latency.p50 >= 30
+    assert step.tpm["operations"] <= 0.4 / 0.03 + 2, "what waits while one operation runs shares the next"
+
+
+def test_kept_messages_of_several_senders_add_up_for_several_readers(state):
+    step = only(play(state, "durable", rates=(300.0,), senders=3, readers=2, transport="embedded"))
+    adds_up(step, readers=2)
+    assert (step.sent, step.delivered, step.duplicated, step.reordered) == (180, 360, 0, 0)
+
+
+def test_requests_are_timed_until_their_replies(state):
+    step = only(play(state, "requests", rates=(200.0,), transport="embedded"))
+    adds_up(step)
+    assert (step.delivered, step.latency.count) == (120, 80)
+
+
+def test_starts_are_timed(state):
+    step = only(play(state, "cold-start", seconds=0.1))
+    assert step.latency.count == step.delivered == 1
+    assert step.latency.p50 > 100
+
+
+# ---- what they run under ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_policy_signs_keeps_and_refuses():
+    policy = open_policy(str(POLICY))
+    assert ROLE in policy.roles
+    assert policy.topic_rule(f"{TOPICS['identity']}.s0").signed_by == "identity"
+    assert policy.topic_rule(f"{TOPICS['live']}.s0").signed_by == "session"
+    assert policy.topic_rule(f"{TOPICS['durable']}.s0").class_ == "durable"
+    assert not policy.decide("SENDER0", "publish", FORBIDDEN).allowed
+
+
+def test_the_reference_mix_has_a_number_for_every_agent_on_every_topic():
+    mix = reference()
+    found = sources(mix)
+    assert sorted(found.values()) == list(range(len(found)))
+    assert {
+        (sending.agent, sending.topic) for sending, _ in zip(mix.schedule(rate=1_000, seed=1), range(2_000), strict=False)
+    } <= set(found)
+
+
+def test_processes_are_measured_from_outside():
+    assert memory_mib(os.getpid()) > 10
+    assert cpu_seconds(os.getpid()) > 0
+    assert (memory_mib(2**22 + 1), cpu_seconds(2**22 + 1), children(2**22 + 1)) == (0.0, 0.0, [])
