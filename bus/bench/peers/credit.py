@@ -23,16 +23,16 @@ LOST_AFTER_SECONDS: Final = 1.0
 class Credit:
     """The sender's end. `chunk` messages for each byte; `readers` bytes for each chunk, as every reader says it."""
 
-    def __init__(self, pipe: Path, *, window: int, chunk: int, readers: int) -> None:
+    def __init__(self, pipe: Path, *, window: int, chunk: int, readers: int, lost_after: float = LOST_AFTER_SECONDS) -> None:
         self._descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
-        self._chunks, self._readers = max(window // chunk, 2), readers
+        self._chunks, self._readers, self._lost_after = max(window // chunk, 2), readers, lost_after
         self._sent = self._said = 0
 
     async def room(self) -> None:
         """Return when one more chunk may be sent."""
         self._look()
         while self._sent - self._said // self._readers >= self._chunks:
-            with anyio.move_on_after(LOST_AFTER_SECONDS) as patience:
+            with anyio.move_on_after(self._lost_after) as patience:
                 await anyio.wait_readable(self._descriptor)
             if patience.cancelled_caught:
                 self._said = self._sent * self._readers

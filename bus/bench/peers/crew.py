@@ -42,7 +42,11 @@ TOGETHER: Final = {
 
 
 class CrewError(Exception):
-    """A process of this bus could not do what it was told; it ends the bus's row and nothing else."""
+    """A process of this bus could not do what it was told; it ends the bus's row and nothing else. `said`: its last words."""
+
+    def __init__(self, what: str, *, said: str = "") -> None:
+        self.said = said
+        super().__init__(f"{what}; it said: {said or 'nothing'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +72,16 @@ class Hand:
         try:
             await self._told.send(json.dumps(words).encode() + b"\n")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise self._failure() from None
+            raise await self._failure("a process of it ended") from None
 
     async def hear(self, seconds: float) -> dict[str, Any]:
         try:
             with anyio.fail_after(seconds):
                 line = await self._said.receive_until(b"\n", _LONGEST_LINE)
         except TimeoutError:
-            raise CrewError(f"no answer in {seconds:.0f} s; it said: {self._last_words()}") from None
+            raise await self._failure(f"no answer in {seconds:.0f} s") from None
         except (anyio.EndOfStream, anyio.IncompleteRead):
-            raise self._failure() from None
+            raise await self._failure("a process of it ended") from None
         document: dict[str, Any] = json.loads(line)
         return document
 
@@ -92,13 +96,10 @@ class Hand:
                 await self._process.wait()
             await self._said.aclose()
 
-    def _failure(self) -> CrewError:
-        return CrewError(f"a process of it ended: {self._last_words()}")
-
-    def _last_words(self) -> str:
-        lines = [line.strip(" |+-") for line in self._log.read_text(errors="replace").splitlines()]
+    async def _failure(self, what: str) -> CrewError:
+        lines = [line.strip(" |+-") for line in (await anyio.Path(self._log).read_text(errors="replace")).splitlines()]
         said = [line for line in lines if line]
-        return said[-1][:300] if said else "(nothing)"
+        return CrewError(what, said=said[-1][:300] if said else "")
 
 
 class Crew:

@@ -42,7 +42,7 @@ class Runs:
         try:
             self.done.append(measured(way.name, number, said, by_the_clock=self._settings.rate is not None))
         except ValueError as error:
-            raise CrewError(str(error)) from error
+            raise CrewError("a run without figures", said=str(error)) from error
 
 
 def names_of_others(only: Sequence[str] = ()) -> list[str]:

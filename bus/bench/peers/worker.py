@@ -127,6 +127,7 @@ class Lines:
     """JSON documents from a pipe, one a line."""
 
     def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
         self._descriptor, self._left = descriptor, b""
 
     async def next(self) -> dict[str, Any] | None:
