@@ -28,6 +28,7 @@ Every verb may raise ClosedError, and BackboneError with one of these codes:
     too_many           consumers, topics for `last`, grants: more than one owner or consumer may have
     unknown_dead       no such dead letter
     gone               its original is no longer kept
+    too_large          longer than the servers of this backbone take
 
 One event loop uses one backbone. `run` is its heartbeat: whoever opened it runs it in a task group until the end.
 """

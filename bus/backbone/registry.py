@@ -61,8 +61,7 @@ class Registry:
         return [self._consumers[name].facts() for name in sorted(self._consumers)]
 
     async def open(self, name: ConsumerName, class_: str, pattern: str, start: Start, *, kept: bool, allowed: int) -> LocalConsumer:
-        if _OWNER.fullmatch(name.owner) is None or _NAME.fullmatch(name.name) is None:
-            raise ValueError(f"{name.owner[:64]!r}, {name.name[:64]!r} is no consumer's name: an agent or a group, and a-z 0-9 _ -")
+        check_name(name)
         consumer = self._consumers.get(name)
         if name in self._making or (consumer is not None and consumer.error is None):
             raise BackboneError("consumer_in_use", f"the consumer {name} is open already: its readers share it")
@@ -179,3 +178,9 @@ class Registry:
     def _consumer(self, row: ConsumerRow, *, kept: bool) -> LocalConsumer:
         log = self._intake.log(row.class_)
         return LocalConsumer(row, log, self._storage, self._clock, self._tally, owner=self, kept=kept)
+
+
+def check_name(name: ConsumerName) -> None:
+    """Raises ValueError."""
+    if _OWNER.fullmatch(name.owner) is None or _NAME.fullmatch(name.name) is None:
+        raise ValueError(f"{name.owner[:64]!r}, {name.name[:64]!r} is no consumer's name: an agent or a group, and a-z 0-9 _ -")

@@ -1,0 +1,278 @@
+"""The connection to NATS, and the only place that knows nats-py: what is published, asked for and subscribed to goes through here.
+
+One inbox takes all answers; whoever expects one gives a callback and has a token for it. When the connection is lost everybody who
+expects something is told so at once, because what was under way may be lost with it: they ask again. nats-py dials again by itself,
+for good, and subscribes again to what was subscribed to.
+
+nats-py starts tasks of its own on asyncio, so on trio there is no such connection: a broker runs in a process of its own there.
+What comes from NATS is made into plain values here, whatever it says; who takes them judges them.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import anyio
+from anyio.lowlevel import current_token
+
+from bus.clock import Clock
+from bus.errors import BackboneError, ClosedError
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+OLDEST: Final = (2, 9)
+"""Of servers: what the brokers ask of JetStream is there since then."""
+ANSWER_SECONDS: Final = 2.0
+"""So long an answer may take; then it is asked for again."""
+PENDING_BYTES: Final = 64 << 20
+"""What waits to be written while the server is away, and what arrived and waits to be looked at."""
+PENDING_MESSAGES: Final = 1 << 18
+HEADER_BYTES: Final = 1 << 10
+"""The longest headers that we write, rounded up: NATS counts them in with the payload."""
+NO_RESPONDERS: Final = 503
+
+
+class Arrived(NamedTuple):
+    """A message as it came."""
+
+    subject: str
+    reply: str
+    status: int
+    """Of a message that is none: "there are no more", "nobody answers"; else 0."""
+    text: str
+    headers: Mapping[str, str]
+    data: bytes
+
+
+Told = Callable[[Arrived | None], None]
+"""Hears one answer; None when the connection was lost before it came."""
+
+
+class UnansweredError(Exception):
+    """Nobody answered, or the connection was lost meanwhile: it may be asked again."""
+
+
+class Connection:
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client, self._clock = client, clock
+        self._expected: dict[str, Told] = {}
+        self._number = 0
+        self._inbox = client.new_inbox()
+        self._outgoing: deque[tuple[str, bytes, str]] = deque()
+        self._wanted = anyio.Event()
+        self._sending = anyio.Lock()
+        self._is_closed = False
+        self.losses = 0
+        """How often the connection was lost."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest payload that this server takes beside our headers."""
+        return self._client.max_payload - HEADER_BYTES
+
+    # ---- answers ---------------------------------------------------------------------------------------------------------------
+
+    def expect(self, told: Told) -> str:
+        """A token for an answer; `told` hears what comes, until the token is forgotten."""
+        self._number += 1
+        token = f"{self._inbox}.{self._number}"
+        self._expected[token] = told
+        return token
+
+    def forget(self, token: str) -> None:
+        self._expected.pop(token, None)
+
+    async def ask(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None) -> Arrived:
+        """Raises UnansweredError, ClosedError."""
+        found: list[Arrived | None] = []
+        came = anyio.Event()
+
+        def told(arrived: Arrived | None) -> None:
+            found.append(arrived)
+            came.set()
+
+        token = self.expect(told)
+        try:
+            await self.publish(subject, data, token, headers)
+            with suppress(TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
+                await came.wait()
+        finally:
+            self.forget(token)
+        self._check_open()
+        answer = found[0] if found else None
+        if answer is None or answer.status == NO_RESPONDERS:
+            raise UnansweredError(subject)
+        return answer
+
+    # ---- sending ---------------------------------------------------------------------------------------------------------------
+
+    async def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Raises UnansweredError: nothing more can wait for the server. ClosedError."""
+        self._check_open()
+        from nats.errors import Error  # noqa: PLC0415  an extra
+
+        try:
+            await self._client.publish(subject, data, reply, headers)
+        except (Error, OSError) as error:
+            self._check_open()
+            raise UnansweredError(subject) from error
+
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """The same without waiting; it leaves with the next `flush`, or when `run` comes to it."""
+        self._outgoing.append((subject, data, reply))
+        self._wanted.set()
+
+    async def flush(self) -> None:
+        """What was to be sent is written, or will be when the server is back. Raises UnansweredError, ClosedError."""
+        async with self._sending:
+            while self._outgoing:
+                await self.publish(*self._outgoing[0])
+                self._outgoing.popleft()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            try:
+                await self.flush()
+            except UnansweredError:
+                await self._clock.sleep(ANSWER_SECONDS)
+                self._wanted.set()
+            except ClosedError:
+                return
+
+    # ---- subscriptions ---------------------------------------------------------------------------------------------------------
+
+    def new_inbox(self) -> str:
+        return self._client.new_inbox()
+
+    async def subscribe(self, subject: str, heard: Callable[[Arrived], None], *, group: str = "") -> Callable[[], Awaitable[None]]:
+        """`heard` is told of each message. Gives what ends it. Raises UnansweredError, ClosedError."""
+        self._check_open()
+        from nats.errors import Error  # noqa: PLC0415  an extra
+
+        async def hear(message: Msg) -> None:
+            heard(_arrived(message))
+
+        limits: dict[str, Any] = {"pending_msgs_limit": PENDING_MESSAGES, "pending_bytes_limit": PENDING_BYTES}
+        try:
+            subscription = await self._client.subscribe(subject, queue=group, cb=hear, **limits)
+        except (Error, OSError) as error:
+            raise UnansweredError(subject) from error
+
+        async def end() -> None:
+            with suppress(Error, OSError):
+                await subscription.unsubscribe()
+
+        return end
+
+    # ---- inside ----------------------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Listen to answers."""
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    def lost(self) -> None:
+        """The connection is gone, with whatever was under way. Nobody has to wait until it is missed."""
+        self.losses += 1
+        expected, self._expected = self._expected, {}
+        for told in expected.values():
+            told(None)
+
+    async def aclose(self) -> None:
+        if not self._is_closed:
+            with suppress(UnansweredError, TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
+                await self.flush()
+                await self._client.flush(int(ANSWER_SECONDS))
+            self._is_closed = True
+            with suppress(TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
+                await self._client.close()
+            self.lost()
+
+    def _answered(self, arrived: Arrived) -> None:
+        told = self._expected.get(arrived.subject)
+        if told is not None:
+            told(arrived)
+
+    def _check_open(self) -> None:
+        if self._is_closed or self._client.is_closed:
+            raise ClosedError("the connection to NATS is closed")
+
+
+def _arrived(message: Msg) -> Arrived:
+    headers = message.headers or {}
+    status = headers.get("Status", "")
+    number = int(status) if len(status) == 3 and status.isascii() and status.isdecimal() else 0
+    return Arrived(message.subject, message.reply, number, headers.get("Description", ""), headers, message.data)
+
+
+async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext | None, wait_seconds: float) -> Connection:
+    """Raises BackboneError: "unsuitable", "disk" (nobody answers there)."""
+    _check_loop()
+    try:
+        from nats.aio.client import Client  # noqa: PLC0415  an extra
+        from nats.errors import Error  # noqa: PLC0415
+    except ImportError as error:
+        raise BackboneError("unsuitable", "the NATS backbone needs nats-py: pip install 'tpmbus[nats]'") from error
+    client = Client()
+    connection: Connection | None = None
+
+    async def lost() -> None:
+        if connection is not None:
+            connection.lost()
+
+    async def failed(_: Exception) -> None:
+        """nats-py tells of each attempt; who waits for an answer finds out by itself."""
+
+    options: dict[str, Any] = {"reconnect_time_wait": 0.25}  # seconds, and parts of them, whatever its type says
+    if tls is not None:
+        options["tls"] = tls
+    try:
+        with clock.fail_after(wait_seconds):
+            await client.connect(
+                servers=[*servers],
+                name="tpmbus",
+                max_reconnect_attempts=-1,
+                ping_interval=2,
+                max_outstanding_pings=2,
+                pending_size=PENDING_BYTES,
+                error_cb=failed,
+                disconnected_cb=lost,
+                **options,
+            )
+        connection = Connection(client, clock)
+        _check_server(client)
+        await connection.begin()
+    except BaseException as error:
+        with anyio.CancelScope(shield=True), suppress(TimeoutError), clock.fail_after(ANSWER_SECONDS):
+            await client.close()
+        if isinstance(error, (Error, OSError, TimeoutError)):
+            text = f"no NATS server can be used at {', '.join(map(_without_secrets, servers))}: {type(error).__name__}"
+            raise BackboneError("disk", f"{text}; is it running, and may this broker log in there?") from error
+        raise
+    return connection
+
+
+def _without_secrets(url: str) -> str:
+    return url.rpartition("@")[2]
+
+
+def _check_loop() -> None:
+    token: Any = current_token().native_token
+    if hasattr(token, "run_sync_soon"):
+        text = "the NATS backbone runs on asyncio, because nats-py does, and this is trio"
+        raise BackboneError("unsuitable", f"{text}: run the broker in a process of its own (`tpmbus run`), and connect to it")
+
+
+def _check_server(client: Client) -> None:
+    version = client.connected_server_version
+    if (version.major, version.minor) < OLDEST:
+        text = f"the NATS server is {version.major}.{version.minor}"
+        raise BackboneError("unsuitable", f"{text}: it has to be {OLDEST[0]}.{OLDEST[1]} or newer")

@@ -1,0 +1,137 @@
+"""Real NATS servers for tests: processes on loopback ports of their own, with JetStream in a folder that goes with them.
+
+nats_server()        one
+nats_cluster(3)      several that know each other; any can be killed and started again, with what it had
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from backbones import running
+
+from bus.backbone.interface import Backbone
+from bus.backbone.nats.backbone import open_nats
+from bus.clock import Clock, SystemClock
+
+PATIENCE_SECONDS = 30.0
+
+
+class NatsServer:
+    """One process. `begin` it, `kill` it, begin it again."""
+
+    def __init__(self, folder: Path, name: str, *, routes: dict[str, int] | None = None, more: str = "") -> None:
+        self.folder, self.name = folder, name
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = [
+            f'server_name: "{name}"',
+            f'listen: "127.0.0.1:{self.port}"',
+            f'jetstream {{ store_dir: "{folder / name}", max_file_store: 1GB, max_memory_store: 64MB }}',
+            more,
+        ]
+        if routes is not None:
+            others = ", ".join(f'"nats://127.0.0.1:{port}"' for other, port in routes.items() if other != name)
+            lines.append(f'cluster {{ name: "tests", listen: "127.0.0.1:{routes[name]}", routes: [{others}] }}')
+        self._config = folder / f"{name}.conf"
+        self._config.write_text("\n".join(lines))
+
+    def begin(self) -> None:
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(["nats-server", "-c", str(self._config)], stdout=log, stderr=log)
+        self._wait_for_port()
+
+    def kill(self) -> None:
+        """kill -9, as a machine that lost its power would; what the kernel has is still written."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def end(self) -> None:
+        """As an operator would: it writes down all that it knows."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        return (self.folder / f"{self.name}.log").read_text(errors="replace")
+
+    def _wait_for_port(self) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise AssertionError(f"nats-server ended before it listened:\n{self.log()}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise AssertionError(f"nats-server does not listen:\n{self.log()}")
+
+
+@contextmanager
+def nats_server(more: str = "") -> Iterator[NatsServer]:
+    with _folder() as folder:
+        server = NatsServer(folder, "one", more=more)
+        try:
+            server.begin()
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
+    with _folder() as folder:
+        names = [f"n{number}" for number in range(1, count + 1)]
+        routes = {name: free_port() for name in names}
+        servers = [NatsServer(folder, name, routes=routes) for name in names]
+        try:
+            for server in servers:
+                server.begin()
+            yield servers
+        finally:
+            for server in servers:
+                server.kill()
+
+
+@asynccontextmanager
+async def on_nats(servers: Sequence[str], space: str, clock: Clock | None = None, **options: Any) -> AsyncIterator[Backbone]:
+    """A broker's backbone there, opened, run, and closed at the end."""
+    async with running(await open_nats(servers, clock or SystemClock(), space=space, **options)) as backbone:
+        yield backbone
+
+
+def new_space() -> str:
+    """A bus that nobody has used yet, on a server that others use as well."""
+    return f"t{secrets.token_hex(6)}"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tpmbus-nats-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
