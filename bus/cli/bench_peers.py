@@ -53,8 +53,8 @@ def peers(
     `make bench-peers`. Exit code 1 where a bus failed, or lost or doubled something.
     """
     from bus.bench.peers.crew import CrewError, Settings
-    from bus.bench.peers.running import able, compared, names_of_others
-    from bus.cli.loop import run
+    from bus.bench.peers.running import able, compared, names_of_others, ways
+    from bus.cli.loop import run, until_stopped
 
     if rate is not None and workload == "reqrep":
         raise click.UsageError("requests go one at a time: there is no rate for them")
@@ -64,18 +64,27 @@ def peers(
         raise click.BadParameter(str(error), param_hint="--only") from error
     settings = Settings(workload, seconds=seconds, warm_seconds=warm, size=size, rate=rate)
     with output.progress() as progress:
-        bar = progress.add_task(workload, total=3 * pairs * max(len(able(others, workload)[0]), 1))
+        runs = sum(len(ways(workload)) + 1 for _ in able(others, workload)[0]) or len(ways(workload))
+        bar = progress.add_task(workload, total=pairs * runs)
 
-        async def measure() -> Comparison:
-            return await compared(
-                settings, others, pairs=pairs, told=lambda name: progress.update(bar, advance=1, description=f"{workload}: {name}")
-            )
+        async def measure() -> tuple[Comparison | None, int]:
+            found = None
+            async with until_stopped() as stopped:
+                found = await compared(
+                    settings,
+                    others,
+                    pairs=pairs,
+                    told=lambda name: progress.update(bar, advance=1, description=f"{workload}: {name}"),
+                )
+            return found, stopped.exit_code
 
         try:
-            comparison = run(measure)
+            comparison, code = run(measure)
         except CrewError as error:
             output.note(f"tpmbus: it could not be measured itself: {error}")
             return EXIT_NO
+    if comparison is None:
+        return code
     _show(comparison, output)
     wrong = any(row.lost or row.duplicated for row in comparison.rows) or any(one.reason == "failed" for one in comparison.absent)
     return EXIT_NO if wrong else 0

@@ -7,6 +7,7 @@ import pytest
 from bus.bench.peers import table
 from bus.bench.peers.catalogue import CONTENDERS
 from bus.bench.peers.comparison import Absent, Comparison, Measured, compare, measured
+from bus.bench.peers.contender import WORKLOADS
 from bus.bench.result import Spread
 
 OURS = ("tpmbus", "tpmbus-many")
@@ -93,3 +94,9 @@ def test_a_comparison_is_a_document():
     document = comparison(*runs(("tpmbus", 1, 200.0), ("nats", 1, 100.0))).document()
     assert json.loads(json.dumps(document))["rows"][1]["ratios"][0]["figure"][0] == 2.0
     assert (document["format"], document["version"]) == ("tpmbus bench peers", 1)
+
+
+def test_whoever_cannot_do_a_workload_says_why():
+    for one in CONTENDERS.values():
+        for workload in WORKLOADS:
+            assert one.can(workload) != bool(one.cannot.get(workload)), (one.name, workload)

@@ -78,7 +78,7 @@ def test_a_bus_is_measured_where_it_is_installed_and_named_where_it_is_not(bus, 
 def test_this_bus_and_another_in_turns(fleet):
     command = ["bench", "peers", "--only", "nats", "--workload", "reqrep", "--pairs", "1", "--seconds", "0.2", "--warm", "0.05"]
     done = subprocess.run(
-        [sys.executable, "-m", "bus.cli.main", *command, "--json"],
+        [sys.executable, "-P", "-m", "bus.cli.main", *command, "--json"],
         env=fleet.environ,
         capture_output=True,
         text=True,

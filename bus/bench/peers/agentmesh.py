@@ -93,6 +93,7 @@ AGENTMESH: Final = Contender(
     "it never imports it)",
     modules=("amb_core", "aiofiles"),
     distribution="agentmesh-message-bus",
+    cannot={"durable": "its stores are beside the queue: no reader acknowledges"},
     alone=True,
     read=read,
     send=send,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from shutil import which
@@ -79,8 +79,8 @@ class Contender:
     ask: Asker | None = None
     read_kept: Read | None = None
     send_kept: Sender | None = None
-    only: tuple[str, ...] = tuple(WORKLOADS)
-    """Workloads that it is asked for, where it could do more."""
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    """Workloads that it is not asked for, and why."""
 
     def can(self, workload: str) -> bool:
         able = {
@@ -89,7 +89,7 @@ class Contender:
             "1to75": self.read and self.send,
             "durable": self.read_kept and self.send_kept,
         }
-        return workload in self.only and able[workload] is not None
+        return workload not in self.cannot and able[workload] is not None
 
     def lacking(self) -> list[str]:
         """What is not installed here."""

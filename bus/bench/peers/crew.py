@@ -163,7 +163,7 @@ class Crew:
     async def _hire(self, stack: AsyncExitStack, told: Mapping[str, Any]) -> tuple[Hand, dict[str, Any]]:
         log = self._folder / f"{told['bus']}-{'-'.join(told['roles'])}.log"
         with log.open("wb") as errors:
-            process = await anyio.open_process([sys.executable, "-m", PROGRAM], stdin=PIPE, stdout=PIPE, stderr=errors)
+            process = await anyio.open_process([sys.executable, "-P", "-m", PROGRAM], stdin=PIPE, stdout=PIPE, stderr=errors)
         hand = Hand(process, log)
         stack.push_async_callback(hand.end)
         await hand.tell(**told)

@@ -177,6 +177,6 @@ TPMBUS_MANY: Final = replace(
     name="tpmbus-many",
     title="tpmbus, publish_many",
     uses="publish_many; async for; Unix sockets, a broker",
-    only=("1to1", "1to75"),
+    cannot={"reqrep": "a request goes by itself", "durable": "receipts are of single messages"},
     send=send_many,
 )

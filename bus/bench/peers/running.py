@@ -24,7 +24,7 @@ Told = Callable[[str], None]
 class Runs:
     def __init__(self, settings: Settings, own: Crew, *, pairs: int, told: Told) -> None:
         self._settings, self._own, self._pairs, self._told = settings, own, pairs, told
-        self._ways = [CONTENDERS[name] for name in OURS if CONTENDERS[name].can(settings.workload)]
+        self._ways = ways(settings.workload)
         self._numbers = count(1)
         self.done: list[Measured] = []
 
@@ -45,6 +45,11 @@ class Runs:
             raise CrewError("a run without figures", said=str(error)) from error
 
 
+def ways(workload: str) -> list[Contender]:
+    """Of this bus to do it."""
+    return [CONTENDERS[name] for name in OURS if CONTENDERS[name].can(workload)]
+
+
 def names_of_others(only: Sequence[str] = ()) -> list[str]:
     """Raises ValueError for a name that nobody has."""
     others = [name for name in CONTENDERS if name not in OURS]
@@ -59,7 +64,7 @@ def able(names: Sequence[str], workload: str) -> tuple[list[str], list[Absent]]:
     for name in names:
         contender = CONTENDERS[name]
         if not contender.can(workload):
-            absent.append(Absent(name, "cannot", "it has nothing of that kind, or is not asked for it"))
+            absent.append(Absent(name, "cannot", contender.cannot.get(workload, "it has nothing of that kind")))
         elif lacking := contender.lacking():
             absent.append(Absent(name, "not_installed", f"without {', '.join(lacking)}: {contender.install}"))
         else:

@@ -130,6 +130,7 @@ ZENOH: Final = Contender(
     install="pip install eclipse-zenoh",
     modules=("zenoh",),
     distribution="eclipse-zenoh",
+    cannot={"durable": "a router can store, by a plugin; nothing is acknowledged as stored"},
     serve=serve,
     read=read,
     send=send,
