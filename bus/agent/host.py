@@ -377,7 +377,7 @@ class Host:
             "connected": self.is_connected,
             "sent": dict(self.outbox.counts),
             "received": dict(self.inbox.counts),
-            "turns": {"out": self.outbox.window.out, "window": self.outbox.window.size},
+            "turns": {"out": self.outbox.out, "window": self.outbox.window},
             "requests": {"outstanding": len(self.requests), "late": self.requests.late},
             "refusals": {f"{direction}:{reason}": count for (direction, reason), count in self.refusals.counts.items()},
             "subscriptions": len(self.inbox),

@@ -1,7 +1,7 @@
 """What a host sends: records wait in lanes, and turns take along as much as the far end lets them.
 
     put       a lane has something: it is listed, and the writer woken; nothing else happens in `publish`
-    turn      grants first, then what identity keys have signed, then the lanes by their order; one write, one signature
+    turn      grants first, then what is sealed, by the lanes' order; one write, one signature. What is to be kept goes its own way
     credited  the far end has taken it in; until then it is kept, and after a lost link sent again byte for byte
     refused   whoever waits for it hears so, else it is reported
 
@@ -10,7 +10,6 @@ One turn in one step of the loop, so that others have theirs in between.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -22,10 +21,9 @@ from bus.agent.lane import MOST_RECORDS, Lane
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.outcomes import Outcomes, Refused, Turn
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
+from bus.agent.way import MOST_TURN_BYTES, TURN_BYTES, Way
 from bus.clock import Clock
 from bus.errors import BusError, NotPermittedError, SessionEndedError, TrustStaleError, VerificationError
-from bus.flow.rounds import Rounds
-from bus.flow.turn_window import TurnWindow
 from bus.identity.envelopes.reserved import why_not_publish
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
@@ -34,8 +32,6 @@ from bus.protocol.header import REPLY
 from bus.transport.link import Link
 from bus.transport.soon import Soon, scheduler
 
-TURN_BYTES: Final = 256 << 10
-MOST_TURN_BYTES: Final = 1 << 20
 SINGLES: Final = 128
 """Envelopes of one record that a lane seals in a turn: a millisecond's work."""
 _U32: Final = (1 << 32) - 1
@@ -64,18 +60,12 @@ class Outbox:
         self._soon: Soon
         """Since there is a link."""
         self._woken = False
-        self._rounds: Rounds[Lane] = Rounds()
-        self._control: deque[tuple[int, bytes]] = deque()
-        self._control_bytes = 0
-        self._signed: deque[list[Sent]] = deque()
-        self._held: list[Sent] = []
-        """Sealed, and behind more grants than turns may be out."""
+        self._live, self._kept = self._ways = Way(), Way()
         self._signing = 0
         self._stalled: dict[Lane, None] = {}
         self._turns: dict[int, Turn] = {}
         self._last = 0
         self._progress: anyio.Event | None = None
-        self.window = TurnWindow()
         self.topics = OpenTopics(self._send, self._wake_lanes, lambda: {one.lane.topic for one in self._on_the_way()})
         self.counts = self._outcomes.counts
 
@@ -87,7 +77,7 @@ class Outbox:
             return
         if lane.topic is None:
             self._attach(lane)
-        self._rounds.add(lane)
+        self._way(lane).rounds.add(lane)
         self.wake()
 
     def wake(self) -> None:
@@ -97,15 +87,15 @@ class Outbox:
 
     def control(self, alias: int, envelope: bytes) -> bool:
         """A grant for somebody who asked, to go before everything else. False if too many wait already."""
-        if self._control_bytes > MOST_TURN_BYTES:
+        if not self._live.may_grant:
             return False
-        self._add_control(alias, envelope)
+        self._live.grant(alias, envelope)
         self.wake()
         return True
 
     def close_lane(self, lane: Lane) -> None:
         """Its agent is closed. What waits in it is dropped, and whoever waits for that is told by the caller."""
-        self._rounds.discard(lane)
+        self._way(lane).rounds.discard(lane)
         self._stalled.pop(lane, None)
         if lane.topic is not None:
             lane.topic.lanes.pop(lane, None)
@@ -129,7 +119,7 @@ class Outbox:
 
     def _on_the_way(self) -> Iterator[Sent]:
         """What is sealed and not credited."""
-        for sent in chain((self._held,), self._signed, (turn.sent for turn in self._turns.values())):
+        for sent in chain((way.sealed for way in self._ways), (turn.sent for turn in self._turns.values())):
             yield from sent
 
     def _moved(self) -> None:
@@ -140,27 +130,32 @@ class Outbox:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._turns or self._control or self._held or self._signed or self._signing or self._waiting_lanes())
+        return not (self._turns or self._signing or self._stalled or self._has_something() or self._waiting_lanes())
+
+    def _has_something(self) -> bool:
+        return self._live.has_something or self._kept.has_something
 
     def _waiting_lanes(self) -> bool:
-        return bool(self._rounds or self._stalled) or any(lane.waiting for topic in self.topics for lane in topic.lanes)
+        return any(lane.waiting for topic in self.topics for lane in topic.lanes)
 
     # ---- what the broker says ------------------------------------------------------------------------------------------------
 
     def connected(self, link: Link) -> None:
         """Open everything, and send again what was not credited."""
         self._link, self._soon = link, scheduler()
-        self.window.is_far = link.peer.kind == "tls"
+        for way in self._ways:
+            way.window.is_far = link.peer.kind == "tls"
         self.topics.open_again()
         for turn in self._turns.values():
             link.send(turn.frame)
-            self.window.sent(self._clock.monotonic())
+            turn.window.sent(self._clock.monotonic())
         self.wake()
 
     def lost(self) -> None:
         self._link = None
         self._woken = False
-        self.window.lost()
+        for way in self._ways:
+            way.window.lost()
         self.topics.lost()
 
     def credited(self, first: int, count: int) -> None:
@@ -170,11 +165,12 @@ class Outbox:
         else:
             numbers = [number for more in range(count) if (number := first + more & _U32) in turns]
         gone = [turns.pop(number) for number in numbers]
-        self.window.credited(len(gone), self._clock.monotonic())
+        now = self._clock.monotonic()
         for turn in gone:
+            turn.window.credited(1, now)
             if turn.unstored:
                 self._outcomes.not_stored(turn)
-        if self._rounds or self._control or self._signed:
+        if self._has_something():
             self.wake()
         self._moved()
 
@@ -198,74 +194,62 @@ class Outbox:
         for lane in stalled:
             lane.trouble = None
             if lane.waiting and not lane.signing:
-                self._rounds.add(lane)
+                self._way(lane).rounds.add(lane)
         self.wake()
 
     # ---- turns ---------------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        """One. Called by the loop, so nothing may be raised."""
+        """One on each way that is open. Called by the loop, so nothing may be raised."""
         self._woken = False
         link = self._link
-        if link is None or not self.window.is_open or not link.writable:
+        if link is None or not link.writable:
             return
         try:
-            sent = self._gather(link)
+            self._gather(link, [way for way in self._ways if way.window.is_open and way.has_something])
         except BaseException as error:  # noqa: BLE001  an error of our own: the host ends with it
             self._failed(error)
             return
-        self._outcomes.sent(sent)
-        if self._rounds or self._control or self._signed:
+        if any(way.window.is_open and way.has_something for way in self._ways):
             self.wake()
         self._moved()
 
-    def _gather(self, link: Link) -> list[Sent]:
-        now_ms = self._keyring.now_ms()
-        envelopes, self._held = self._held, []
-        if not envelopes:
-            parts = self._parts(now_ms)
-            envelopes = self._sealing.by_session(parts, now_ms) if parts else []
-        while self._control_bytes > TURN_BYTES:  # grants go before whatever they open, and may fill turns of their own
-            if len(self._turns) >= MAX_TURNS_OUT - 1:
-                self._held = envelopes
-                return []
-            self._send_turn(link, [])
-        size = sum(len(one.envelope) for one in envelopes)
-        while self._signed and size < TURN_BYTES:
-            signed = self._signed.popleft()
-            envelopes += signed
-            size += sum(len(one.envelope) for one in signed)
-        if envelopes or self._control:
-            self._send_turn(link, envelopes)
-        return envelopes
+    def _gather(self, link: Link, ways: list[Way]) -> None:
+        """Both ways' records under one signature."""
+        now_ms = self._keyring.now_ms() if ways else 0
+        parts = [part for way in ways if way.may_seal for part in self._parts(way, now_ms)]
+        for sent in self._sealing.by_session(parts, now_ms) if parts else ():
+            self._way(sent.lane).seal(sent)
+        for way in ways:
+            while way.has_a_turn_of_grants and len(self._turns) < MAX_TURNS_OUT:  # they go before whatever they open
+                self._send_turn(link, way, [])
+            if len(self._turns) < MAX_TURNS_OUT:
+                self._send_turn(link, way, way.take_sealed())
 
-    def _send_turn(self, link: Link, sent: list[Sent]) -> None:
-        aliases: list[int] = []
-        envelopes: list[bytes] = []
-        size = 0
-        while self._control and size < TURN_BYTES and len(aliases) < MAX_ROWS // 2:
-            alias, envelope = self._control.popleft()
-            aliases.append(alias)
-            envelopes.append(envelope)
-            size += len(envelope)
-        self._control_bytes -= size
+    def _send_turn(self, link: Link, way: Way, sent: list[Sent]) -> None:
+        grants = way.take_grants()
+        if not (grants or sent):
+            return
+        aliases = [alias for alias, _ in grants]
         aliases += (one.lane.topic.alias if one.lane.topic is not None else BY_ITS_TOPIC for one in sent)
+        envelopes = [envelope for _, envelope in grants]
         envelopes += (one.envelope for one in sent)
         self._last = (self._last + 1) & _U32
         frame = encode(Frame.PUBLISH, self._last, column(aliases), envelopes)
         link.send(frame)
-        self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent))
-        self.window.sent(self._clock.monotonic())
+        self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent), way.window)
+        way.window.sent(self._clock.monotonic())
+        self._outcomes.sent(sent)
 
-    def _parts(self, now_ms: int) -> list[Part]:
+    def _parts(self, way: Way, now_ms: int) -> list[Part]:
         """What the lanes send: one envelope each, or a few of one record."""
         parts: list[Part] = []
         again: list[tuple[Lane, int]] = []
         size, rows = 0, 0
-        while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := self._rounds.next()) is not None:
+        while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := way.rounds.next()) is not None:
             lane, allowed = found
             if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
-                self._rounds.add(lane)
+                way.rounds.add(lane)
                 break
             if not self._prepare(lane, now_ms):
                 continue
@@ -279,7 +263,7 @@ class Outbox:
             rows += len(taken.payloads) if lane.is_single else 1
             again.append((lane, taken.size_bytes))
         for lane, sent_bytes in again:
-            self._rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
+            way.rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
         return parts
 
     def _prepare(self, lane: Lane, now_ms: int) -> bool:
@@ -297,16 +281,16 @@ class Outbox:
 
     def _refresh(self, lane: Lane) -> bool:
         """Ask for its epoch again, and have its readers granted it."""
-        topic = lane.topic
+        topic, way = lane.topic, self._way(lane)
         try:
             self._check_may(lane)
             sealing = self._keyring.epoch(lane.use)
             if topic is not None:
                 listening, durable = topic.readers
                 for grant in self._keyring.grants(sealing, durable=durable).grants if lane.rule.is_durable else ():
-                    self._add_control(KEPT_GRANT, grant)
+                    way.grant(KEPT_GRANT, grant)
                 for grant in self._keyring.grants(sealing, listening=listening).grants:  # to keys that are in memory alone
-                    self._add_control(BY_ITS_TOPIC, grant)
+                    way.grant(BY_ITS_TOPIC, grant)
         except (SessionEndedError, VerificationError) as error:
             self._stall(lane, error)
             return False
@@ -343,14 +327,15 @@ class Outbox:
         async def sign() -> None:
             lane = part.lane
             try:
-                self._signed.append(await self._sealing.by_identity(part, now_ms))
+                for sent in await self._sealing.by_identity(part, now_ms):
+                    self._way(lane).seal(sent)
             except BusError as error:
                 self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
             finally:
                 lane.signing = False
                 self._signing -= 1
                 if lane.waiting:
-                    self._rounds.add(lane)
+                    self._way(lane).rounds.add(lane)
                 self.wake()
                 self._moved()
 
@@ -358,9 +343,18 @@ class Outbox:
 
     # ---- small things --------------------------------------------------------------------------------------------------------
 
-    def _add_control(self, alias: int, envelope: bytes) -> None:
-        self._control.append((alias, envelope))
-        self._control_bytes += len(envelope)
+    def _way(self, lane: Lane) -> Way:
+        return self._kept if lane.rule.is_durable else self._live
+
+    @property
+    def out(self) -> int:
+        """Turns that the far end has not taken in."""
+        return len(self._turns)
+
+    @property
+    def window(self) -> int:
+        """How many of what is said live may be out."""
+        return self._live.window.size
 
     def _attach(self, lane: Lane) -> None:
         lane.topic = self.topics.get(lane.key.topic)
@@ -369,13 +363,9 @@ class Outbox:
     def _wake_lanes(self, topic: Any) -> None:
         for lane in topic.lanes:
             if lane.waiting and not lane.signing:
-                self._rounds.add(lane)
+                self._way(lane).rounds.add(lane)
         self.wake()
 
     def _send(self, frame: bytes) -> None:
         if self._link is not None:
             self._link.send(frame)
-
-
-def _forbidden(sent: Sent, code: str) -> NotPermittedError:
-    return NotPermittedError(sent.lane.agent, f"publish {sent.lane.key.topic}", f"the broker: {code}")

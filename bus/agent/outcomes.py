@@ -10,6 +10,7 @@ from bus.agent.lane import MOST_RECORDS, Lane, Note
 from bus.agent.requests import Pending
 from bus.agent.sealing_turns import Sent
 from bus.errors import BackboneError, BusError, NotPermittedError, twin
+from bus.flow.turn_window import TurnWindow
 from bus.flow.waiting import MAX_BYTES
 from bus.protocol.frames import UNHEARD
 
@@ -23,6 +24,8 @@ class Turn:
     sent: list[Sent]
     unstored: int
     """Envelopes of durable topics that are not known to be on disk."""
+    window: TurnWindow
+    """In which it has its place."""
 
 
 class Outcomes:

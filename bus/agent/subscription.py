@@ -1,8 +1,8 @@
 """A subscription: batches come in, messages are taken out one by one, and no task stands between.
 
     put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says
-    taking     the next message of a batch suspends nobody; between two batches is one checkpoint, of kept
-               messages, which come one by one, after a few dozen. Several tasks may take
+    taking     the next message suspends nobody while there are any, but for one checkpoint after some, where a batch
+               ends: what comes in many small envelopes costs no turn of the loop for each. Several tasks may take
     credit     whoever must not lose anything is sent no more than its limit, and 8 MiB of what is large; what was taken is given
                back by quarters
     missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
@@ -32,8 +32,8 @@ DROP_OLDEST: Final = "drop_oldest"
 DROP_NEWEST: Final = "drop_newest"
 DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = (BLOCK, DROP_OLDEST, DROP_NEWEST, DISCONNECT)
-YIELD_AFTER: Final = 64
-"""Messages that were kept; so many are handed out without a checkpoint, if there are as many."""
+YIELD_AFTER: Final = 16
+"""Messages; so many, and the rest of their batch, are handed out without a checkpoint."""
 QUARTER_BYTES: Final = 2 << 20
 """Of what a broker lets one have of large records: as much is given back at the latest."""
 SMALL: Final = 128
@@ -245,7 +245,7 @@ class Subscription(Generic[Body]):
     async def _begin_batch(self, done: Iterator[Message]) -> None:
         """Another one than this, of which nothing is left; if another task has begun one meanwhile, that."""
         self._finish_batch(done)
-        if self._batches and (self._unyielding >= YIELD_AFTER or self._batches[0].settling is None):
+        if self._batches and self._unyielding >= YIELD_AFTER:
             self._unyielding = 0
             await checkpoint()
         while self._it is done and not self._batches:

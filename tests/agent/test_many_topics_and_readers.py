@@ -33,7 +33,7 @@ async def test_a_topic_is_not_closed_while_something_of_it_may_have_to_be_sent_a
             reading._links[0].pause()
             await lead.publish("tasks.first", 1)
             await hub.settle()
-            assert inside(lead).outbox.window.out == 1, "its reader has not taken it in"
+            assert inside(lead).outbox.out == 1, "its reader has not taken it in"
             for number in range(20):
                 await lead.publish(f"other.a{number}", number)
                 await hub.settle()
