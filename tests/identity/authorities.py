@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "trust"))
+
+from ready_rsa import rsa_key
 
 from bus.identity.authority import Authority, Passphrase, Protection, open_authority
 from bus.protocol.suites import IDENTITY_SUITES
@@ -30,7 +35,7 @@ def spki(key: Any) -> bytes:
 
 KEYS = [spki(ec.generate_private_key(ec.SECP256R1())) for _ in range(3)]
 P384 = spki(ec.generate_private_key(ec.SECP384R1()))
-RSA3072 = spki(rsa.generate_private_key(65537, 3072))
+RSA3072 = spki(rsa_key(3072))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import anyio._backends._asyncio  # noqa: F401  once here, or each child imports the loop anew
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401  the same
 from authorities import DAY, DOMAIN, EK, KEYS, enroll, opened
 from cryptography.hazmat.primitives.asymmetric import rsa
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "trust"))
 
+from ready_rsa import rsa_key
 from small_authority import DAY, HOUR, NOW, SmallAuthority, spki
 
 from bus.identity.envelopes import granting, seal
@@ -96,9 +98,12 @@ def signature(key: Any, suite: Suite, tbs: bytes) -> bytes:
     return r.to_bytes(half, "big") + s.to_bytes(half, "big")
 
 
+_rsa_numbers = count()
+
+
 def make_key(suite: Suite) -> Any:
     if suite.kind == "rsa3072":
-        return rsa.generate_private_key(65537, 3072)
+        return rsa_key(3072, next(_rsa_numbers))
     return ec.generate_private_key(ec.SECP256R1() if suite.kind == "ecc256" else ec.SECP384R1())
 
 

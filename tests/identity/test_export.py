@@ -6,11 +6,17 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key, load_ssh_public_key
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "trust"))
+
+from ready_rsa import rsa_key
 
 from bus.identity.export import FORMATS, export, fingerprint
 from bus.tpm.interface import SOFTWARE, KeyInfo
@@ -18,7 +24,7 @@ from bus.tpm.interface import SOFTWARE, KeyInfo
 PRIVATE = {
     "ecc256/sha256": ec.generate_private_key(ec.SECP256R1()),
     "ecc384/sha3-384": ec.generate_private_key(ec.SECP384R1()),
-    "rsa3072/sha256": rsa.generate_private_key(public_exponent=65537, key_size=3072),
+    "rsa3072/sha256": rsa_key(3072),
 }
 
 

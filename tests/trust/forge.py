@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Our neighbour: pytest's importlib mode has no packages of tests.
+from ready_rsa import rsa_key as ready
 from small_authority import DAY, DOMAIN, NOW, spki
 
 from bus.protocol.suites import IDENTITY_SUITES
@@ -25,8 +26,7 @@ from bus.trust.root import Root
 from bus.trust.root_signature import ALGORITHM, HASH, PSS
 
 P256, P384, P521 = (ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()))
-RSA3072, RSA2048 = (rsa.generate_private_key(65537, size) for size in (3072, 2048))
-RSA3072_E3 = rsa.generate_private_key(3, 3072)
+RSA3072, RSA2048, RSA3072_E3 = ready(3072), ready(2048), ready(3072, exponent=3)
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 
 QUICK = IDENTITY_SUITES["ecc256/sha256"]

@@ -10,8 +10,9 @@ import hmac
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
 
+# Our neighbour: pytest's importlib mode has no packages of tests.
+import ready_rsa
 from cryptography import x509
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import hashes
@@ -63,10 +64,9 @@ def name_of(public: bytes, hash_name="sha256") -> bytes:
     return struct.pack(">H", HASH_NUMBERS[hash_name]) + hashlib.new(hash_name, public[2:]).digest()
 
 
-@cache
 def rsa_key(which: int, bits: int = 2048) -> rsa.RSAPrivateKey:
-    """Made once; `which` tells them apart."""
-    return rsa.generate_private_key(65537, bits)
+    """`which` tells them apart."""
+    return ready_rsa.rsa_key(bits, which)
 
 
 class Maker:

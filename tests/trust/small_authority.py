@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA3_384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+# Our neighbour: pytest's importlib mode has no packages of tests.
+from ready_rsa import rsa_key
 
 from bus.identity import ml_dsa
 from bus.protocol.suites import IDENTITY_SUITES
@@ -22,6 +26,8 @@ from bus.trust.root_signature import HASH, PSS
 from bus.trust.statement import Statement
 
 DOMAIN = "tpmbus.test"
+_root_keys = count(1)
+"""Each authority has another one; the key of number 0 is nobody's here."""
 NOW = 1_800_000_000_000
 DAY = 86_400_000
 HOUR = 3_600_000
@@ -36,7 +42,7 @@ def spki(key: Any) -> bytes:
 @dataclass(eq=False)
 class SmallAuthority:
     domain: str = DOMAIN
-    root_key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 4096))
+    root_key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa_key(4096, next(_root_keys)))
     trust_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
     ml_dsa: Any = field(default_factory=ml_dsa.generate)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding
 from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import forge as f
+from ready_rsa import rsa_key
 from small_authority import DAY, DOMAIN, NOW, spki
 
 from bus.errors import VerificationError
@@ -27,7 +28,7 @@ from bus.trust.certificates import Pinned, Profile, Root
 from bus.trust.profiles import RULES
 from bus.trust.root_signature import ALGORITHM, HASH, PSS
 
-RSA4096 = rsa.generate_private_key(65537, 4096)
+RSA4096 = rsa_key(4096)
 KEYS = {"rsa3072": f.RSA3072, "ecc256": f.P256, "ecc384": f.P384}
 
 
@@ -481,7 +482,7 @@ ROOT = {
     "P-384": lambda forge: forge.root_certificate(f.P384, padding=None, algorithm=hashes.SHA384()),
     "P-384, signed by RSA-4096": lambda forge: forge.root_certificate(f.P384, signing_key=RSA4096),
     "RSA-3072, signed by RSA-4096": lambda forge: forge.root_certificate(f.RSA3072, signing_key=RSA4096),
-    "e = 3": lambda forge: forge.root_certificate(rsa.generate_private_key(3, 4096)),
+    "e = 3": lambda forge: forge.root_certificate(rsa_key(4096, exponent=3)),
     "signed by another": lambda forge: forge.root_certificate(signing_key=RSA4096),
     "issued by another": lambda forge: forge.root_certificate(issuer=f.name("another")),
     "another algorithm inside": lambda forge: forge.resigned(forge.root_certificate(), set_field(INNER, PKCS1)),

@@ -127,7 +127,7 @@ def test_an_intermediate_without_its_rules_or_with_a_weak_key_leads_nowhere():
     bare.ca = builder.sign(bare.root_key, hashes.SHA256()).public_bytes(Encoding.DER)
     assert reason(bare.certify(CHIP.ek), **path_of(bare)) == "ek_untrusted"
     for key in (
-        rsa.generate_private_key(65537, 1024),
+        rsa_key(0, 1024),
         ec.generate_private_key(ec.SECP192R1()),
         ed25519.Ed25519PrivateKey.generate(),
     ):

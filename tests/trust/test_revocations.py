@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import forge as f
+from ready_rsa import rsa_key
 from small_authority import DAY, NOW
 
 from bus.errors import VerificationError
 from bus.trust import revocations
 from bus.trust.revocations import Reason, Revocation
 
-RSA4096 = rsa.generate_private_key(65537, 4096)
+RSA4096 = rsa_key(4096)
 PKCS1 = bytes.fromhex("300d0609608648016503040310") + b"\5\0"
 FLAG = x509.ReasonFlags
 
