@@ -211,29 +211,31 @@ class Reading:
         self._changed = None
 
     async def _hand_out(self, consumer: Consumer, deliveries: list[Delivery]) -> None:
+        world, is_dead = self._world, self._is_dead
         taker: Taker | None = None
         for delivery in deliveries:
             try:
-                envelope = parse_dead_letter(delivery.envelope)[2] if self._is_dead else delivery.envelope
-                header = self._world.header(envelope)
+                header = world.header(parse_dead_letter(delivery.envelope)[2] if is_dead else delivery.envelope)
             except RemoteProtocolError:
                 consumer.settle_nowait(terms=[(delivery.position, delivery.position, "malformed")])
                 continue
             if taker is None or not self._may_go_on(taker, header):
                 taker = await self._taker(header)
             if taker is None:
-                self._world.passed_over()
+                world.passed_over()
                 consumer.settle_nowait(acks=[(delivery.position, delivery.position)])
             else:
                 self._give(consumer, taker, delivery, header)
 
     def _may_go_on(self, taker: Taker, header: Header) -> bool:
         """Whether this is for who got the last one, with nothing else to be asked or shown."""
+        one = taker.one
         return (
-            taker.shown == (header.epoch, header.session, header.topic)
-            and taker.free > 0
-            and not self.is_group
-            and taker.one in self.takers
+            not self.is_group
+            and one.credit > 0
+            and taker.shown == (header.epoch, header.session, header.topic)
+            and one in self.takers
+            and one.host.outbox.has_room
         )
 
     async def _taker(self, header: Header) -> Taker | None:

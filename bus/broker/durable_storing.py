@@ -76,7 +76,7 @@ class Storing:
         self._counts, self._pacing, self._recent, self._spread = counts, pacing, recent, spread
         self._next = _Lot()
         self._bytes = 0
-        self._wanted = anyio.Event()
+        self._wanted, self._is_wanted = anyio.Event(), False
         self._stops: dict[HostLink, Stops] = {}
         self._sessions: dict[bytes, int] = {}
         """Whose papers are kept, and until when."""
@@ -131,8 +131,12 @@ class Storing:
         host.storing_bytes += size
         self._bytes += size
         crossing.turn.unstored += 1
-        if not self._wanted.is_set():
-            self._wanted.set()
+        if not self._is_wanted:
+            self._want()
+
+    def _want(self) -> None:
+        self._is_wanted = True
+        self._wanted.set()
 
     def _leave(self, crossing: Crossing) -> None:
         """It waits here no more."""
@@ -146,11 +150,11 @@ class Storing:
         """Until it is cancelled."""
         while True:
             await self._wanted.wait()
-            self._wanted = anyio.Event()
+            self._wanted, self._is_wanted = anyio.Event(), False
             lot, rest = self._split()
             self._next = rest
             if rest.crossings or rest.grants:
-                self._wanted.set()
+                self._want()
             await self._store(lot)
 
     def _split(self) -> tuple[_Lot, _Lot]:
@@ -211,7 +215,7 @@ class Storing:
             else:
                 self._next.grants[:0] = lot.grants
                 await self._clock.sleep(RETRY_SECONDS)
-                self._wanted.set()
+                self._want()
             return False
         for one in papers:
             self._sessions[one.session] = one.until_ms
@@ -264,8 +268,14 @@ class Storing:
         new: list[Crossing] = []
         highest = self._highest
         for crossing, entry, position in zip(crossings, entries, positions, strict=True):
-            rows.setdefault(crossing.turn, []).append((entry.id, position))
-            self._leave(crossing)
+            turn = crossing.turn
+            found = rows.get(turn)
+            if found is None:
+                found = rows[turn] = []
+            found.append((entry.id, position))
+            size = len(entry.envelope)
+            turn.host.storing_bytes -= size
+            self._bytes -= size
             if position > highest.get(entry.class_, 0):
                 highest[entry.class_] = position
                 new.append(crossing)
