@@ -20,13 +20,14 @@ from bus.identity.envelopes.granting import Granted
 from bus.identity.envelopes.listening import Listening
 from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.receive import Received
-from bus.identity.epochs.admitting import KEY, Outcome
+from bus.identity.epochs.admitting import KEY, Moment, Outcome
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.epochs.parking import LetGo
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.envelope import is_grant
 from bus.protocol.frames import numbers, parse_dead_letter
+from bus.transport.soon import soon
 
 STALE: Final = "trust_stale"
 """Nothing at all can be taken: to give it back one by one would only make dead letters of it."""
@@ -79,6 +80,8 @@ class Inbox:
         self._settling: dict[int, Settling] = {}
         """Of durable subscriptions, by number."""
         self._named: dict[bytes, Named] = {}
+        self._moment: Moment | None = None
+        """By which all is judged that comes at once: clocks are not read for each."""
         self.taken = 0
         """Deliveries that the broker was not told of yet."""
         self.counts: Counter[str] = Counter()
@@ -137,14 +140,15 @@ class Inbox:
     def _named_ones(self, ticket: Ticket) -> None:
         """It is for those whom it names, and for nobody else whom it reaches. A reply is for who asked, and names nobody."""
         _, named = self._named_by(ticket.subs)
+        moment = self._now()
         if ticket.subs and not named:
             self.counts["late"] += 1  # they have just ended
         elif ticket.position and self._dead and numbers(ticket.subs[:4])[0] in self._dead:
             reason, deliveries, original = parse_dead_letter(ticket.envelope)
             ticket = Ticket(ticket.subs, deliveries, ticket.position, original, reason)
-            self.take(self._keyring.arrive(original, ticket, dead=True, named=named))
+            self.take(self._keyring.arrive(original, ticket, dead=True, named=named, moment=moment))
         else:
-            self.take(self._keyring.arrive(ticket.envelope, ticket, named=named))
+            self.take(self._keyring.arrive(ticket.envelope, ticket, named=named, moment=moment))
 
     def take(self, outcomes: list[Outcome]) -> None:
         """What came of this delivery, and of those that it released."""
@@ -237,6 +241,18 @@ class Inbox:
             done = self._of.get(hears)
             if done in named and (settling := self._settling.get(done.number)) is not None:
                 settling.ack_again(ticket.position)
+
+    def _now(self) -> Moment:
+        """The same for all that comes in one turn of the loop, unless policy or trust change."""
+        moment = self._moment
+        if moment is None or moment.snapshot is not self._keyring.snapshot:
+            if moment is None:
+                soon(self._is_over)
+            moment = self._moment = self._keyring.moment()
+        return moment
+
+    def _is_over(self) -> None:
+        self._moment = None
 
     # ---- credit --------------------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class Keyring:
         """Papers came. Raises RemoteProtocolError("malformed"), VerificationError("untrusted", "bad_proof")."""
         found = self._known.believe(data, now_ms=self.now_ms())
         self._admitting.papers_came(found.id)
-        return found, self._admitting.go_on(self._moment())
+        return found, self._admitting.go_on(self.moment())
 
     def believe_inbox(self, data: bytes, identity: bytes) -> BelievedInbox:
         """An inbox certificate came. Before `take_inbox`, write its mark down: `TrustMemory.accept_inboxes`, in a thread.
@@ -171,9 +171,16 @@ class Keyring:
         dead: bool = False,
         is_grant: bool = False,
         named: Container[Subscription] | None = None,
+        moment: Moment | None = None,
     ) -> list[Outcome]:
-        """What came of this envelope, and of those that it released; nothing, if it waits. `named`: who alone may get it."""
-        return self._admitting.arrive(Arrived(data, ticket, dead, is_grant, named), self._moment())
+        """What came of this envelope, and of those that it released; nothing, if it waits. `named`: who alone may get it. `moment`:
+        one for all that came at once, which was asked for in this turn of the loop and under this policy and trust.
+        """
+        return self._admitting.arrive(Arrived(data, ticket, dead, is_grant, named), moment or self.moment())
+
+    def moment(self) -> Moment:
+        """What is judged by now."""
+        return Moment(self.snapshot, self.listening, self.now_ms(), self._tick_ms())
 
     def sealed_to(self, grant: bytes) -> tuple[str, bytes] | None:
         """The agent of this host, and the id of the inbox key that has to be unsealed before this grant can be opened, if any.
@@ -200,7 +207,7 @@ class Keyring:
 
     def expire(self) -> list[Outcome]:
         """What became of those that waited too long, and of those that need not wait any more."""
-        return self._admitting.expire(self._moment())
+        return self._admitting.expire(self.moment())
 
     def link_lost(self) -> list[Outcome]:
         """Let go of all that waits: what is durable is delivered again."""
@@ -243,9 +250,6 @@ class Keyring:
 
     def _tick_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
-
-    def _moment(self) -> Moment:
-        return Moment(self.snapshot, self.listening, self.now_ms(), self._tick_ms())
 
     def _session(self, agent: str) -> Session:
         session = self._sessions.get(agent)
