@@ -112,7 +112,8 @@ class Ledger:
         one run for each record that is in a handler's hands.
         """
         start = seq * _SLOT
-        missing = self._missing(epoch, start, records)
+        runs = self._runs.get(epoch)
+        missing = range(start, start + records) if runs is None or runs.ends_by(start) else runs.missing(start, start + records)
         if not missing:
             return Verdict((), redelivered=True, done=(epoch, seq) not in self._unwritten)
         if self.size_bytes >= self.max_bytes:

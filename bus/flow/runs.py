@@ -28,6 +28,10 @@ class Runs:
         place = bisect_left(self._starts, start)
         return self._ends[place] if place < len(self._starts) and self._starts[place] == start else None
 
+    def ends_by(self, start: int) -> bool:
+        """Whether nothing of it is at or behind this number."""
+        return not self._ends or start >= self._ends[-1]
+
     def follow(self, start: int, end: int) -> int | None:
         """Add [start, end) if the last run ends where it begins; where that run begins, or None."""
         ends = self._ends

@@ -54,6 +54,7 @@ JUNK: Final = "junk"
 """What a DRAIN says to a host before its link is ended over what was refused."""
 MAX_WORD_BYTES: Final = 256
 _U32: Final = (1 << 32) - 1
+_U64: Final = (1 << 64) - 1
 
 
 class Frame(IntEnum):
@@ -92,6 +93,8 @@ def parse(data: bytes) -> list[Any]:
     if len(data) > MAX_FRAME_BYTES:
         raise malformed("a frame of more than 1 MiB and 64 KiB")
     fields = unpack(data, longest=MAX_ROWS, arrays=MAX_ROWS + 2)
+    if [*map(type, fields)] == _DELIVERED and _is_delivery(fields):
+        return fields
     checks = _FIELDS.get(fields[0]) if fields and type(fields[0]) is int else None
     if checks is None or len(fields) != len(checks) + 1:
         raise malformed("no frame has this type, or so many fields")
@@ -193,7 +196,7 @@ def _papers(value: Any) -> None:
         raise malformed("papers are a list of bytes")
 
 
-_u64: Final = _within((1 << 64) - 1)
+_u64: Final = _within(_U64)
 _FIELDS: Final[Mapping[int, tuple[Check, ...]]] = {
     Frame.HELLO_A: (_bytes(),),
     Frame.HELLO_B: (_bytes(),),
@@ -219,6 +222,26 @@ _FIELDS: Final[Mapping[int, tuple[Check, ...]]] = {
     Frame.DRAIN: (_word,),
     Frame.REFUSE: (_code, _bytes(0, 4, ID_BYTES, EPOCH_ID_BYTES)),
 }
+
+
+_DELIVER: Final = int(Frame.DELIVER)
+_DELIVERED: Final = [int, int, bytes, int, int, bytes]
+
+
+def _is_delivery(fields: list[Any]) -> bool:
+    """Whether it is a DELIVER, and all of it within its range: most of what a host hears is one, so it is asked at once. What is
+    wrong with another is said by the checks of each field.
+    """
+    frame, number, subs, deliveries, position, envelope = fields
+    return (
+        frame == _DELIVER
+        and 0 <= number <= _U32
+        and len(subs) % 4 == 0
+        and len(subs) <= 4 * MAX_DELIVERED
+        and 0 <= deliveries <= _U32
+        and 0 <= position <= _U64
+        and len(envelope) <= MAX_ENVELOPE_BYTES
+    )
 
 
 def dead_letter(reason: str, deliveries: int, envelope: bytes) -> bytes:
