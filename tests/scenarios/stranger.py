@@ -55,7 +55,8 @@ class Stranger(Agents):
     async def begin(self) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        os.nice(19)  # a peer has a processor of its own: what it takes away here is no cost of the broker
+        # A peer has a processor of its own: what it takes away here is no cost of the broker.
+        os.nice(19 if "TPMBUS_SOAK" in os.environ else 10)
         self.crowds: list[tuple[socket.socket, float]] = []
         await super().begin()
 
