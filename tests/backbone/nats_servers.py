@@ -30,22 +30,26 @@ PATIENCE_SECONDS = 30.0
 class NatsServer:
     """One process. `begin` it, `kill` it, begin it again."""
 
-    def __init__(self, folder: Path, name: str, *, routes: dict[str, int] | None = None, more: str = "") -> None:
-        self.folder, self.name = folder, name
-        self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, name: str, *, config: Path, port: int) -> None:
+        self.folder, self.name, self.port = folder, name, port
+        self.url = f"nats://127.0.0.1:{port}"
+        self._config = config
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def made(cls, folder: Path, name: str, *, routes: dict[str, int] | None = None) -> NatsServer:
+        port = free_port()
         lines = [
             f'server_name: "{name}"',
-            f'listen: "127.0.0.1:{self.port}"',
+            f'listen: "127.0.0.1:{port}"',
             f'jetstream {{ store_dir: "{folder / name}", max_file_store: 1GB, max_memory_store: 64MB }}',
-            more,
         ]
         if routes is not None:
             others = ", ".join(f'"nats://127.0.0.1:{port}"' for other, port in routes.items() if other != name)
             lines.append(f'cluster {{ name: "tests", listen: "127.0.0.1:{routes[name]}", routes: [{others}] }}')
-        self._config = folder / f"{name}.conf"
-        self._config.write_text("\n".join(lines))
+        config = folder / f"{name}.conf"
+        config.write_text("\n".join(lines))
+        return cls(folder, name, config=config, port=port)
 
     def begin(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
@@ -85,9 +89,9 @@ class NatsServer:
 
 
 @contextmanager
-def nats_server(more: str = "") -> Iterator[NatsServer]:
+def nats_server() -> Iterator[NatsServer]:
     with _folder() as folder:
-        server = NatsServer(folder, "one", more=more)
+        server = NatsServer.made(folder, "one")
         try:
             server.begin()
             yield server
@@ -100,7 +104,7 @@ def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
     with _folder() as folder:
         names = [f"n{number}" for number in range(1, count + 1)]
         routes = {name: free_port() for name in names}
-        servers = [NatsServer(folder, name, routes=routes) for name in names]
+        servers = [NatsServer.made(folder, name, routes=routes) for name in names]
         try:
             for server in servers:
                 server.begin()

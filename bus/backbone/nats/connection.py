@@ -223,13 +223,15 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
         raise BackboneError("unsuitable", "the NATS backbone needs nats-py: pip install 'tpmbus[nats]'") from error
     client = Client()
     connection: Connection | None = None
+    reasons: list[Exception] = []
 
     async def lost() -> None:
         if connection is not None:
             connection.lost()
 
-    async def failed(_: Exception) -> None:
-        """nats-py tells of each attempt; who waits for an answer finds out by itself."""
+    async def failed(error: Exception) -> None:
+        """nats-py tells of each attempt. Once there was a connection, who waits for an answer finds out by itself."""
+        reasons[:] = [error]
 
     options: dict[str, Any] = {"reconnect_time_wait": 0.25}  # seconds, and parts of them, whatever its type says
     if tls is not None:
@@ -254,8 +256,9 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
         with anyio.CancelScope(shield=True), suppress(TimeoutError), clock.fail_after(ANSWER_SECONDS):
             await client.close()
         if isinstance(error, (Error, OSError, TimeoutError)):
-            text = f"no NATS server can be used at {', '.join(map(_without_secrets, servers))}: {type(error).__name__}"
-            raise BackboneError("disk", f"{text}; is it running, and may this broker log in there?") from error
+            reason = reasons[0] if reasons else error
+            text = f"no NATS server can be used at {', '.join(map(_without_secrets, servers))} ({type(reason).__name__} {reason})"
+            raise BackboneError("disk", f"{text}: is it running, and may this broker log in there?") from error
         raise
     return connection
 

@@ -1,0 +1,53 @@
+"""The page about NATS servers: its configuration is one, its program runs, and who is no broker may do nothing there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from nats_servers import NatsServer, free_port
+
+from bus.backbone.nats.backbone import open_nats
+from bus.clock import SystemClock
+from bus.errors import BackboneError
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "nats.md"
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def server(tmp_path):
+    config = tmp_path / "page.conf"
+    port = free_port()
+    config.write_text(block("conf").replace("127.0.0.1:4222", f"127.0.0.1:{port}").replace('"nats"', f'"{tmp_path / "nats"}"'))
+    subprocess.run(["nats-server", "-c", config, "-t"], check=True, capture_output=True)
+    one = NatsServer(tmp_path, "page", config=config, port=port)
+    one.begin()
+    yield one
+    one.kill()
+
+
+def test_the_page_about_nats_does_what_it_says(server, tmp_path):
+    program = tmp_path / "try.py"
+    program.write_text(block("python"))
+    url = server.url.replace("//", "//broker:change-me@")
+    done = subprocess.run([sys.executable, program, url], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "stored, read and settled at 1\n"), done.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_is_no_broker_is_refused_by_that_configuration(server):
+    with pytest.raises(BackboneError) as refused:
+        await open_nats([server.url], SystemClock(), wait_seconds=0.5)
+    assert refused.value.code == "disk"
