@@ -102,7 +102,7 @@ class Consuming:
 
     def credit(self, one: Subscription, records: int) -> None:
         if one.blocks:
-            one.credit = min(one.credit + records, one.limit)
+            one.consumed(records)
         if one.taker is not None:
             one.taker.reading.wake()
 

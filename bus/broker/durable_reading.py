@@ -1,6 +1,7 @@
 """One consumer that is open, and the subscriptions that take from it: one, or the members of a group.
 
-handed out   as far as a taker has credit and its link has room; of several the one with most credit, in turn among equals
+handed out   as far as a taker has credit, not too much that is large, and room in its link; of several the one with most credit,
+             in turn among equals
 shown        papers and kept grants go before the first delivery that needs them
 not theirs   what policy does not let them hear (any more) is passed over
 left         the last taker closes it; what was handed out and not settled goes to whoever opens it next. A member that leaves
@@ -51,7 +52,7 @@ class Taker:
     @property
     def free(self) -> int:
         """How many records it can be given now."""
-        return self.one.credit if self.one.host.outbox.has_room else 0
+        return self.one.credit if self.one.may_take and self.one.host.outbox.has_room else 0
 
 
 class What(NamedTuple):
@@ -232,7 +233,7 @@ class Reading:
         one = taker.one
         return (
             not self.is_group
-            and one.credit > 0
+            and one.may_take
             and taker.shown == (header.epoch, header.session, header.topic)
             and one in self.takers
             and one.host.outbox.has_room
@@ -268,7 +269,10 @@ class Reading:
 
     def _give(self, consumer: Consumer, taker: Taker, delivery: Delivery, header: Header) -> None:
         position, one = delivery.position, taker.one
-        one.credit -= header.records
+        if one.blocks:
+            one.give(header.records, len(delivery.envelope))
+        else:  # it drops at its own end what is too much
+            one.credit -= header.records
         if self.is_group:
             taker.held[position] = None
             self._turns += 1

@@ -6,6 +6,7 @@ import pytest
 from kept_stage import Keeper, KeptStage, inbox_key, settle
 from small_world import World
 
+from bus.broker import host_link
 from bus.protocol.frames import ACK, NAK, TERM, TOUCH, Frame, sub_ref
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,24 @@ async def test_nobody_is_sent_more_than_it_has_credit_for(stage: KeptStage):
         assert await kept(reader) == sent[3:5]
         reader.send(Frame.CREDIT, 1, 1_000)
         assert await kept(reader) == sent[5:8]
+
+
+async def test_of_what_is_large_nobody_is_sent_more_than_it_can_hold_whatever_its_credit(stage: KeptStage, monkeypatch):
+    monkeypatch.setattr(host_link, "MAX_LARGE_BYTES", 64 << 10)
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await reader.subscribe_durably(1, "work.>", limit=100)
+        sent = [publisher.seal("work.a", bytes(20 << 10)) for _ in range(7)]
+        for envelope in sent:
+            publisher.publish(envelope, topic="work.a")
+        await settle()
+        assert await kept(reader) == sent[:4]
+        await reader.settles(1, ACK, (1, 4))  # settled is not consumed: a handler may still have it
+        assert await kept(reader) == []
+        reader.send(Frame.CREDIT, 1, 1)
+        assert await kept(reader) == sent[4:5]
+        reader.send(Frame.CREDIT, 1, 4)
+        assert await kept(reader) == sent[5:]
 
 
 async def test_papers_and_what_is_kept_of_grants_come_before_the_first_that_needs_them_and_once(stage: KeptStage):
