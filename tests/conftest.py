@@ -43,6 +43,7 @@ MEASURED = {REPOSITORY / "tests" / room for room in ("protocol", "policy", "flow
 MEASURED_FILES = set((REPOSITORY / "tests" / "identity").glob("test_attacks_on_*.py"))
 MEASURED_FILES |= {REPOSITORY / "tests" / "identity" / name for name in ("test_receive.py", "test_seal.py")}
 NOT_MEASURED = {"test_hostile.py", "test_diff_bounds.py"}  # what is done in bounded time would be done in twice the time
+"""Nor what hypothesis draws for: it would take three times as long, and what it reaches, tests with names must reach too."""
 
 _coverage: Any = None
 if "TPMBUS_TEST_COVERAGE" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
@@ -65,8 +66,8 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Only the tests of a pure room are slowed down, and only they count."""
-    measured = item.path.parent in MEASURED or item.path in MEASURED_FILES
-    if _coverage is None or not measured or item.path.name in NOT_MEASURED:
+    measured = (item.path.parent in MEASURED or item.path in MEASURED_FILES) and item.path.name not in NOT_MEASURED
+    if _coverage is None or not measured or item.get_closest_marker("hypothesis"):
         return (yield)
     _coverage.start()
     try:
@@ -80,10 +81,52 @@ def pytest_sessionfinish() -> None:
         _coverage.save()
 
 
-# ---- in which order ------------------------------------------------------------------------------------------------------------
+# ---- which, and in which order -------------------------------------------------------------------------------------------------
+
+STARTS_PROCESSES = {"made_swtpm", "home", "nothing"}
+"""Fixtures: what has one of them works with a software TPM, or with a whole hub and its TPM service."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "processes: starts processes, or a whole hub; runs on asyncio, and one of each file on trio")
+    config.addinivalue_line("markers", "both_loops: of those, runs on trio whichever it is in its file")
+
+
+@pytest.hookimpl(tryfirst=True)  # `-m processes` is judged after it
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if STARTS_PROCESSES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("processes")
+    if "TPMBUS_SOAK" not in os.environ and not any("::" in argument for argument in config.args):
+        on_one_loop(config, items)
+    dealt_out(items)
+
+
+def on_one_loop(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What starts processes or a whole hub waits for others most of its time: of each file the first such test runs on trio too.
+
+    Of what is to be seen on one loop and not on the other (who is cancelled, who waits for whom) each room has tests of its own,
+    in memory and on both; `both_loops` marks the few that need the real thing for that. `make soak` runs all of them on both, and
+    whoever asks for a test by its name gets it.
+    """
+    first: dict[Path, str] = {}
+    left_out = []
+    for item in items:
+        if item.get_closest_marker("processes") and not item.get_closest_marker("both_loops") and runs_on_trio(item):
+            name = item.name.split("[")[0]
+            if first.setdefault(item.path, name) != name:
+                left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    gone = {*map(id, left_out)}
+    items[:] = [item for item in items if id(item) not in gone]
+
+
+def runs_on_trio(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    return call is not None and call.params.get("anyio_backend") == "trio"
+
+
+def dealt_out(items: list[pytest.Item]) -> None:
     """Files that take long come first, dealt out to the processes, each of which begins with an equal share of the list.
 
     What is left at the end is then short, and no process works on alone. A file stays together: it may have a fleet of its own.
@@ -101,7 +144,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # ---- random input --------------------------------------------------------------------------------------------------------------
 
-settings.register_profile("here", deadline=None, print_blob=True, max_examples=100)
+# Nothing here depends on how long it takes to draw: the machine may be busy.
+settings.register_profile("here", deadline=None, print_blob=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 # There the change is judged, not the dice; here and in `make soak` new input is tried each time, and what fails is printed.
 settings.register_profile("ci", parent=settings.get_profile("here"), max_examples=50, derandomize=True)
 settings.register_profile("soak", parent=settings.get_profile("here"), max_examples=20_000, suppress_health_check=list(HealthCheck))
@@ -117,13 +161,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
-@pytest.fixture(autouse=True)
-def no_blocking() -> Iterator[Any]:
+@pytest.fixture(scope="session", autouse=True)
+def no_blocking() -> Iterator[None]:
     """What blocks a running event loop from inside `bus` raises BlockingError. It sees asyncio only. Test code may block."""
     from blockbuster import blockbuster_ctx
 
-    with blockbuster_ctx("bus") as guard:
-        yield guard
+    with blockbuster_ctx("bus"):
+        yield
 
 
 # ---- software TPMs -------------------------------------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ async def test_the_bodys_exception_passes_as_it_is_from_inside_of_everything(hom
             print(1 / 0)
 
 
+@pytest.mark.both_loops
 async def test_agents_are_left_in_any_order_and_from_any_task(home):
     async with home.open() as hub:
         openings = [hub.agent(name) for name in ("LEAD", "PAINTER", "CARPENTER")]
@@ -189,6 +190,7 @@ async def test_nothing_is_left_listening(home):
     assert not home.state.admin_socket.exists()
 
 
+@pytest.mark.both_loops
 async def test_cancelled_at_any_moment_it_leaves_the_folder_free(home):
     """While it opens, while an agent does, while it closes."""
 
