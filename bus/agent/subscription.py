@@ -105,16 +105,15 @@ class Subscription(Generic[Body]):
         """False if it was not asked for: nobody gave credit for so much."""
         if self.overflow == BLOCK and self._queued >= BEYOND * (self.limit + MAX_RECORDS):
             return False
-        if not self._ended and self._fits(batch):
+        if not self._ended and (self.overflow == BLOCK or self._fits(batch)):
             self._batches.append(batch)
             self._queued += len(batch.indexes)
-            self._wake_up()
+            if self._wake is not None:
+                self._wake.ring()
         return True
 
     def _fits(self, batch: Batch) -> bool:
         """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
-        if self.overflow == BLOCK:
-            return True
         header = batch.header
         if len(self._next_of) >= MAX_SERIES:
             self._next_of.clear()
@@ -152,14 +151,15 @@ class Subscription(Generic[Body]):
 
     def _gap(self, batch: Batch) -> int:
         """How many of its sender's records on its topic were lost before the first of these."""
-        header, last = batch.header, len(batch.indexes) - 1
+        header, indexes, next_of = batch.header, batch.indexes, self._next_of
         key = (header.epoch, header.topic)
-        first = header.before + batch.indexes[0]
-        expected = self._next_of.get(key, first)
-        if len(self._next_of) >= MAX_SERIES:
-            self._next_of.clear()
-        self._next_of[key] = max(header.before + batch.indexes[last] + 1, expected)
-        return max(first - expected, 0)
+        first = header.before + indexes[0]
+        after = header.before + indexes[-1] + 1
+        expected = next_of.get(key, first)
+        if len(next_of) >= MAX_SERIES:
+            next_of.clear()
+        next_of[key] = after if after > expected else expected
+        return first - expected if first > expected else 0
 
     def end(self, error: BusError | None = None) -> None:
         """Nothing comes any more. What is here is handed out, then this is raised, or the iteration is over."""
@@ -269,7 +269,8 @@ class Subscription(Generic[Body]):
             self._it = iter(())
             return
         self._delivered += self._begun
-        self._begun_bytes = sum(len(batch.payloads[index]) for index in batch.indexes) if self._begun < SMALL else 0
+        if self._begun < SMALL and self.overflow == BLOCK:
+            self._begun_bytes = sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))
         self._tell_missed(batch)
         messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]
         if self.batch_hooks is None:

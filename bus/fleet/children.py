@@ -26,6 +26,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bus.errors import ClosedError, ConnectionLostError
+from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.crew import Crew
 from bus.hub.household import alone
 from bus.metrics.sources import added, plain
@@ -127,6 +128,7 @@ async def be_a_child(crew: Crew, host: Callable[[], Awaitable[Mapping[str, Any]]
     lines = BufferedByteReceiveStream(commands)
     async with alone(), anyio.create_task_group() as tasks:
         await tasks.start(crew.run)
+        leave_what_is_here()
         _say(agents=len(crew.agents))
         while True:
             try:

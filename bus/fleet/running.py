@@ -17,6 +17,7 @@ import anyio
 from bus.clock import Clock
 from bus.fleet.books import books
 from bus.fleet.children import started
+from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.crew import Crew
 from bus.fleet.figures import Figures, figures
 from bus.fleet.mix import Mix
@@ -121,6 +122,7 @@ async def running(
         return
     async with alone(), anyio.create_task_group() as tasks:
         await tasks.start(crew.run)
+        leave_what_is_here()
         yield Fleet(crew, hub, mix, processes=1, clock=clock)
         tasks.cancel_scope.cancel()
 
