@@ -158,7 +158,7 @@ class Subscription(Generic[Body]):
         expected = next_of.get(key, first)
         if len(next_of) >= MAX_SERIES:
             next_of.clear()
-        next_of[key] = after if after > expected else expected
+        next_of[key] = max(after, expected)
         return first - expected if first > expected else 0
 
     def end(self, error: BusError | None = None) -> None:
@@ -249,13 +249,7 @@ class Subscription(Generic[Body]):
             self._unyielding = 0
             await checkpoint()
         while self._it is done and not self._batches:
-            if self._ended:
-                if self._end is not None:
-                    raise twin(self._end)
-                raise StopAsyncIteration
-            if self._wake is None:
-                self._wake = bell()
-            await self._wake.wait()
+            await self._wait()
         if self._it is not done:
             return
         batch = self._batches.popleft()
@@ -269,14 +263,23 @@ class Subscription(Generic[Body]):
             self._it = iter(())
             return
         self._delivered += self._begun
-        if self._begun < SMALL and self.overflow == BLOCK:
-            self._begun_bytes = sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))
+        self._begun_bytes = _bytes_of(batch) if self._begun < SMALL and self.overflow == BLOCK else 0
         self._tell_missed(batch)
         messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]
         if self.batch_hooks is None:
             self._it = iter(messages)
         else:
             await self._hook_batch(self.batch_hooks, batch, messages)
+
+    async def _wait(self) -> None:
+        """For something to come; raises its end."""
+        if self._ended:
+            if self._end is not None:
+                raise twin(self._end)
+            raise StopAsyncIteration
+        if self._wake is None:
+            self._wake = bell()
+        await self._wake.wait()
 
     def _tell_missed(self, batch: Batch) -> None:
         if batch.settling is None and not self.group:
@@ -337,6 +340,10 @@ class Batches(Generic[Body]):
 
     async def __anext__(self) -> list[Message[Body]]:
         return await self._subscription.next_batch()
+
+
+def _bytes_of(batch: Batch) -> int:
+    return sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))
 
 
 def check_options(overflow: str, limit: int) -> None:

@@ -1,10 +1,10 @@
 """A fleet in several processes. Parent and child speak one JSON object a line, over the child's stdin and stdout.
 
-    child   {"agents": 38}                          when all of its agents listen
-    parent  {"do": "speak", "number": 1, "rate": 200}   everybody listens: begin        child  {"number": 1}
-    parent  {"do": "read", "number": 2}             what have you counted?              child  {"number": 2, "reading": {..}}
-    parent  {"do": "silence", "number": 3}          say nothing new                     child  {"number": 3}  when what was said is taken in
-    parent  (closes)                                end                                 child  ends
+    child   {"agents": 38}                              when all of its agents listen
+    parent  {"do": "speak", "number": 1, "rate": 200}   everybody listens: begin    child  {"number": 1}
+    parent  {"do": "read", "number": 2}                 what have you counted?      child  {"number": 2, "reading": {..}}
+    parent  {"do": "silence", "number": 3}              say nothing new             child  {"number": 3}, when all is taken in
+    parent  (closes)                                    end                         child  ends
 
 A question has a number because who asks may be cancelled before the answer comes: the next one must not take it for its own.
 
