@@ -84,6 +84,12 @@ def test_the_table_has_a_line_for_everybody_who_was_asked_for_and_what_it_secure
     assert "nats 2.16.0" in said
 
 
+def test_a_bus_that_failed_before_its_first_pair_was_whole_takes_no_column_of_ours():
+    shown = comparison(*runs(("tpmbus", 1, 200.0), ("nats", 2, 100.0)), absent=(Absent("nats", "failed", "it said no"),))
+    assert {len(line) for line in table.lines(shown)} == {len(table.columns(shown))}
+    assert [column for column in table.columns(shown) if column.endswith("publish / it")] == ["tpmbus, publish / it"]
+
+
 def test_nobody_is_shown_with_less_than_all_that_is_asked_of_everybody():
     for one in CONTENDERS.values():
         secured = one.secured

@@ -87,7 +87,7 @@ async def ask(address: Address) -> AsyncIterator[Ask]:
 AGENTMESH: Final = Contender(
     name="agentmesh",
     title="agentmesh-message-bus",
-    secured=Secured(signed="no", encrypted="no: it stays in the process", tpm="no", policy="no", loss="no"),
+    secured=Secured(signed="no", encrypted="no", tpm="no", policy="no", loss="no"),
     uses="publish in a loop, subscribe(handler), request; in memory, sender and reader in one process",
     install="pip install --no-deps agentmesh-message-bus 'aiofiles<24' (by itself it wants anyio 3, which tpmbus cannot use; "
     "it never imports it)",

@@ -12,6 +12,8 @@ from bus.bench.peers.pyzmq import CURVE, PLAIN
 from bus.bench.peers.slim import MLS, NO_MLS
 from bus.bench.peers.zenoh import ZENOH
 
+OURS: Final = (TPMBUS.name, TPMBUS_MANY.name)
+"""Two ways to publish, at one hub; every other bus is measured beside both."""
 CONTENDERS: Final[dict[str, Contender]] = {
     one.name: one for one in (TPMBUS, TPMBUS_MANY, NATS, ZENOH, PLAIN, CURVE, MLS, NO_MLS, AGENTMESH)
 }

@@ -41,7 +41,7 @@ FAN_OUT: Final = 75
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """What is true of a message that a reader has got, as this contender was configured. "no" where nothing is."""
+    """What is true of a message that a reader has got, as this contender was configured, in a few words; "no" where nothing is."""
 
     signed: str
     """By its sender, so that the reader knows who said it."""
@@ -52,7 +52,7 @@ class Secured:
     policy: str
     """Who may publish and read what."""
     loss: str
-    """Whether readers see loss, doubling and disorder."""
+    """Whether readers see loss, or are spared it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ from bus.bench.peers.contender import FAN_OUT, Address, Contender
 PROGRAM: Final = "bus.bench.peers.worker"
 BEGIN_SECONDS: Final = 0.15
 """Between the order and the beginning, so that every process has it in time."""
-OPEN_SECONDS: Final = 120.0
-"""For a server, and for 75 agents that get their keys."""
-SMALL_WINDOW: Final = 4_096
-"""Where each message is 75 deliveries, or a sync."""
+OPEN_SECONDS: Final = 240.0
+"""For a server, for 75 agents that get their keys, and for 75 who are invited one by one."""
+SMALLER: Final = 8
+"""The window's part where each message is 75 deliveries, or a sync."""
 SETTLE_SECONDS: Final = 60.0
 END_SECONDS: Final = 30.0
 _LONGEST_LINE: Final = 1 << 20
@@ -129,7 +129,7 @@ class Crew:
 
     def _telling(self, settings: Settings, number: int, way: Contender) -> dict[str, Any]:
         readers = FAN_OUT if settings.workload == "1to75" else 1
-        window = way.window if settings.workload == "1to1" else min(way.window, SMALL_WINDOW)
+        window = way.window if settings.workload == "1to1" else way.window // SMALLER
         address = self._address | {"run": f"run-{number}", "readers": readers}
         told: dict[str, Any] = {"address": address, "window": window, "chunk": window // 32}
         if settings.rate is None and settings.workload != "reqrep":

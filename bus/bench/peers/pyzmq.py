@@ -196,10 +196,10 @@ CURVE: Final = Contender(
     name="zmq-curve",
     title="pyzmq CURVE",
     secured=Secured(
-        signed="no: the connection is authenticated",
-        encrypted="each hop (here, with no broker, that is end to end)",
+        signed="no: who connects",
+        encrypted="each hop",
         tpm="no",
-        policy="no: a list of keys that may connect",
+        policy="who may connect",
         loss="no",
     ),
     uses="the same with CURVE, and a list of known keys",

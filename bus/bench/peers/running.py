@@ -7,16 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Final
 
-from bus.bench.peers.catalogue import CONTENDERS
+from bus.bench.peers.catalogue import CONTENDERS, OURS
 from bus.bench.peers.comparison import Absent, Comparison, Measured, compare, measured
 from bus.bench.peers.contender import Contender
 from bus.bench.peers.crew import Crew, CrewError, Settings, crew
 from bus.bench.peers.machine import machine
 
-OURS: Final = ("tpmbus", "tpmbus-many")
-"""Two ways to publish, at one hub; every other bus is measured beside both."""
 Told = Callable[[str], None]
 """Called with a bus's name before each of its runs."""
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bus.bench.peers.catalogue import CONTENDERS
-from bus.bench.peers.comparison import Comparison, Ratio, Row
+from bus.bench.peers.catalogue import CONTENDERS, OURS
+from bus.bench.peers.comparison import Comparison, Row
 from bus.bench.result import Spread
 
 SECURED = ("signed by the sender", "encrypted end to end", "keys in a TPM", "policy", "loss is seen")
 
 
 def columns(comparison: Comparison) -> list[str]:
-    ours = [row.bus for row in comparison.rows if not row.ratios and row.bus.startswith("tpmbus")]
     return [
         "bus",
         what_is_counted(comparison.settings),
         "processor, us each",
-        *(f"{CONTENDERS[name].title} / it" for name in ours),
+        *(f"{CONTENDERS[name].title} / it" for name in _ours(comparison)),
+        "processor, tpmbus / it",
         "lost, doubled",
         *SECURED,
     ]
@@ -32,7 +32,7 @@ def what_is_counted(settings: Any) -> str:
 
 def lines(comparison: Comparison) -> Iterator[Sequence[str]]:
     """A line for each bus that was asked for, also for those that have no figures."""
-    width = sum(one.startswith("tpmbus") for one in {row.bus for row in comparison.rows})
+    width = len(_ours(comparison)) + 1
     for row in comparison.rows:
         yield (CONTENDERS[row.bus].title, *_figures(row, comparison), *_ratios(row, width), _counts(row), *_secured(row.bus))
     for absent in comparison.absent:
@@ -60,6 +60,10 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield f"{absent.bus}, {absent.reason.replace('_', ' ')}: {absent.detail}"
 
 
+def _ours(comparison: Comparison) -> list[str]:
+    return [row.bus for row in comparison.rows if row.bus in OURS]
+
+
 def _figures(row: Row, comparison: Comparison) -> tuple[str, str]:
     is_time = comparison.settings["rate"] is not None or comparison.settings["workload"] == "reqrep"
     shown = f"{_spread(row.figure)}, p99 {_short(row.p99_ms.median)}" if is_time else _spread(row.figure)
@@ -69,11 +73,7 @@ def _figures(row: Row, comparison: Comparison) -> tuple[str, str]:
 def _ratios(row: Row, width: int) -> list[str]:
     if not row.ratios:
         return ["" for _ in range(width)]
-    return [_ratio(ratio) for ratio in row.ratios]
-
-
-def _ratio(ratio: Ratio) -> str:
-    return f"{_spread(ratio.figure)}; processor {_short(ratio.cpu.median)}"
+    return [*(_spread(ratio.figure) for ratio in row.ratios), _spread(row.ratios[0].cpu)]
 
 
 def _counts(row: Row) -> str:

@@ -121,9 +121,9 @@ ZENOH: Final = Contender(
     title="zenoh-python",
     secured=Secured(
         signed="no",
-        encrypted="no (it can be TLS, each hop)",
+        encrypted="no",
         tpm="no",
-        policy="no (it can: rules in a file)",
+        policy="not here: it can",
         loss="no",
     ),
     uses="put, subscriber with a callback, querier; peer to peer over TCP, no router",
