@@ -158,7 +158,7 @@ class _Joined:
         return bool(await self._ask("reload"))
 
     async def statistics(self) -> dict[str, Any]:
-        return {"host": self.host.statistics(), **await self._ask("statistics")}
+        return {**await self._ask("statistics"), "host": self.host.statistics()}  # the hub's own host is not who asks
 
     async def drain(self) -> None:
         if self.host.is_connected:

@@ -53,6 +53,7 @@ def test_several_processes_are_one_fleet(home):
     assert (document["agents"], document["processes"], document["lost"]) == (76, 4, {})
     assert books(document)["messages"] > 100
     assert document["broker"]["links_open"] == 3
+    assert document["hosts"]["agents"] == 76, "each process tells of its own"
     assert {row["from"] for row in document["talk"]} >= {"operations", "command"}
 
 
