@@ -34,6 +34,8 @@ class Lanes:
         self._end: BusError | None = None
         self.quick: dict[str, Lane] = {}
         """By topic: those of the default options into which a record can be put without a further look."""
+        self._usual: dict[str, Lane] = {}
+        """By topic: those of the default options that are not quick, of durable topics and of what an identity signs."""
         self.looked_at: Callable[[], Through | None] = lambda: None
         """What looks at records before they are packed."""
 
@@ -51,6 +53,9 @@ class Lanes:
         is_ours: bool = False,
     ) -> Lane:
         """Raises NotPermittedError, ValueError, OverloadedError, and what has ended its agent."""
+        is_usual = ttl is None and priority is None and not flags and not single
+        if is_usual and (usual := self._usual.get(topic)) is not None:
+            return usual
         if self._end is not None:
             raise twin(self._end)
         if topic[:1] == RESERVED and not is_ours:
@@ -65,6 +70,8 @@ class Lanes:
         if lane.quick is not None and lane.trouble is None:
             lane.quick[topic] = lane
         lane.through = self.looked_at()
+        if is_usual and lane.quick is None and not is_ours:
+            self._usual[topic] = lane
         return lane
 
     async def with_room(
@@ -117,6 +124,7 @@ class Lanes:
         """Those in use for which nothing changed go on; what waits in others is judged again before it is sent."""
         self.snapshot = snapshot
         self.quick.clear()
+        self._usual.clear()
         in_use = [lane for lane in self if lane.waiting or lane.signing]
         self._replies.clear()
         self._all = {lane.key: lane for lane in in_use if self._is_as_before(lane)}
@@ -131,7 +139,7 @@ class Lanes:
         self._end = error
         for lane in self:
             self._close(lane, error)
-        for lanes in (self._all, self._replies, self._retired, self.quick):
+        for lanes in (self._all, self._replies, self._retired, self.quick, self._usual):
             lanes.clear()
 
     def _close(self, lane: Lane, error: BusError | None) -> None:
@@ -149,8 +157,9 @@ class Lanes:
         for key in idle[: MAX_LANES // 8]:
             lane = self._all.pop(key)
             self._close(lane, None)
-            if self.quick.get(key.topic) is lane:
-                del self.quick[key.topic]
+            for table in (self.quick, self._usual):
+                if table.get(key.topic) is lane:
+                    del table[key.topic]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -14,6 +14,7 @@ below which a hash is sampled; 0 samples nothing, and 1 everything.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from math import ldexp
 from typing import Final, NamedTuple
 
@@ -30,6 +31,7 @@ MAX_RECORD_BYTES: Final = 5_120
 """More than the longest proof (RSA, the deepest path, a second signature) takes."""
 
 
+@lru_cache(maxsize=64)
 def threshold(rate: float) -> int:
     """floor(rate * 2^64), exactly. Raises ValueError unless the rate is from 0 to 1."""
     if not 0 <= rate <= 1:

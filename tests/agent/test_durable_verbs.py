@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 import bus.testing
+from bus.agent import lanes
 from bus.errors import BackboneError, LocalProtocolError, NotPermittedError
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,18 @@ async def test_what_is_published_is_stored_at_positions_that_grow():
     async with bus_with("LEAD") as (_, lead):
         first, second = await lead.publish("work.a", 1), await lead.publish("work.a", 2)
         assert 0 < first < second
+
+
+async def test_lanes_that_went_to_make_room_are_made_again_for_who_publishes_there(monkeypatch):
+    monkeypatch.setattr(lanes, "MAX_LANES", 8)
+    async with bus_with("LEAD") as (_, lead):
+        for _ in range(2):
+            for number in range(20):
+                with anyio.fail_after(5):
+                    await lead.publish(f"work.n{number}", number)
+        known = lead._lanes
+        assert len(known._usual) <= len(known._all) <= 8
+        assert {*known._usual.values()} <= {*known._all.values()}
 
 
 async def test_what_was_acknowledged_never_comes_again():
