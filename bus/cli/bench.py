@@ -182,11 +182,11 @@ def _write(result: Result, csv_file: Path | None, html_file: Path | None) -> Non
 
 
 def _show(result: Result, output: Output) -> None:
-    from bus.bench.report.table import COLUMNS, rows
+    from bus.bench.report.table import BRIEF, brief
 
-    shown = rows(result)
+    shown = brief(result)
     title = f"{result.name}: {result.scenario['about']}"
-    output.table(COLUMNS, shown, title=title)
+    output.table(BRIEF, shown, title=title)
     if not shown:
         output.line("No rate was kept: begin the search lower with --rate.")
     for note in result.notes:

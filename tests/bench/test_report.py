@@ -16,7 +16,7 @@ from made import latency, result, step
 
 from bus.bench.report.charts import axis
 from bus.bench.report.page import as_html
-from bus.bench.report.table import COLUMNS, CSV_COLUMNS, as_csv, number, rows
+from bus.bench.report.table import BRIEF, COLUMNS, CSV_COLUMNS, as_csv, brief, number, rows
 
 VOID = {"meta"}
 RESULT = result(
@@ -119,6 +119,16 @@ def test_the_table_has_a_row_a_rate_with_the_spread_of_the_runs():
     assert {len(row) for row in shown} == {len(COLUMNS)}
     assert shown[1][COLUMNS.index("p50 ms")] == "0.11 ±0.01"
     assert rows(result([step()]))[0][COLUMNS.index("p50 ms")] == "1.00", "one run has no spread"
+
+
+def test_the_terminals_table_fits_80_columns():
+    wide = result(
+        *([step(rate=100_000.0, delivered_a_second=99_000.0 + run, latency=latency(0.4 + run / 9), lost=1)] for run in range(3))
+    )
+    for table in (brief(RESULT), brief(wide)):
+        widths = [max(len(cell) for cell in column) for column in zip(BRIEF, *table, strict=True)]
+        assert sum(widths) + 2 * len(widths) <= 80
+    assert brief(wide)[0][-1] == "3"
 
 
 def test_csv_has_a_line_for_every_step_of_every_run():

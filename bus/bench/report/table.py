@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Final
 
-from bus.bench.result import Result, Row
+from bus.bench.result import Result, Row, Spread
 from bus.bench.step import Step
 
 _FIGURES: Final[tuple[tuple[str, Callable[[Step], float]], ...]] = (
@@ -28,10 +28,7 @@ def rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def _row(row: Row) -> tuple[str, ...]:
-    figures = []
-    for _, figure in _FIGURES:
-        spread = row.spread(figure)
-        figures.append(number(spread.median) + (f" ±{number(spread.width / 2)}" if spread.runs > 1 else ""))
+    figures = [_shown(row.spread(figure)) for _, figure in _FIGURES]
     lost, twice, reordered = (
         sum(counts) for counts in zip(*((step.lost, step.duplicated, step.reordered) for step in row.steps), strict=True)
     )
@@ -39,6 +36,34 @@ def _row(row: Row) -> tuple[str, ...]:
     chip = row.spread(lambda step: step.tpm.get("per_million", 0.0)).median
     counted = (f"{lost:,}", f"{twice:,}", f"{reordered:,}")
     return (number(row.rate), *figures, f"{share:.2%}", *counted, number(chip))
+
+
+BRIEF: Final = ("rate", "delivered/s", "p50 ms", "p99 ms", "p99.9", "CPU us", "in time", "damaged")
+"""What fits a terminal of 80 columns; all there is is in the report, in CSV and in JSON."""
+
+
+def brief(result: Result) -> list[tuple[str, ...]]:
+    """The same rows for a terminal. Damaged: how many were lost, came twice, or after a later one."""
+    shown: list[tuple[str, ...]] = []
+    for row in result.rows():
+        damaged = sum(step.lost + step.duplicated + step.reordered for step in row.steps)
+        delivered, p50, p99, p999, cpu = (_shown(row.spread(figure)) for figure in _BRIEFLY)
+        share = min(step.share for step in row.steps)
+        shown.append((number(row.rate), delivered, p50, p99, p999.split()[0], cpu.split()[0], f"{share:.2%}", f"{damaged:,}"))
+    return shown
+
+
+_BRIEFLY: Final[tuple[Callable[[Step], float], ...]] = (
+    lambda step: step.delivered_a_second,
+    lambda step: step.latency.p50,
+    lambda step: step.latency.p99,
+    lambda step: step.latency.p999,
+    lambda step: step.cpu_of_message,
+)
+
+
+def _shown(spread: Spread) -> str:
+    return number(spread.median) + (f" ±{number(spread.width / 2)}" if spread.runs > 1 else "")
 
 
 def number(value: float) -> str:
