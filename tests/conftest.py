@@ -132,11 +132,16 @@ def dealt_out(items: list[pytest.Item]) -> None:
     What is left at the end is then short, and no process works on alone. A file stays together: it may have a fleet of its own.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = list(dict.fromkeys(item.path for item in items if any(map(item.get_closest_marker, ("slow", "soak")))))
-    others = iter([item for item in items if item.path not in long])
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    long = [
+        path for path, those in files.items() if any(item.get_closest_marker(name) for item in those for name in ("slow", "soak"))
+    ]
+    others = iter([item for path, those in files.items() if path not in long for item in those])
     dealt: list[pytest.Item] = []
     for number in range(processes):
-        mine = [item for path in long[number::processes] for item in items if item.path == path]
+        mine = [item for path in long[number::processes] for item in files[path]]
         share = (len(items) - len(dealt)) // (processes - number)
         dealt += mine + list(islice(others, max(share - len(mine), 0)))
     items[:] = dealt + list(others)

@@ -19,10 +19,11 @@ DEFAULT_IGNORABLE = [
 """Of Unicode's DerivedCoreProperties.txt, version 15."""
 SEEN_FORMATS = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
 """Marks around numbers: of the kind "format", but everybody sees them."""
+NEITHER = {9, 10, 13, 32, *SEEN_FORMATS}
 BLANKS_AND_CONTROLS = [
     code
     for code in range(sys.maxunicode + 1)
-    if unicodedata.category(chr(code)) in {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"} and code not in {9, 10, 13, 32, *SEEN_FORMATS}
+    if unicodedata.category(chr(code)) in {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"} and code not in NEITHER
 ]
 
 

@@ -36,7 +36,7 @@ from served import CONTENT, SUITE, process, raw, serving, until
 
 from bus.policy import Policy
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 SIGN_ONE = """
 import sys, anyio
