@@ -19,6 +19,8 @@ from bus.bench.peers.crew import CrewError, Settings, crew
 from bus.bench.peers.running import able, names_of_others
 from bus.bench.peers.worker import Lines
 
+pytestmark = pytest.mark.slow
+
 OTHERS = names_of_others()
 
 
@@ -75,6 +77,7 @@ def test_a_bus_is_measured_where_it_is_installed_and_named_where_it_is_not(bus, 
         assert CONTENDERS[bus].install in one.detail
 
 
+@pytest.mark.timeout(300)
 def test_this_bus_and_another_in_turns(fleet):
     command = ["bench", "peers", "--only", "nats", "--workload", "reqrep", "--pairs", "1", "--seconds", "0.2", "--warm", "0.05"]
     done = subprocess.run(
@@ -82,7 +85,7 @@ def test_this_bus_and_another_in_turns(fleet):
         env=fleet.environ,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

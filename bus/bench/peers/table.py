@@ -49,7 +49,8 @@ def lines(comparison: Comparison) -> Iterator[Sequence[str]]:
 def notes(comparison: Comparison) -> Iterator[str]:
     """What the figures are of, and who is not among them."""
     settings, machine = comparison.settings, comparison.machine
-    pace = "at its most" if settings["rate"] is None else f"at {settings['rate']:g} a second by the clock"
+    most = "one at a time" if settings["workload"] == "reqrep" else "at its most"
+    pace = most if settings["rate"] is None else f"at {settings['rate']:g} a second by the clock"
     yield (
         f"{settings['workload']}, {settings['size']} B, {pace}: {settings['pairs']} pairs of {settings['seconds']:g} s; "
         f"{machine['cores']} cores, Python {machine['python']}, load {machine['load']}; median (least to most)"
