@@ -288,6 +288,24 @@ async def test_what_somebody_else_put_into_a_stream_is_not_handed_out(server, sp
 
 
 @pytest.mark.anyio
+async def test_a_server_that_hands_out_topics_that_nobody_asked_for_is_not_believed(server, space, backbone):
+    """Its consumer has a wider filter than was asked for."""
+    names = Names(space)
+    await (await backbone.consume(ALONE, "work.>", "work.a", ALL)).aclose()
+    client = await nats.connect(server.url)
+    jetstream = client.jetstream()
+    await jetstream.delete_consumer(names.stream("work.>"), "MONITOR=inbox")
+    consumer = await backbone.consume(ALONE, "work.>", "work.a", ALL, allowed=10)
+    await jetstream.delete_consumer(names.stream("work.>"), "MONITOR=inbox")
+    wide = nats.js.api.ConsumerConfig(durable_name="MONITOR=inbox", ack_policy="explicit", filter_subject=f"{space}.>")
+    await jetstream.add_consumer(names.stream("work.>"), wide)
+    positions = await backbone.append(entries(CLOCK, "work.b", "work.a", "work.c", "work.a"))
+    assert seen(await taken(consumer, 2)) == [(positions[1], 1), (positions[3], 1)]
+    assert backbone.statistics()["refused"] == 2
+    await client.close()
+
+
+@pytest.mark.anyio
 async def test_buckets_with_rubbish_in_them_are_read_as_if_it_were_not_there(server, space, backbone):
     client = await nats.connect(server.url)
     for bucket, key in (("grants", f"g.X.MONITOR.{bytes(32).hex()}.k.1"), ("consumers", "MONITOR.rubbish"), ("classes", "rubbish")):

@@ -19,13 +19,17 @@ from bus.backbone.nats.jetstream import (
     ApiError,
     JetStream,
     Kept,
+    count,
     refused,
+    subjects,
     unreachable,
 )
 from bus.backbone.nats.layout import EXPECTED
 from bus.clock import Clock
 
 EACH: Final = ">"
+MAX_KEYS: Final = 1 << 20
+"""As many are looked at, however many more a server says that there are."""
 
 
 class OtherRevisionError(Exception):
@@ -75,15 +79,15 @@ class Bucket:
         found: list[list[str]] = []
         while True:
             facts = await self._jetstream.stream(self.stream, subjects=self._subject + pattern, offset=len(found))
-            subjects = (facts or {}).get("state", {}).get("subjects") or {}
-            found += [str(subject).removeprefix(self._subject).split(".") for subject in subjects]
-            if not subjects or len(found) >= (facts or {}).get("total", 0):
+            some = subjects(facts)
+            found += [subject.removeprefix(self._subject).split(".") for subject in some]
+            if not some or len(found) >= min(count(facts, "total"), MAX_KEYS):
                 return found
 
     async def each(self, pattern: str = EACH) -> AsyncIterator[Kept]:
         """All whose key is like this, by age. Raises BackboneError, ClosedError."""
         seq = 1
-        while True:
+        for _ in range(MAX_KEYS):
             kept = await self._jetstream.message(self.stream, {"seq": seq, "next_by_subj": self._subject + pattern})
             if kept is None or kept.seq < seq:
                 return

@@ -15,7 +15,7 @@ from bus.backbone.dead import MAX_DEAD, MAX_REASON
 from bus.backbone.interface import DeadLetter, RetentionClass
 from bus.backbone.nats.appending import Outgoing
 from bus.backbone.nats.consumer import Grave
-from bus.backbone.nats.jetstream import JetStream, Kept
+from bus.backbone.nats.jetstream import JetStream, Kept, subjects
 from bus.backbone.nats.layout import CONSUMER, DIED, EXPIRES, ID, MESSAGE_ID, ORIGINAL, SENDER, TOPIC, Names, message_id
 from bus.backbone.nats.records import parse_dead
 from bus.backbone.nats.streams import Streams
@@ -126,8 +126,7 @@ class Cemetery:
             self._counts[class_] += 1
             return
         facts = await self._jetstream.stream(self._names.stream(class_), subjects=self._names.dead(class_, ">"))
-        subjects = (facts or {}).get("state", {}).get("subjects") or {}
-        self._counts[class_] = sum(subjects.values())
+        self._counts[class_] = sum(subjects(facts).values())
         while self._counts[class_] > MAX_DEAD:
             kept = await self._next(class_, 1)
             if kept is None:

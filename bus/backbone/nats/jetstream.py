@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -132,13 +131,28 @@ def parse_answer(data: bytes) -> dict[str, Any]:
     """Raises ApiError, UnansweredError for what is no answer at all."""
     try:
         answer = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnansweredError("an answer of JetStream is JSON") from error
     if type(answer) is not dict:
         raise UnansweredError("an answer of JetStream is an object")
     if "error" in answer:
         raise _refusal(answer["error"])
     return answer
+
+
+def count(answer: Mapping[str, Any] | None, *path: str) -> int:
+    """The number that stands there in an answer; 0 where there is none."""
+    found: Any = answer
+    for name in path:
+        found = found.get(name) if type(found) is dict else None
+    return found if type(found) is int and 0 <= found < 1 << 63 else 0
+
+
+def subjects(answer: Mapping[str, Any] | None) -> dict[str, int]:
+    """The subjects of a stream that were asked for, and how many messages each has."""
+    state = (answer or {}).get("state")
+    found = state.get("subjects") if type(state) is dict else None
+    return {str(name): number for name, number in found.items() if type(number) is int} if type(found) is dict else {}
 
 
 def _refusal(said: Any) -> ApiError:
@@ -151,9 +165,9 @@ def _kept(message: Any) -> Kept:
     try:
         seq, subject = message["seq"], message["subject"]
         headers, data = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
-    except (KeyError, TypeError, AttributeError, Base64Error) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BackboneError("damaged", "NATS gave a message that is none") from error
-    if type(seq) is not int or type(subject) is not str:
+    if type(seq) is not int or not 0 < seq < 1 << 63 or type(subject) is not str:
         raise BackboneError("damaged", "NATS gave a message that is none")
     return Kept(seq, subject, _headers(headers), data)
 

@@ -18,7 +18,7 @@ from bus.backbone.interface import ConsumerFacts, ConsumerName
 from bus.backbone.nats.bucket import OtherRevisionError
 from bus.backbone.nats.connection import Connection, UnansweredError
 from bus.backbone.nats.consumer import NatsConsumer, Owner, Row
-from bus.backbone.nats.jetstream import JetStream, Kept, unreachable
+from bus.backbone.nats.jetstream import JetStream, Kept, count, unreachable
 from bus.backbone.nats.layout import Names, consumer_config, durable_name
 from bus.backbone.nats.source import Source
 from bus.backbone.nats.streams import Streams
@@ -242,7 +242,7 @@ class Registry:
         config = consumer_config(name, subject, self._streams.settings(class_), begins=begins, unused_seconds=FORGOTTEN_SECONDS)
         facts = await self._jetstream.put_consumer(stream, config)
         await self._jetstream.delete_consumer(stream, name)
-        return int(facts["delivered"]["stream_seq"]) + 1
+        return count(facts, "delivered", "stream_seq") + 1
 
     async def _make(self, row: Row, in_jetstream: str, *, kept: bool) -> None:
         begins: Mapping[str, Any] = {"deliver_policy": "last_per_subject"}
@@ -275,10 +275,9 @@ class Registry:
     async def _facts(self, row: Row) -> ConsumerFacts:
         consumer = self._open.get(row.name)
         in_jetstream = durable_name(row.name) if consumer is None else consumer.source.name
-        facts = await self._jetstream.consumer(self._names.stream(row.class_), in_jetstream) or {}
-        unsettled = int(facts.get("num_ack_pending", 0))
+        facts = await self._jetstream.consumer(self._names.stream(row.class_), in_jetstream)
+        unsettled = count(facts, "num_ack_pending")
         outstanding = unsettled if consumer is None else min(len(consumer.held), unsettled)
-        seen = facts.get("ack_floor" if unsettled else "delivered", {})
         return ConsumerFacts(
             name=row.name,
             class_=row.class_,
@@ -287,8 +286,8 @@ class Registry:
             made_ms=row.made_ms,
             used_ms=row.used_ms if consumer is None else self._clock.now_ms(),
             is_open=consumer is not None,
-            floor=int(seen.get("stream_seq", 0)),
-            behind=int(facts.get("num_pending", 0)),
+            floor=count(facts, "ack_floor" if unsettled else "delivered", "stream_seq"),
+            behind=count(facts, "num_pending"),
             outstanding=outstanding,
             waiting=unsettled - outstanding,
         )

@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 
 from bus.backbone.nats.connection import NO_RESPONDERS, Arrived, Connection, UnansweredError
-from bus.backbone.nats.jetstream import RETRY_SECONDS, JetStream
+from bus.backbone.nats.jetstream import RETRY_SECONDS, JetStream, count
 from bus.clock import Clock
 
 WAIT_SECONDS: Final = 5.0
@@ -70,7 +70,7 @@ class Source:
     async def is_done(self) -> bool:
         """Whether nothing is left in it, handed out or not. Raises BackboneError, ClosedError."""
         facts = await self._jetstream.consumer(self.stream, self.name)
-        return facts is None or not (facts.get("num_pending") or facts.get("num_ack_pending"))
+        return not (count(facts, "num_pending") or count(facts, "num_ack_pending"))
 
     async def aclose(self) -> list[Arrived]:
         """What was never taken."""

@@ -13,7 +13,7 @@ from bus.backbone.interface import RetentionClass
 from bus.backbone.nats.appending import Appender
 from bus.backbone.nats.bucket import Bucket, OtherRevisionError
 from bus.backbone.nats.connection import Connection
-from bus.backbone.nats.jetstream import ApiError, JetStream, refused
+from bus.backbone.nats.jetstream import ApiError, JetStream, count, refused
 from bus.backbone.nats.layout import Names
 from bus.clock import Clock
 from bus.errors import BackboneError, RemoteProtocolError
@@ -74,9 +74,7 @@ class Streams:
 
     async def last(self, class_: str) -> int:
         """The last position that was given. Raises BackboneError, ClosedError."""
-        facts = await self._jetstream.stream(self._names.stream(class_))
-        last = (facts or {}).get("state", {}).get("last_seq", 0)
-        return last if type(last) is int else 0
+        return count(await self._jetstream.stream(self._names.stream(class_)), "state", "last_seq")
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 
