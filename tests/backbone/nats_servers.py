@@ -63,6 +63,11 @@ class NatsServer:
             self._process.wait()
             self._process = None
 
+    def stand_still(self, *, still: bool) -> None:
+        """As behind a network that is cut: nothing comes from it, and nobody is told. It goes on with what it had."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP if still else signal.SIGCONT)
+
     def end(self) -> None:
         """As an operator would: it writes down all that it knows."""
         if self._process is not None:

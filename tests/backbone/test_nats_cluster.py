@@ -1,9 +1,11 @@
-"""Three real NATS servers, of which one is killed under load: nothing that was acknowledged is lost, and nothing is there twice."""
+"""Three real NATS servers. One is killed under load, or cut off, or a broker is killed: nothing that was acknowledged is lost, and
+nothing is there twice."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -11,16 +13,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from backbones import entries
 from nats_servers import NatsServer, nats_cluster, new_space, on_nats
+from nats_writing import WORK, numbered
 
-from bus.backbone.interface import Backbone, ConsumerName, Entry, Papers, RetentionClass
+from bus.backbone.interface import Backbone, ConsumerName, Entry, Papers
 from bus.clock import SystemClock
 from bus.errors import BusError
 from bus.flow.start import ALL
 
 CLOCK = SystemClock()
-WORK = RetentionClass("work.>", 7 * 86_400_000, ack_wait_ms=2_000, max_deliver=100)
 WRITERS = 4
 TURNS = 25
 EACH = 20
@@ -49,7 +50,7 @@ class Load:
 
     async def write(self, writer: int) -> None:
         for turn in range(TURNS):
-            lot = [_entry(writer, turn * EACH + place) for place in range(EACH)]
+            lot = [numbered(writer, turn * EACH + place) for place in range(EACH)]
             positions = await self._append(lot)
             self.stored.update(zip([entry.envelope for entry in lot], positions, strict=True))
             if len(self.stored) * 2 >= WRITERS * TURNS * EACH:
@@ -72,11 +73,6 @@ class Load:
         await consumer.aclose()
 
 
-def _entry(writer: int, number: int) -> Entry:
-    (entry,) = entries(CLOCK, f"work.w{writer}", seed=writer << 32 | number, body=b"%d %d" % (writer, number))
-    return entry
-
-
 async def leader_of(servers: list[NatsServer], backbone: Backbone) -> NatsServer:
     facts = await backbone._jetstream.stream(backbone._names.stream("work.>"))
     return next(server for server in servers if server.name == facts["cluster"]["leader"])
@@ -87,13 +83,9 @@ async def connected_to(servers: list[NatsServer], backbone: Backbone) -> NatsSer
     return next(server for server in servers if server.port == url.port)
 
 
-@pytest.mark.slow
-@pytest.mark.anyio
-@pytest.mark.parametrize("victim", [leader_of, connected_to], ids=["the leader of the stream", "the server it is connected to"])
-async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_server_is_killed_under_load(
-    servers: list[NatsServer], victim: Callable[..., NatsServer]
-):
-    async with on_nats([server.url for server in servers], new_space(), wait_seconds=60.0) as backbone:
+async def under_load(servers: list[NatsServer], space: str, trouble: Callable[[Backbone], Awaitable[None]]) -> None:
+    """With half of it stored there is trouble. At the end everything is there once, where it was said to be."""
+    async with on_nats([server.url for server in servers], space, wait_seconds=60.0) as backbone:
         await backbone.retain([WORK], passed_ms=0)
         await backbone.keep(papers=[Papers(bytes(16), "DIRECTOR", CLOCK.now_ms() + 3_600_000, b"papers")])
         load = Load(backbone)
@@ -103,9 +95,7 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_se
                     tasks.start_soon(load.write, writer)
                 tasks.start_soon(load.take)
                 await load.half.wait()
-                dead = await victim(servers, backbone)
-                dead.kill()
-            await anyio.to_thread.run_sync(dead.begin)
+                await trouble(backbone)
         assert len(load.stored) == WRITERS * TURNS * EACH
         assert len(set(load.stored.values())) == len(load.stored), "each has a place of its own"
         assert {position: load.read.get(position) for position in load.stored.values()} == {
@@ -114,3 +104,71 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_se
         (facts,) = await backbone.consumers()
         assert (len(load.read), facts.behind, facts.outstanding) == (len(load.stored), 0, 0), "nothing is there twice"
         assert await backbone.papers_for(bytes(16)) == b"papers"
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("victim", [leader_of, connected_to], ids=["the leader of the stream", "the server it is connected to"])
+async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_server_is_killed_under_load(
+    servers: list[NatsServer], victim: Callable[..., Awaitable[NatsServer]]
+):
+    dead: list[NatsServer] = []
+
+    async def kill(backbone: Backbone) -> None:
+        dead.append(await victim(servers, backbone))
+        dead[0].kill()
+
+    try:
+        await under_load(servers, new_space(), kill)
+    finally:
+        await anyio.to_thread.run_sync(dead[0].begin)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_nothing_acknowledged_is_lost_when_the_leader_is_cut_off_for_a_while(servers: list[NatsServer]):
+    async def cut_off(backbone: Backbone) -> None:
+        leader = await leader_of(servers, backbone)
+        leader.stand_still(still=True)
+        try:
+            await CLOCK.sleep(8.0)  # the others have another leader by then
+        finally:
+            leader.stand_still(still=False)
+
+    await under_load(servers, new_space(), cut_off)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_broker_that_is_killed_under_load_has_stored_what_it_said_and_another_one_goes_on(servers: list[NatsServer]):
+    space = new_space()
+    said = await anyio.to_thread.run_sync(written_and_killed, servers[0].url, space)
+    assert said
+    async with on_nats([server.url for server in servers], space, wait_seconds=60.0) as backbone:
+        await backbone.retain([WORK], passed_ms=0)
+        most = max(said) + 1
+        again = [numbered(0, number) for number in range(most + 50)]
+        positions = await backbone.append(again)  # whoever did not hear that it is stored says it again
+        assert {number: positions[number] for number in said} == said, "what it said is stored, and known again by its id"
+        assert len(set(positions)) == len(positions)
+        consumer = await backbone.consume(ConsumerName("MONITOR", "all"), "work.>", "work.>", ALL, allowed=1 << 30)
+        found: list[int] = []
+        with anyio.fail_after(30):
+            while len(found) < len(positions):
+                found += [one.position for one in await consumer.take()]
+        (facts,) = await backbone.consumers()
+        assert (sorted(found), facts.behind) == (sorted(positions), 0), "nothing is there twice"
+
+
+def written_and_killed(url: str, space: str) -> dict[int, int]:
+    """What a broker in a process of its own said that it had stored, when it was killed: number -> position."""
+    command = [sys.executable, str(Path(__file__).parent / "nats_writing.py"), url, space]
+    said: dict[int, int] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            number, position = map(int, line.split())
+            said[number] = position
+            if len(said) == 300:
+                child.kill()
+    return said
