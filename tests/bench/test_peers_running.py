@@ -131,8 +131,8 @@ def test_a_process_that_fails_says_what_it_said(tmp_path, monkeypatch):
 async def test_lines_come_whole_however_they_were_written():
     reading, writing = os.pipe()
     lines = Lines(reading)
-    os.write(writing, b'{"a": 1}\n{"b"')
-    assert await lines.next() == {"a": 1}
+    os.write(writing, b'{"a": 0}\n{"a": 1}\n{"b"')
+    assert [await lines.next(), await lines.next()] == [{"a": 0}, {"a": 1}]
     os.write(writing, b": 2}\n")
     assert await lines.next() == {"b": 2}
     os.close(writing)
