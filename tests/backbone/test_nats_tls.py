@@ -1,0 +1,97 @@
+"""Between machines the connection to NATS is TLS: made by openssl here, with certificates on both sides."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from backbones import entries
+from nats_servers import NatsServer, free_port, new_space, on_nats
+
+from bus.backbone.interface import RetentionClass
+from bus.backbone.nats.backbone import open_nats
+from bus.clock import SystemClock
+from bus.errors import BackboneError
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("papers")
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    openssl(
+        folder,
+        "req",
+        "-x509",
+        "-newkey",
+        "ed25519",
+        "-nodes",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=ca",
+        "-days",
+        "2",
+    )
+    for name in ("server", "broker"):
+        openssl(
+            folder, "req", "-newkey", "ed25519", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
+        )
+        (folder / f"{name}.ext").write_text(names)
+        openssl(
+            folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", f"{name}.ext", "-out", f"{name}.pem",
+        )  # fmt: skip
+    return folder
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def server(papers, tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    config = folder / "tls.conf"
+    files = f'cert_file: "{papers}/server.pem", key_file: "{papers}/server.key", ca_file: "{papers}/ca.pem", verify: true'
+    config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}" }}\ntls {{ {files} }}\n')
+    one = NatsServer(folder, "tls", config=config, port=port)
+    one.begin()
+    yield one
+    one.kill()
+
+
+@pytest.mark.anyio
+async def test_a_broker_with_a_good_certificate_comes_in(server, papers):
+    tls = ssl.create_default_context(cafile=papers / "ca.pem")
+    tls.load_cert_chain(papers / "broker.pem", papers / "broker.key")
+    async with on_nats([server.url.replace("nats://", "tls://")], new_space(), tls=tls) as backbone:
+        await backbone.retain([RetentionClass("work.>", 3_600_000)], passed_ms=0)
+        assert await backbone.append(entries(CLOCK, "work.a")) == [1]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("case", ["no TLS", "a CA that it does not know", "no certificate of its own"])
+async def test_who_has_none_is_refused(server, papers, case):
+    tls = {
+        "no TLS": None,
+        "a CA that it does not know": ssl.create_default_context(),
+        "no certificate of its own": ssl.create_default_context(cafile=papers / "ca.pem"),
+    }[case]
+    with pytest.raises(BackboneError) as refused:
+        await open_nats([server.url], CLOCK, tls=tls, wait_seconds=0.5)
+    assert refused.value.code == "disk"
