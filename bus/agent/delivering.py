@@ -29,31 +29,34 @@ class Delivering:
     """Of one subscription, or of replies."""
 
     def __init__(self, context: HookContext, *, decode: Decode | None, told: Told) -> None:
-        self._context, self._decode, self._told = context, decode, told
+        self.context, self._decode, self._told = context, decode, told
         self._chain: Chain[Message] | None = None
-        self._each: Each[Message] | None = None
-        """All hooks, or the only one as it is."""
+        self.each: Each[Message] = _as_it_is
+        """All hooks, or the only one as it is: asked without a detour, because it is asked for each message."""
+        self.decodes = decode is not None
 
     def install(self, one: Subscription[Any], chain: Chain[Message] | None) -> None:
         """These are the hooks from now on."""
         self._chain = chain
         is_batch = chain is not None and chain.is_batch
-        self._each = None if chain is None or is_batch else chain.sole or chain.one
+        self.each = _as_it_is if chain is None or is_batch else chain.sole or chain.one
         one.batch_hooks = self._all if is_batch else None
-        one.hooks = self.one if self._decode is not None or self._each is not None else None
+        one.hooks = self if self.decodes or self.each is not _as_it_is else None
 
     def follow(self, chain: Chain[Message] | None) -> None:
         """The same, where nobody iterates."""
         self._chain = chain
 
-    async def one(self, message: Message) -> Message | None:
-        """It, another one, or None if it goes no further."""
-        if self._each is not None:
+    async def failed(self, message: Message, error: Exception) -> None:
+        """What `each` raised of it: it goes no further."""
+        await self._lost([message], error)
+
+    async def further(self, message: Message, found: Any) -> Message | None:
+        """What `each` made of it, if that is another one or bodies are decoded; None if it goes no further."""
+        if found is not message and self._chain is not None:
             try:
-                found = await self._each(self._context, message)
-                if found is not message and self._chain is not None:
-                    message = self._chain.checked(found, self._each)
-            except Exception as error:  # noqa: BLE001  a hook is somebody else's
+                message = self._chain.checked(found, self.each)
+            except TypeError as error:
                 await self._lost([message], error)
                 return None
         return message if self._decode is None else await self._decoded(message, self._decode)
@@ -63,13 +66,13 @@ class Delivering:
         if self._chain is None:
             return message
         try:
-            return await self._chain.one(self._context, message)
+            return await self._chain.one(self.context, message)
         except Exception as error:  # noqa: BLE001  a hook is somebody else's
             await self._lost([message], error)
             return None
 
     async def _all(self, messages: list[Message]) -> list[Message]:
-        return messages if self._chain is None else await self._chain.many(self._context, messages, self._lost)
+        return messages if self._chain is None else await self._chain.many(self.context, messages, self._lost)
 
     async def _decoded(self, message: Message, decode: Decode) -> Message | None:
         try:
@@ -87,3 +90,7 @@ class Delivering:
             else:
                 self._told(message, HOOK_FAILED, error)
                 await message.nak()
+
+
+async def _as_it_is(_: HookContext, message: Message) -> Message:
+    return message

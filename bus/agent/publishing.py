@@ -19,7 +19,7 @@ from bus.agent.lanes import Lanes
 from bus.agent.receipts import Receipt
 from bus.agent.record import NO_HEADERS, Record, checked_headers, new_record
 from bus.errors import Drop, MessageTooLargeError, OverloadedError
-from bus.flow.waiting import MAX_RECORDS
+from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 from bus.identity.envelopes.seal import given_id
 from bus.protocol.records import BYTES, MSGPACK
 
@@ -148,7 +148,8 @@ class Publishing:
             if found is not record:
                 await self._publish_record(self.check_topic(topic, found if sole is None else chain.checked(found, sole)))
                 return TAKEN
-        if lane.waiting.is_full or self.lanes.quick.get(topic) is not lane:
+        waiting = lane.waiting  # is it full, without a call
+        if len(waiting.payloads) >= MAX_RECORDS or waiting.size_bytes >= MAX_BYTES or self.lanes.quick.get(topic) is not lane:
             await self._publish_record(record)
             return TAKEN
         return body

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from operator import length_hint
-from typing import Any, Final, Generic, Self
+from typing import Any, Final, Generic, Protocol, Self
 
 from anyio.lowlevel import checkpoint
 
@@ -43,10 +43,20 @@ MAX_SERIES: Final = 4_096
 BEYOND: Final = 4
 """Times what may wait where publishers wait is more than any honest broker brings."""
 
-Deliver = Callable[[Message], Awaitable[Message | None]]
-"""What hooks and decoding do with a message: it, another one, or None if it is not handed over."""
 DeliverAll = Callable[[list[Message]], Awaitable[list[Message]]]
 """What hooks do with all that came together."""
+
+
+class Hooks(Protocol):
+    """What an agent's hooks and `decode` do with a message before it is handed over; see `delivering`."""
+
+    context: Any
+    each: Callable[[Any, Message], Awaitable[Message]]
+    decodes: bool
+
+    async def failed(self, message: Message, error: Exception) -> None: ...
+
+    async def further(self, message: Message, found: Any) -> Message | None: ...
 
 
 def _nobody(count: int) -> None:
@@ -73,7 +83,7 @@ class Subscription(Generic[Body]):
     ) -> None:
         self.agent, self.pattern, self.group, self.durable = agent, pattern, group, durable
         self.number, self.limit, self.overflow = number, limit, overflow
-        self.hooks: Deliver | None = None
+        self.hooks: Hooks | None = None
         self.batch_hooks: DeliverAll | None = None
         self.on_end: Callable[[BusError], None] | None = None
         """Told at once of an end that whoever takes hears of later."""
@@ -216,13 +226,14 @@ class Subscription(Generic[Body]):
         while True:
             batch = self._it
             for message in batch:
-                if self.hooks is None:
+                hooks = self.hooks
+                if hooks is None:
                     return message
                 try:
-                    kept = await self.hooks(message)
-                except BaseException:  # a task that is cancelled within one has not taken the message
-                    self._it = iter([message, *self._it])
-                    raise
+                    given = await hooks.each(hooks.context, message)
+                    kept = given if given is message and not hooks.decodes else await hooks.further(message, given)
+                except BaseException as error:  # noqa: BLE001  raised again there, unless it is the hook's
+                    kept = await self._failed(hooks, message, error, back=[message])
                 if kept is not None:
                     return kept
             await self._begin_batch(batch)
@@ -303,12 +314,27 @@ class Subscription(Generic[Body]):
 
     # ---- hooks ---------------------------------------------------------------------------------------------------------------
 
-    async def _all_hooked(self, hooks: Deliver, messages: list[Message]) -> list[Message]:
+    async def _all_hooked(self, hooks: Hooks, messages: list[Message]) -> list[Message]:
+        found = []
+        for message in messages:
+            try:
+                given = await hooks.each(hooks.context, message)
+                kept = given if given is message and not hooks.decodes else await hooks.further(message, given)
+            except BaseException as error:  # noqa: BLE001  raised again there, unless it is the hook's
+                kept = await self._failed(hooks, message, error, back=messages)
+            if kept is not None:
+                found.append(kept)
+        return found
+
+    async def _failed(self, hooks: Hooks, message: Message, error: BaseException, *, back: list[Message]) -> Any:
+        """A hook's own error is told. A task that is cancelled within one has taken nothing: those go back."""
         try:
-            return [kept for message in messages if (kept := await hooks(message)) is not None]
-        except BaseException:
-            self._it = iter([*messages, *self._it])
-            raise
+            if isinstance(error, Exception):
+                return await hooks.failed(message, error)
+        except BaseException as another:  # noqa: BLE001  raised below
+            error = another
+        self._it = iter([*back, *self._it])
+        raise error
 
     async def _hook_batch(self, hooks: DeliverAll, batch: Batch, messages: list[Message]) -> None:
         count = len(messages)
