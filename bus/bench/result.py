@@ -69,6 +69,10 @@ class Result:
         if self.is_search:
             best = tuple(step for run in self.runs if (step := run.best) is not None)
             return [Row(statistics.median(step.rate for step in best), best)] if best else []
+        return self.by_rate()
+
+    def by_rate(self) -> list[Row]:
+        """Every rate that was tried, whether it was kept or not; in a search there are as many as it took."""
         rates = dict.fromkeys(step.rate for run in self.runs for step in run.steps)
         return [Row(rate, tuple(step for run in self.runs for step in run.steps if step.rate == rate)) for rate in rates]
 

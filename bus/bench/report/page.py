@@ -30,9 +30,9 @@ def as_html(result: Result) -> str:
         f'<p class="soft">{escape(str(result.scenario.get("about", "")))} · {escape(result.began)}</p>',
         *_tiles(result, found),
         *(f"<p>{escape(note)}</p>" for note in result.notes),
-        *(_section("Throughput against latency", "", _throughput(result, found)) if found else ()),
+        *(_section("Throughput against latency", "", _throughput(result)) if found else ()),
         *_over_time(found),
-        *_costs(found),
+        *_costs(sorted(result.by_rate(), key=lambda row: row.rate)),
         *_section("Figures", "", _table(COLUMNS, rows(result), bad=range(10, 13))),
         *_proofs(found),
         *_processes(found),
@@ -80,23 +80,17 @@ def _tiles(result: Result, found: Sequence[Row]) -> Iterator[str]:
 # ---- plots -----------------------------------------------------------------------------------------------------------------------
 
 
-def _throughput(result: Result, found: Sequence[Row]) -> str:
-    drawn = []
-    for name, colour in _PERCENTILES:
-        if result.is_search:
-            steps = sorted((step for run in result.runs for step in run.steps), key=lambda step: step.rate)
-            points = [Point(step.delivered_a_second, getattr(step.latency, name)) for step in steps]
-        else:
-            points = [_point(row, name) for row in found]
-        drawn.append(Line(_shown(name), sorted(points), colour))
-    names = [line.name for line in drawn]
-    plot = charts.lines(drawn, x="delivered a second", y="latency, ms")
-    return f"<figure>{plot}{charts.key(names)}</figure>"
+def _throughput(result: Result) -> str:
+    """Over what was asked for: at a rate that is not kept, less is delivered, and a curve over that would turn back."""
+    tried = sorted(result.by_rate(), key=lambda row: row.rate)
+    drawn = [Line(_shown(name), [_point(row, name) for row in tried], colour) for name, colour in _PERCENTILES]
+    plot = charts.lines(drawn, x="asked for, a second", y="latency, ms")
+    return f"<figure>{plot}{charts.key([line.name for line in drawn])}</figure>"
 
 
 def _point(row: Row, name: str) -> Point:
-    across, up = row.spread(lambda step: step.delivered_a_second), row.spread(lambda step: float(getattr(step.latency, name)))
-    return Point(across.median, up.median, up.least, up.most)
+    up = row.spread(lambda step: float(getattr(step.latency, name)))
+    return Point(row.rate, up.median, up.least, up.most)
 
 
 def _over_time(found: Sequence[Row]) -> Iterator[str]:
