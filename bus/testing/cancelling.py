@@ -41,7 +41,7 @@ AT_REST: Final = frozenset(
 )  # fmt: skip
 """What numbers are called, in the statistics of this library, that must come down again: all others only ever grow, or forget."""
 MOST_CHECKPOINTS: Final = 5_000
-PATIENCE_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 30.0
 _TURNS: Final = 200
 """Of the event loop, for what ends by itself; the second half of them takes a moment each."""
 _QUIET_TURNS: Final = 50
