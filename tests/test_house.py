@@ -332,9 +332,9 @@ def test_no_other_file_adds_to_the_tree():
 PROBE = """
 import sys, time
 before = set(sys.modules)
-begun = time.perf_counter()
+begun = time.process_time()
 import bus
-took = time.perf_counter() - begun
+took = time.process_time() - begun
 import json
 print(json.dumps({"ms": took * 1000, "modules": sorted(set(sys.modules) - before)}))
 """

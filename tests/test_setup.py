@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -193,11 +192,12 @@ def test_a_python_that_is_too_old_is_passed_over(machine):
 
 @pytest.mark.skipif("TPMBUS_TEST_WHEEL" not in os.environ, reason="only make test has just set up everything")
 def test_a_second_time_is_silent_and_quick():
-    begun = time.perf_counter()
+    before = os.times()
     done = subprocess.run(
         [str(ROOT / "scripts/setup"), "test"], capture_output=True, text=True, timeout=500, check=True, env=os.environ
     )
-    took = time.perf_counter() - begun
+    after = os.times()  # of the processor: the machine may be busy
+    took = after.children_user - before.children_user + after.children_system - before.children_system
     print(f"scripts/setup with nothing to do: {took * 1000:.0f} ms (target: 3 s)")
     assert (done.stdout, done.stderr) == ("", "")
     assert took < 3

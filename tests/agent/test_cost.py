@@ -133,7 +133,7 @@ async def test_the_next_message_of_a_batch_is_no_checkpoint():
 
 
 async def test_what_comes_of_many_publishes_in_one_task_stalls_no_other():
-    """A hundred thousand of them, by the real clock. The bound of a quiet machine is 20 ms; the median of ten is looked at."""
+    """A hundred thousand of them, by the time that their thread works. The bound is 20 ms; the median of ten is looked at."""
     stalls = []
     async with bus.testing.open(policy=POLICY, clock=SystemClock()) as hub:
         async with (
@@ -144,10 +144,10 @@ async def test_what_comes_of_many_publishes_in_one_task_stalls_no_other():
             body = bytes(256)
 
             async def watch() -> None:
-                worst, before = 0.0, time.perf_counter()
+                worst, before = 0.0, time.thread_time()
                 while True:
                     await anyio.lowlevel.checkpoint()
-                    now = time.perf_counter()
+                    now = time.thread_time()
                     worst, before = max(worst, now - before), now
                     stalls[-1] = worst
 

@@ -30,7 +30,7 @@ async def bus_in_memory(policy: str = POLICY):
 
 
 async def next_of(subscription):
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await anext(subscription)
 
 

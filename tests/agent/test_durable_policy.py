@@ -27,7 +27,7 @@ FORBIDDEN = POLICY.replace("subscribe: [work.>, tasks.>]", "subscribe: [tasks.>]
 
 
 async def next_of(subscription):
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await anext(subscription)
 
 

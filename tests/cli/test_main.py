@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -140,8 +141,14 @@ def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
     assert "Traceback" not in said
 
 
+def busy_children() -> float:
+    """For how many seconds those that ended have worked, whatever else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_imports_no_room():
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), busy_children()
     code = (
         "import json, sys\nfrom bus.cli.main import cli\ntry: cli.main(['--help'])\nfinally: print(json.dumps(sorted(sys.modules)))"
     )
@@ -151,4 +158,4 @@ def test_help_is_quick_and_imports_no_room():
     ours = {name for name in loaded if name.split(".")[0] == "bus"}
     assert ours == {"bus", "bus.errors", "bus.cli", "bus.cli.main", "bus.cli.output"}
     assert not {"anyio", "pydantic", "yaml", "rich", "cryptography", "tpm2_pytss"} & set(loaded)
-    assert time.perf_counter() - begun < 3
+    assert busy_children() - used < 3

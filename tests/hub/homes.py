@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 import bus
 from bus.hub.state import State, open_state
@@ -71,7 +70,8 @@ def copied(made: Home, folder: Path) -> Home:
     return Home.at(folder)
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """What it waits for may happen in another process, which needs the processor too."""
     with anyio.fail_after(seconds):
-        while not condition():
-            await checkpoint()
+        while not condition():  # noqa: ASYNC110  see above
+            await anyio.sleep(0.005)

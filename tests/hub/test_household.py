@@ -70,7 +70,7 @@ async def inside(house: House, body: Callable[[], Awaitable[None]]) -> None:
 
 
 async def settle(*, until: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not until():
             await checkpoint()
 

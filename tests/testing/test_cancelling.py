@@ -264,7 +264,6 @@ async def test_an_error_in_place_of_the_cancellation_is_told():
 
 
 async def test_who_does_not_end_when_it_is_cancelled_is_told_of(monkeypatch):
-    monkeypatch.setattr(cancelling, "PATIENCE_SECONDS", 0.05)
     go_on = anyio.Event()
 
     async def scenario() -> None:
@@ -277,6 +276,7 @@ async def test_who_does_not_end_when_it_is_cancelled_is_told_of(monkeypatch):
     go_on.set()
     assert await cancel_everywhere(scenario) >= 1
     go_on = anyio.Event()
+    monkeypatch.setattr(cancelling, "PATIENCE_SECONDS", 0.05)
     assert list((await found(scenario)).left) == ["the scenario"]
 
 

@@ -31,7 +31,7 @@ topics:
 
 
 async def next_of(subscription):
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await anext(subscription)
 
 

@@ -120,7 +120,7 @@ async def test_agents_of_a_test_are_strangers_to_a_real_hub_even_if_they_believe
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, host)
             tasks.start_soon(open_it, host, world)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while not (handshakes := (await hub.statistics())["broker"]["handshakes"]):
                     await checkpoint()
             tasks.cancel_scope.cancel()

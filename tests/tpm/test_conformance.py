@@ -54,10 +54,11 @@ def somebody_elses_swtpm(folder: Path, server: list[str], *, answers_at):
     command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", *server, "--flags", "not-need-init,startup-clear"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not answers_at():
             assert process.poll() is None, "swtpm ended"
             assert time.monotonic() < deadline
+            time.sleep(0.01)  # swtpm needs the processor too
         yield
     finally:
         process.terminate()

@@ -294,7 +294,7 @@ async def test_calls_go_on_when_the_service_was_restarted(runtime):
 
 
 async def test_when_no_service_comes_back_calls_fail_and_may_be_tried_again(runtime):
-    async with restartable(runtime) as service, await RemoteEngine.connect(service.path, wait_seconds=0.05) as engine:
+    async with restartable(runtime) as service, await RemoteEngine.connect(service.path, wait_seconds=0.5) as engine:
         await engine.ping()
         await service.stop()
         for _ in range(2):

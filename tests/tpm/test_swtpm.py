@@ -208,7 +208,7 @@ def test_a_hung_one_is_stopped_too(swtpm):
     begun = time.monotonic()
     swtpm.stop()
     assert not alive(pid)
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30
 
 
 def test_a_path_that_no_socket_can_have_is_refused(tmp_path):
