@@ -7,10 +7,8 @@ is lost.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
-
-import anyio
 
 from bus.agent.inbox import Inbox
 from bus.agent.settling import Settling
@@ -29,6 +27,7 @@ from bus.identity.envelopes.reserved import AUDIT
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy.retention import class_within
 from bus.protocol.frames import Frame, encode
+from bus.transport.bell import Bell, bell
 
 DEAD: Final = "_dead."
 NO_LIMIT: Final = 0xFFFFFFFF
@@ -39,9 +38,22 @@ class _Joined:
     subscription: Subscription
     hears: Hears
     start: str
-    live: anyio.Event = field(default_factory=anyio.Event)
+    is_live: bool = False
+    waiting: Bell | None = None
+    """Rung when it is live; thousands of those that are need none."""
     error: BusError | None = None
     paused: bool = False
+
+    def goes_live(self) -> None:
+        self.is_live = True
+        if self.waiting is not None:
+            self.waiting.ring()
+
+    async def until_live(self) -> None:
+        self.waiting = bell()
+        while not self.is_live:
+            await self.waiting.wait()
+        self.waiting = None
 
 
 class Joining:
@@ -79,7 +91,7 @@ class Joining:
         self._inbox.add(one, joined.hears, settling)
         self._send(_subscribe(joined))
         try:
-            await joined.live.wait()
+            await joined.until_live()
         except BaseException:
             self.leave(one)
             raise
@@ -105,7 +117,7 @@ class Joining:
 
     def _end(self, joined: _Joined, error: BusError | None) -> None:
         joined.error = error or ClosedError(f"{joined.subscription.agent} is closed")
-        joined.live.set()
+        joined.goes_live()
         joined.subscription.end(error)
         self.leave(joined.subscription)
 
@@ -114,7 +126,7 @@ class Joining:
     def joined(self, number: int) -> None:
         found = self._joined.get(number)
         if found is not None:
-            found.live.set()
+            found.goes_live()
 
     def refused(self, number: int, code: str, snapshot: Snapshot) -> None:
         """It is not taken, or was ended later."""
@@ -125,7 +137,7 @@ class Joining:
         if one.durable and code != "not_permitted":
             self._end(found, _not_kept(one, code, snapshot))
             return
-        if code == "busy" and found.live.is_set():
+        if code == "busy" and found.is_live:
             self._end(found, SlowReaderError(one.pattern, pending=one.pending, limit=one.limit))
             return
         rule = why_not(snapshot, one, dead=found.hears.dead) or f"the broker: {code}"

@@ -51,36 +51,31 @@ class Subscribing:
         delivering = Delivering(
             HookContext(self._agent, pattern), decode=None if decode is None else decoder(decode), told=self._told
         )
-        settling: Settling | None = None
-
-        async def enter(one: Subscription[Any]) -> None:
-            nonlocal settling
-            host = self._host
-            if durable:
-                kept_as = f"{group}/{durable}" if group else durable  # a consumer of a group is another one
-                settling = await self._settling(Place(self._agent, kept_as, one.number))
-            try:
-                snapshot = host.keyring.snapshot
-                await host.joining.join(one, snapshot, began_ms=self._began_ms, start=begins, settling=settling, dead=dead)
-            except BaseException:
-                await leave(one)
-                raise
-
-        async def leave(one: Subscription[Any]) -> None:
-            try:
-                if settling is not None and self._host.settling is not None:
-                    await self._host.settling.leave(settling)
-            finally:
-                self._host.joining.leave(one)
-
         made: Subscription[Any] = Subscription(
             self._agent, pattern, number=self._host.joining.next_number(), group=group or "", durable=durable or "", limit=limit,
-            overflow=overflow, credit=self._host.give_credit, enter=enter, leave=leave,
-            missed=lambda count: self._happened(Missed(pattern, count)),
+            overflow=overflow, membership=_Membership(self, begins, dead=dead),
         )  # fmt: skip
         self._through[made] = delivering
         delivering.install(made, self._hooks.delivering)
         return made
+
+    async def enter(self, one: Subscription[Any], start: str, settling: Settling | None, *, dead: bool) -> None:
+        """Return when it is live."""
+        host = self._host
+        await host.joining.join(one, host.keyring.snapshot, began_ms=self._began_ms, start=start, settling=settling, dead=dead)
+
+    async def leave(self, one: Subscription[Any], settling: Settling | None) -> None:
+        try:
+            if settling is not None and self._host.settling is not None:
+                await self._host.settling.leave(settling)
+        finally:
+            self._host.joining.leave(one)
+
+    def consumed(self, one: Subscription[Any], records: int) -> None:
+        self._host.give_credit(one.number, records)
+
+    def missed(self, one: Subscription[Any], records: int) -> None:
+        self._happened(Missed(one.pattern, records))
 
     def hooks_changed(self) -> None:
         for one, delivering in list(self._through.items()):
@@ -92,8 +87,38 @@ class Subscribing:
         self._host.inbox.counts[reason] += 1
         self._host.reporting.not_handed_over(self._agent, refusal, error)
 
-    async def _settling(self, place: Place) -> Settling:
+    async def settling_of(self, one: Subscription[Any]) -> Settling:
+        """What a durable one settles with. Raises ValueError without a state folder."""
         writer = self._host.settling
         if writer is None:
             raise ValueError("durable= needs a state folder, in which is kept what was handled: open the bus with state=")
-        return await writer.open(place, self._host.send)
+        kept_as = f"{one.group}/{one.durable}" if one.group else one.durable  # a consumer of a group is another one
+        return await writer.open(Place(self._agent, kept_as, one.number), self._host.send)
+
+
+class _Membership:
+    """How one of them comes and goes, and where what it says goes."""
+
+    __slots__ = ("_dead", "_of", "_settling", "_start")
+
+    def __init__(self, of: Subscribing, start: str, *, dead: bool) -> None:
+        self._of, self._start, self._dead = of, start, dead
+        self._settling: Settling | None = None
+
+    async def enter(self, one: Subscription[Any]) -> None:
+        if one.durable:
+            self._settling = await self._of.settling_of(one)
+        try:
+            await self._of.enter(one, self._start, self._settling, dead=self._dead)
+        except BaseException:
+            await self.leave(one)
+            raise
+
+    async def leave(self, one: Subscription[Any]) -> None:
+        await self._of.leave(one, self._settling)
+
+    def consumed(self, one: Subscription[Any], records: int) -> None:
+        self._of.consumed(one, records)
+
+    def missed(self, one: Subscription[Any], records: int) -> None:
+        self._of.missed(one, records)

@@ -40,6 +40,7 @@ SMALL: Final = 128
 """From so many records on, those of an envelope are small."""
 MAX_SERIES: Final = 4_096
 """Senders' epochs and topics whose gaps are looked at."""
+_NOTHING: Final[deque[Batch]] = deque()
 BEYOND: Final = 4
 """Times what may wait where publishers wait is more than any honest broker brings."""
 
@@ -59,8 +60,16 @@ class Hooks(Protocol):
     async def further(self, message: Message, found: Any) -> Message | None: ...
 
 
-def _nobody(count: int) -> None:
-    """Whom it is told that messages were missed, before anybody wants to know."""
+class Membership(Protocol):
+    """How a subscription comes and goes, and whom it tells of what; see `subscribing`."""
+
+    async def enter(self, one: Subscription[Any]) -> None: ...
+
+    async def leave(self, one: Subscription[Any]) -> None: ...
+
+    def consumed(self, one: Subscription[Any], records: int) -> None: ...
+
+    def missed(self, one: Subscription[Any], records: int) -> None: ...
 
 
 class Subscription(Generic[Body]):
@@ -76,10 +85,7 @@ class Subscription(Generic[Body]):
         durable: str,
         limit: int,
         overflow: str,
-        credit: Callable[[int, int], None],
-        leave: Callable[[Subscription[Any]], Awaitable[None]],
-        enter: Callable[[Subscription[Any]], Awaitable[None]],
-        missed: Callable[[int], None] = _nobody,
+        membership: Membership,
     ) -> None:
         self.agent, self.pattern, self.group, self.durable = agent, pattern, group, durable
         self.number, self.limit, self.overflow = number, limit, overflow
@@ -89,8 +95,9 @@ class Subscription(Generic[Body]):
         """Told at once of an end that whoever takes hears of later."""
         self.dropped = 0
         """Messages that came and were not wanted, as the overflow says."""
-        self._credit, self._leave, self._enter, self._missed = credit, leave, enter, missed
-        self._batches: deque[Batch] = deque()
+        self._membership = membership
+        self._batches: deque[Batch] = _NOTHING
+        """Its own, once something has come: idle ones are many."""
         self._queued = 0
         """In batches that were not begun."""
         self._it: Iterator[Message] = iter(())
@@ -116,6 +123,8 @@ class Subscription(Generic[Body]):
         if self.overflow == BLOCK and self._queued >= BEYOND * (self.limit + MAX_RECORDS):
             return False
         if not self._ended and (self.overflow == BLOCK or self._fits(batch)):
+            if self._batches is _NOTHING:
+                self._batches = deque()
             self._batches.append(batch)
             self._queued += len(batch.indexes)
             if self._wake is not None:
@@ -207,7 +216,7 @@ class Subscription(Generic[Body]):
     # ---- for the agent -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._enter(self)
+        await self._membership.enter(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -216,7 +225,7 @@ class Subscription(Generic[Body]):
     async def aclose(self) -> None:
         """Nothing is delivered any more; what was not taken is forgotten."""
         self.stop()
-        await self._leave(self)
+        await self._membership.leave(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -299,7 +308,7 @@ class Subscription(Generic[Body]):
             missed, self._lost = self._lost, 0
         if missed:
             batch.missed += missed
-            self._missed(missed)
+            self._membership.missed(self, missed)
 
     def _finish_batch(self, done: Iterator[Message]) -> None:
         if self._it is done:
@@ -309,7 +318,7 @@ class Subscription(Generic[Body]):
             self._begun = self._begun_bytes = 0
             is_quarter = self._taken * 4 >= self.limit or self._taken_bytes >= QUARTER_BYTES
             if is_quarter and self.overflow == BLOCK and not self._ended:
-                self._credit(self.number, self._taken)
+                self._membership.consumed(self, self._taken)
                 self._taken = self._taken_bytes = 0
 
     # ---- hooks ---------------------------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ class Subscription:
     taker: Taker | None = field(default=None, repr=False)
     """What a durable one reads, and how far it is."""
 
-    _large: deque[tuple[int, int]] = field(default_factory=deque, repr=False)
-    """Up to which of its records each of these goes, and its bytes."""
+    _large: deque[tuple[int, int]] | None = field(default=None, repr=False)
+    """Up to which of its records each of these goes, and its bytes; once there was one."""
     _consumed: int = field(default=0, repr=False)
 
     @property
@@ -73,6 +73,8 @@ class Subscription:
         """It gets an envelope. Only large ones are weighed: of others, what the usual limit lets through is no more together."""
         self.credit -= records
         if size > records * LARGE_BYTES:
+            if self._large is None:
+                self._large = deque()
             self._large.append((self._consumed + self.limit - self.credit, size))
             self.large_bytes += size
 
