@@ -22,7 +22,7 @@ class Ear:
 
     def __init__(self, order: Order, now_ns: Callable[[], int], *, sources: int) -> None:
         self._step, self._now_ns = order.number, now_ns
-        self._measure_ns, self._deadline_ns = order.measure_ns, order.deadline_ns
+        self._measure_ns, self._end_ns, self._deadline_ns = order.measure_ns, order.end_ns, order.deadline_ns
         self._slot_ns = max((order.end_ns - order.measure_ns) // SLOTS, 1)
         self._tallies = [Tally() for _ in range(sources)]
         self.heard = 0
@@ -32,7 +32,7 @@ class Ear:
         self.stale = 0
         """Of steps before this one, or of nobody."""
         self.longest_silence_ns = 0
-        """Between two stamped ones, within the window: how long nothing came."""
+        """Between two stamped ones: how long nothing came; `reading` adds the time from the last one to the window's end."""
         self._last_ns = 0
         self.latency = Histogram()
         self._slots: dict[int, Histogram] = {}
@@ -78,7 +78,7 @@ class Ear:
             "duplicated": sum(tally.duplicated for tally in self._tallies),
             "reordered": sum(tally.reordered for tally in self._tallies),
             "stale": self.stale,
-            "longest_silence": self.longest_silence_ns / 1e9,
+            "longest_silence": max(self.longest_silence_ns, self._end_ns - self._last_ns if self._last_ns else 0) / 1e9,
             "latency": packed(self.latency),
             "slots": {str(slot): packed(histogram) for slot, histogram in self._slots.items()},
         }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bus.bench.compare import Change
     from bus.bench.crowd import Delay, Look
     from bus.bench.result import Result, Spread
+    from bus.bench.running import Wanted
     from bus.bench.scenario import Scenario
     from bus.bench.step import Step
 
@@ -126,7 +127,7 @@ def run(
     out of order is counted. Exit code 1 where something was lost or came twice although the scenario kills nobody, or where a
     search found no rate that was kept. `--json > A.json` keeps the result for `tpmbus bench compare`.
     """
-    from bus.bench.running import Wanted, measure
+    from bus.bench.running import Wanted
     from bus.bench.scenario import changed, find, load
     from bus.cli.loop import run as run_loop
 
@@ -142,11 +143,25 @@ def run(
             raise click.UsageError(f"{file.parent} is no folder")
     wanted = Wanted(is_search=search, state=state, tpm=tpm, delay=tpm_delay)
     with output.progress() as progress:
-        result = run_loop(measure, plan, wanted, _Watcher(progress, plan, is_search=search))
+        result, code = run_loop(_measured, plan, wanted, _Watcher(progress, plan, is_search=search))
+    if result is None:
+        output.note("Stopped before the end: there is no result.")
+        return int(code)
     _write(result, csv_file, html_file)
     output.document(result.document())
     _show(result, output)
     return _exit(result, plan)
+
+
+async def _measured(plan: Scenario, wanted: Wanted, watcher: _Watcher) -> tuple[Result | None, int]:
+    """No result, and how to end, where a signal came first: what was started has ended then, too."""
+    from bus.bench.running import measure
+    from bus.cli.loop import until_stopped
+
+    found: list[Result] = []
+    async with until_stopped() as stopped:
+        found.append(await measure(plan, wanted, watcher))
+    return (found[0], 0) if found else (None, stopped.exit_code or EXIT_NO)
 
 
 class _Watcher:

@@ -56,6 +56,11 @@ def test_latency_over_time_shows_where_the_stall_was():
     assert play(stall=range(500, 700))["longest_silence"] == pytest.approx(0.2, rel=0.05)
 
 
+def test_who_hears_nothing_more_is_silent_until_the_window_ends():
+    assert play(lose=frozenset(range(600, TOTAL)))["longest_silence"] == pytest.approx(0.5, rel=0.05)
+    assert play()["longest_silence"] == pytest.approx(0.001, rel=0.05)
+
+
 def test_what_was_dropped_is_not_delivered():
     assert play(lose=frozenset({3, 400}))["delivered"] == TOTAL - 2
 
