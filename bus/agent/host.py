@@ -45,7 +45,7 @@ from bus.identity.host.sessions import Sessions
 from bus.identity.signer import Signer
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol.frames import ALL_DELIVERIES, JUNK, Frame, encode
+from bus.protocol.frames import ALL_DELIVERIES, JUNK, UNHEARD, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
 from bus.protocol.sampling import AuditRecord
 from bus.transport.link import Link
@@ -303,6 +303,8 @@ class Host:
             self.keyring.refused("missing_papers", ref)
             self.petitions.refused(ref, code)
             self.outbox.refused(ref, code)
+            if code == UNHEARD:
+                self.requests.unheard(ref)
         elif ref:
             number = int.from_bytes(ref, "big")
             self.trusting.when_idle(lambda: self.joining.refused(number, code, self.keyring.snapshot))

@@ -81,6 +81,13 @@ class Requests:
         self.outstanding.pop((agent, id_), None)
         self._pending.pop((agent, id_), None)
 
+    def unheard(self, id_: bytes) -> None:
+        """All copies of a request were dropped on their way: nobody was asked."""
+        for agent in self.sessions:
+            pending = self._pending.get((agent, id_))
+            if pending is not None:
+                pending.was_sent("")
+
     def answered(self, agent: str, ref: bytes, batch: Batch) -> None:
         pending = self._pending.get((agent, ref))
         if pending is None or len(pending.replies) >= pending.most:

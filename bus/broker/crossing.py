@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.lanes import Lane
 from bus.identity.envelopes.believe import Believed
-from bus.protocol.frames import column
+from bus.protocol.frames import UNHEARD, column
 from bus.protocol.header import Header
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ class Crossing:
     lane: Lane | None = field(default=None, repr=False)
     asked: Asked | None = field(default=None, repr=False)
     """Of a request: who was asked, so that they may answer."""
+
+    def was_dropped(self) -> None:
+        """One of its copies. Of a request that was the last one nobody is asked: who waits for the answer need not."""
+        if self.asked is not None:
+            self.asked.copies -= 1
+            if not self.asked.copies and not self.turn.host.is_gone:
+                self.turn.host.refuse(UNHEARD, self.header.id)
 
 
 @dataclass(slots=True, eq=False)

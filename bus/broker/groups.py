@@ -64,6 +64,8 @@ class Groups:
         if line is None:
             line = self._lines[crossing.header.topic] = _Line(crossing.header.topic)
         crossing.turn.pending += 1
+        if crossing.asked is not None:
+            crossing.asked.copies += 1
         line.waiting.append((crossing, route))
         line.bytes += size
         self._room.take(size)
@@ -91,6 +93,7 @@ class Groups:
             else:
                 self._counts.copies += 1
                 self._counts.dropped[EXPIRED if expired else NOT_LIVE] += 1
+            crossing.was_dropped()
             self._pacing.taken_in(crossing.turn)
         if not line.is_empty:  # to send may end a subscription, whose end comes here again
             del self._lines[line.topic]

@@ -55,6 +55,8 @@ class Holding:
         """One copy, to one link."""
         self._counts.copies += 1
         crossing.turn.pending += 1
+        if crossing.asked is not None:
+            crossing.asked.copies += 1
         gate = self._gates.get((reader.host, crossing.header.topic)) if self._gates else None
         if gate is None:
             blocker = _pay(reader, crossing)
@@ -180,6 +182,7 @@ class Holding:
 
     def _drop(self, crossing: Crossing, why: str) -> None:
         self._counts.dropped[why] += 1
+        crossing.was_dropped()
         self._pacing.taken_in(crossing.turn)
 
 

@@ -175,4 +175,5 @@ class Outbox:
 
     def _drop(self, crossing: Crossing, why: str) -> None:
         self._counts.dropped[why] += 1
+        crossing.was_dropped()
         self._pacing.taken_in(crossing.turn)

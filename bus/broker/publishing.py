@@ -38,7 +38,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol import grants
 from bus.protocol import header as headers
 from bus.protocol.codec import malformed
-from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, JUNK, KEPT_GRANT, UNHEARD, Frame, numbers
+from bus.protocol.frames import BY_ITS_TOPIC, FIRST_ALIAS, JUNK, KEPT_GRANT, Frame, numbers
 from bus.protocol.handshake import told
 from bus.protocol.header import GRANT, REPLY, REQUEST, Header
 
@@ -111,6 +111,7 @@ class Publishing:
             if header.flags != REQUEST or header.records != 1:
                 raise malformed("what goes on a topic is no reply, and a request is one record")
             crossing.asked = self._requests.open(header, now_ms=moment.now_ms)
+            crossing.asked.copies += 1
         crossing.lane = lane
         if permit.is_durable:
             self._durable.publish(crossing)
@@ -131,11 +132,11 @@ class Publishing:
         route = self._router.route(crossing.header.topic)
         if not route.is_heard:
             self._counts.unheard += 1
-            if crossing.asked is not None:  # its last reader has just left: who asked need not wait for nothing
-                crossing.turn.host.refuse(UNHEARD, crossing.header.id)
-            return
-        self._counts.routed += 1
-        self._cross(crossing, route, now=moment.now)
+        else:
+            self._counts.routed += 1
+            self._cross(crossing, route, now=moment.now)
+        if crossing.asked is not None:
+            crossing.was_dropped()  # who asks nobody, since its last reader has just left, need not wait for nothing
 
     def _cross(self, crossing: Crossing, route: Route, *, now: float) -> None:
         for reader in route.plain:

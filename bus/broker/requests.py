@@ -23,6 +23,8 @@ class Asked:
     topic: str
     until_ms: int
     readers: list[Reader] = field(default_factory=list, repr=False)
+    copies: int = 0
+    """That were not dropped; and one while it is not known yet who gets it."""
 
     def may_answer(self, agent: str) -> bool:
         return any(one.agent == agent for reader in self.readers for one in reader.subscriptions)

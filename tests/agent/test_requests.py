@@ -271,3 +271,16 @@ async def test_a_reply_may_come_after_the_session_that_asked_was_renewed():
         await message.reply("at last")
         assert (await asked.result()).body == "at last"
         assert await rest(hub, tasks) == []
+
+
+async def test_a_request_that_waited_for_a_reader_which_has_gone_fails_at_once_long_after_it_was_sent():
+    async with scene("LEAD") as (hub, lead), apart(hub, "PAINTER") as painter, anyio.create_task_group() as group:
+        async with painter.subscribe("tasks.>", limit=1):
+            first = Later(group, lambda: lead.request("tasks.paint", 1, timeout=60))
+            await hub.settle()
+            second = Later(group, lambda: lead.request("tasks.paint", 2, timeout=60))
+            await hub.advance(1)
+        with pytest.raises(NoRespondersError):
+            await second.result()
+        assert not first.is_done, "it was handed over, and may be answered yet"
+        group.cancel_scope.cancel()

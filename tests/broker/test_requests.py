@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from kept_stage import KeptStage
 from played import Played, Stage, settle
+from small_world import World
 
 from bus.broker import requests
 from bus.broker.requests import Requests
 from bus.identity.envelopes.reserved import reply_topic
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
-from bus.protocol.frames import BY_ITS_TOPIC, Frame
+from bus.protocol.frames import BY_ITS_TOPIC, UNHEARD, Frame
 from bus.protocol.header import DATA, REPLY, REQUEST, Header
 
 pytestmark = pytest.mark.anyio
@@ -161,3 +163,58 @@ async def test_the_same_request_again_is_the_same_request():
     assert table.open(header("DIRECTOR", 1), now_ms=5) is first
     assert table.open(header("DIRECTOR", 1, "ask.else"), now_ms=5) is not first
     assert len(table) == 1
+
+
+# ---- requests that nobody gets ---------------------------------------------------------------------------------------------------
+
+
+async def refusals(director: Played) -> list[list[object]]:
+    return [one[1:] for one in await director.hears(Frame.REFUSE)]
+
+
+def id_of(request: bytes) -> bytes:
+    return headers.parse(envelopes.split(request)[0]).id
+
+
+@pytest.mark.parametrize("group", ["", "builders"])
+async def test_whose_request_is_dropped_on_its_way_hears_at_once_that_nobody_is_asked(stage: Stage, director: Played, group: str):
+    async with stage.running():
+        builder = await stage.host("BUILDER")
+        await builder.subscribe(1, "ask.>", limit=1, group=group)
+        taken, held = ask(director), ask(director)
+        await settle()
+        assert [one for _, one in await builder.delivered()] == [taken]
+        assert await refusals(director) == []
+        builder.link.close()
+        await stage.later(0.3)
+        assert await refusals(director) == [[UNHEARD, id_of(held)]], "and not of the one that it got"
+
+
+async def test_whose_request_goes_to_somebody_else_as_well_waits_for_that_one(stage: Stage, director: Played):
+    builder, packer = await stage.host("BUILDER"), await stage.host("PACKER")
+    await builder.subscribe(1, "ask.>", limit=1)
+    await packer.subscribe(1, "ask.>", limit=2)
+    ask(director)
+    second, third = ask(director), ask(director)
+    await settle()
+    builder.link.close()
+    assert await refusals(director) == [], "the second went to one of them, and the third is held for the other"
+    packer.link.close()
+    assert await refusals(director) == [[UNHEARD, id_of(third)]]
+    assert second
+
+
+async def test_a_durable_request_waits_for_whoever_takes_it_later(world: World):
+    stage = KeptStage(world)
+    async with stage.running():
+        director, builder = await stage.host("DIRECTOR"), await stage.host("BUILDER")
+        await director.open("work.that")
+        await builder.subscribe(1, "work.>", limit=1)
+        for _ in range(2):
+            ask(director, "work.that")
+        await stage.later(0.2)
+        assert len(await builder.delivered()) == 1
+        builder.link.close()
+        await stage.later(0.3)
+        assert stage.counted["stored"] == 2
+        assert await refusals(director) == []
