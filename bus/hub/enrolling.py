@@ -85,20 +85,27 @@ class Enrolling:
 
     async def enroll(self, keys: Sequence[KeyInfo]) -> AsyncIterator[Enrolled]:
         """Certificates for the agents that have these keys. Raises AttestationError, TpmError."""
-        every = {info.spki: info for info in await self._engine.keys()}
+        every: dict[bytes, KeyInfo] = {}
         for start in range(0, len(keys), AT_A_TIME):
             wishes, inbox_keys = [], []
             for key in keys[start : start + AT_A_TIME]:
                 kind = kem.BY_WORD[self._policy().role_of(key.name).inbox]
                 inbox_keys.append(kem_keys.generate(kind))
                 wishes.append(await self._wish(key, inbox_keys[-1], every))
-            done = await enroll(self._engine, wishes, exchange=self._exchange, root=self._root, domain=self._domain)
+            done = await enroll(
+                self._engine, wishes, exchange=self._exchange, root=self._root, domain=self._domain, keys_in_force=keys
+            )
             for one, inbox_key in zip(done, inbox_keys, strict=True):
                 yield Enrolled(one.certificate, inbox_key)
 
     async def _wish(self, key: KeyInfo, inbox_key: PrivateKey, every: dict[bytes, KeyInfo]) -> Wish:
-        """Where the name has another key already, that one signs for its successor, so that both count for a while."""
+        """Where the name has another key already, that one signs for its successor, so that both count for a while.
+
+        `every`: all keys of the vault, listed when that is needed, and once: many take long.
+        """
         held = await self._held(key.name)
+        if held is not None and held.certificate.spki != key.spki and not every:
+            every.update({info.spki: info for info in await self._engine.keys()})
         old = every.get(held.certificate.spki) if held is not None and held.certificate.spki != key.spki else None
         if held is None or old is None or not self._signs(old):
             return Wish(key.name, inbox_key.kem, inbox_key.public, LOCAL)

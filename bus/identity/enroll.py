@@ -61,16 +61,19 @@ async def enroll(
     root: Root,
     domain: str,
     intermediates: Sequence[bytes] = (),
+    keys_in_force: Sequence[KeyInfo] | None = None,
 ) -> list[Enrolled]:
     """Certificates for these agents, in their order, each checked against the pinned root.
 
+    `keys_in_force`: theirs, by whoever knows them already; to list all of a vault takes long where it has many.
     `intermediates`: certificates (DER) between the chip's and its maker's root, where the authority may not have them.
     Raises AttestationError with the authority's reason, or `untrusted` for a certificate that is not what was asked for;
     TpmError. What was enrolled before a failure stays so: asking again is harmless.
     """
     if len({wish.name for wish in wishes}) != len(wishes):
         raise ValueError("each agent is enrolled once")
-    keys = {info.name: info for info in await engine.keys() if info.ends_ms is None}
+    known = await engine.keys() if keys_in_force is None else keys_in_force
+    keys = {info.name: info for info in known if info.ends_ms is None}
     for wish in wishes:
         if wish.name not in keys:
             raise TpmRefusedError("unknown_key", f"{wish.name} has no identity key yet: make it with `tpmbus provision`")
@@ -117,21 +120,25 @@ async def _evidence(engine: TpmEngine, wish: Wish, info: KeyInfo, task: Task) ->
         if wish.predecessor is None:
             detail = "the name is held: enrol with the key that has it as predecessor, or have the authority revoke it"
             raise AttestationError("name_taken", agent=wish.name, detail=detail)
-        succession = await _signed(wish.predecessor.engine, wish.predecessor.key, task)
+        succession = await _succession(wish.predecessor, task)
     if info.origin == SOFTWARE:
-        return Evidence(own=await _signed(engine, info.id, task), succession=succession)
+        return Evidence(own=await _signed(engine, info, task), succession=succession)
     said = await engine.certify(info.id, qualifying=task.binding.qualifying)
     return Evidence(said.attest, said.signature, succession=succession)
 
 
-async def _signed(engine: TpmEngine, key: str, task: Task) -> Proof:
+async def _succession(predecessor: Predecessor, task: Task) -> Proof:
+    for info in await predecessor.engine.keys():
+        if info.id == predecessor.key:
+            return await _signed(predecessor.engine, info, task)
+    raise TpmRefusedError("unknown_key", f"the vault has no key {predecessor.key}: `tpmbus keys list` shows what it has")
+
+
+async def _signed(engine: TpmEngine, info: KeyInfo, task: Task) -> Proof:
     """By the bare key, whose digest is the signer: for enrolments, verifiers want no other."""
-    suites = {info.id: IDENTITY_SUITES[info.suite] for info in await engine.keys()}
-    if key not in suites:
-        raise TpmRefusedError("unknown_key", f"the vault has no key {key}: `tpmbus keys list` shows what it has")
     blind = os.urandom(BLIND_BYTES)
-    content = task.binding.content(suites[key], blind=blind)
-    (proof,) = await engine.sign_many(key, Purpose.ENROLL, [content], priority=Priority.RENEWAL)
+    content = task.binding.content(IDENTITY_SUITES[info.suite], blind=blind)
+    (proof,) = await engine.sign_many(info.id, Purpose.ENROLL, [content], priority=Priority.RENEWAL)
     return Proof.of(proof, blind=blind)
 
 

@@ -62,7 +62,7 @@ class Dates:
             raise VaultError(
                 "clock",
                 f"this machine's clock says {_date(now)}, and the authority did something last on {_date(last)}: set the clock if "
-                "it is wrong; if it is right, and the authority rested for so long, say so once with --clock-is-right",
+                "it is wrong; if it is right, and the authority rested for so long, say so once: `tpmbus provision --clock-is-right`",
                 path=str(self._folder),
             )
         return now
