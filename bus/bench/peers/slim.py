@@ -3,8 +3,8 @@
 For many readers a group, into which each of them is invited: with MLS half a second or so for each, before anything is measured.
 
 `publish` and `get_message_async` of a reliable session, as its examples have them. Both sides prove a shared secret; with MLS the
-node sees ciphertext only. Its integrity check of headers is on for every message. Its connections leave TCP's delays on, and no setting
-takes them off: a request and its reply wait for some 90 ms, whatever the machine does.
+node sees ciphertext only. Its integrity check of headers is on for every message. Its connections leave TCP's delays on and
+its clients have no setting for that: a request and its reply wait for some 90 ms, whatever the machine does.
 """
 
 from __future__ import annotations
