@@ -61,8 +61,8 @@ class Dates:
         if now > last + MOST_AHEAD_MS:
             raise VaultError(
                 "clock",
-                f"this machine's clock says {_date(now)}, and the authority did something last on {_date(last)}: set the clock if "
-                "it is wrong; if it is right, and the authority rested for so long, say so once: `tpmbus provision --clock-is-right`",
+                f"this machine's clock says {_date(now)}, and the authority did something last on {_date(last)}: set the clock "
+                "if it is wrong; if it is right, and it rested for so long, say so once: `tpmbus provision --clock-is-right`",
                 path=str(self._folder),
             )
         return now
