@@ -308,7 +308,7 @@ async def test_a_server_that_hands_out_topics_that_nobody_asked_for_is_not_belie
 @pytest.mark.anyio
 async def test_buckets_with_rubbish_in_them_are_read_as_if_it_were_not_there(server, space, backbone):
     client = await nats.connect(server.url)
-    for bucket, key in (("grants", f"g.X.MONITOR.{bytes(32).hex()}.k.1"), ("consumers", "MONITOR.rubbish"), ("classes", "rubbish")):
+    for bucket, key in (("grants", f"i.{bytes(32).hex()}.MONITOR"), ("consumers", "MONITOR.rubbish"), ("classes", "rubbish")):
         await client.request(f"$KV.{space}_{bucket}.{key}", b"\xc1rubbish")
     await client.close()
     assert await backbone.grants_for(bytes(32), "MONITOR") == []

@@ -1,8 +1,9 @@
 """Grants and papers of senders, in a bucket that all brokers read, until their time is over.
 
-    g.<sender>.<reader>.<epoch>.<key>.<places>        a grant
-    p.<sender>.<session>.<places>                     papers
+    g.<epoch>.<reader>.<sender>.<key>.<places>        a grant; papers are one for `_papers`, with their session for an epoch
+    i.<epoch>.<reader>                                which there are for this reader, the oldest first
 
+Whoever reads asks for keys by their names, because a server looks through a whole bucket for those that are only like something.
 What is over is not given out from then on, and removed a while later. A sender has so many places at most, of which a large one
 takes several: its key says how many, so that counting reads keys alone. Each broker counts when it keeps something of a sender for
 the first time, and again when the sender comes near that.
@@ -11,7 +12,7 @@ the first time, and again when the sender comes near that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -32,13 +33,20 @@ SWEEP_SECONDS: Final = 600.0
 AT_ONCE: Final = 64
 MAX_COUNTED: Final = 16_384
 """Senders of which this broker remembers how much there is."""
+MAX_LISTED: Final = 4_096
+"""Grants of one epoch for one reader, by all who say that it is theirs."""
+PAPERS: Final = "_papers"
 
 
 class _One(NamedTuple):
-    first: int
-    """The revision with which it began: what is kept for longer keeps its place among the others."""
     until_ms: int
     data: bytes
+
+
+class _Index(NamedTuple):
+    until_ms: int
+    """The latest time of what it lists."""
+    names: list[str]
 
 
 class Keeping:
@@ -49,34 +57,29 @@ class Keeping:
 
     async def keep(self, grants: Sequence[Grant], papers: Sequence[Papers]) -> None:
         """Raises BackboneError: "too_many", "disk", "disk_full"; ClosedError."""
-        rows = {
-            f"g.{_checked(one.sender)}.{_checked(one.reader)}.{one.epoch.hex()}.k{one.ref.hex()}.{places(one.envelope)}": (
-                one.until_ms,
-                one.envelope,
-            )
-            for one in grants
-        }
-        rows |= {f"p.{_checked(one.sender)}.{one.session.hex()}.{places(one.papers)}": (one.until_ms, one.papers) for one in papers}
+        rows: dict[str, dict[str, _One]] = {}
         wanted = Counter[str]()
-        for key in rows:
-            wanted[key.split(".")[1]] += _places(key.split("."))
+        for epoch, reader, sender, ref, until_ms, data in (
+            *grants,
+            *((one.session, PAPERS, one.sender, b"", one.until_ms, one.papers) for one in papers),
+        ):
+            row = rows.setdefault(_row(epoch, reader), {})
+            name = f"{_checked(sender)}.k{ref.hex()}.{places(data)}"
+            if name not in row or row[name].until_ms < until_ms:
+                row[name] = _One(until_ms, data)
+            wanted[sender] += places(data)
         await self._make_room(wanted)
-        failed: list[BusError] = []
-        keys = [*rows]
-        for start in range(0, len(keys), AT_ONCE):
-            async with anyio.create_task_group() as tasks:
-                for key in keys[start : start + AT_ONCE]:
-                    tasks.start_soon(partial(self._try_to_keep, key, *rows[key], failed))
-            if failed:
-                raise failed[0]
+        await self._put([*rows.items()])
 
     async def grants_for(self, epoch: bytes, reader: str) -> list[bytes]:
-        found = await self._living(f"g.*.{_checked(reader)}.{epoch.hex()}.*.*")
-        return [one.data for one in sorted(found, key=lambda one: one.first)]
+        row = _row(epoch, reader)
+        index = _parse_index(await self._bucket.get(f"i.{row}"))
+        found = [_parse(await self._bucket.get(f"g.{row}.{name}")) for name in index.names]
+        return [one.data for one in found if one is not None and one.until_ms > self.passed_ms]
 
     async def papers_for(self, session: bytes) -> bytes | None:
-        found = await self._living(f"p.*.{session.hex()}.*")
-        return found[-1].data if found else None
+        found = await self.grants_for(session, PAPERS)
+        return found[-1] if found else None
 
     async def run(self) -> None:
         """What is over goes; until it is cancelled. Raises ClosedError."""
@@ -91,26 +94,55 @@ class Keeping:
         """Raises BackboneError, ClosedError."""
         passed_ms = self.passed_ms
         async for kept in self._bucket.each():
-            one = _parse(kept)
+            one = _parse_index(kept) if self._bucket.key(kept)[0] == "i" else _parse(kept)
             if one is None or one.until_ms <= passed_ms:
                 await self._bucket.remove(kept)
         self._counts.clear()
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 
-    async def _try_to_keep(self, key: str, until_ms: int, data: bytes, failed: list[BusError]) -> None:
+    async def _put(self, rows: Sequence[tuple[str, Mapping[str, _One]]]) -> None:
+        failed: list[BusError] = []
+        for start in range(0, len(rows), AT_ONCE):
+            async with anyio.create_task_group() as tasks:
+                for row, ones in rows[start : start + AT_ONCE]:
+                    tasks.start_soon(partial(self._try_to_put, row, ones, failed))
+            if failed:
+                raise failed[0]
+
+    async def _try_to_put(self, row: str, ones: Mapping[str, _One], failed: list[BusError]) -> None:
+        """First the grants, then that they are there: what is listed can be read."""
         try:
-            await self._keep(key, until_ms, data)
+            for name, one in ones.items():
+                await self._put_one(f"g.{row}.{name}", one)
+            await self._list(f"i.{row}", ones)
         except BusError as error:
             failed.append(error)
 
-    async def _keep(self, key: str, until_ms: int, data: bytes) -> None:
+    async def _put_one(self, key: str, one: _One) -> None:
         known: Kept | None = None
         while True:
-            one = _parse(known) if known is not None else None
-            if one is not None and one.until_ms >= until_ms:
+            found = _parse(known)
+            if found is not None and found.until_ms >= one.until_ms:
                 return
-            row = pack([one.first if one is not None else 0, until_ms, data])
+            try:
+                await self._bucket.put(key, pack([*one]), revision=known.seq if known is not None else 0)
+            except OtherRevisionError:
+                known = await self._bucket.get(key)
+            else:
+                return
+
+    async def _list(self, key: str, ones: Mapping[str, _One]) -> None:
+        until_ms = max(one.until_ms for one in ones.values())
+        known: Kept | None = None
+        while True:
+            found = _parse_index(known)
+            names = [*found.names, *(name for name in ones if name not in found.names)]
+            if names == found.names and found.until_ms >= until_ms:
+                return
+            if len(names) > MAX_LISTED:
+                raise BackboneError("too_many", f"there are more than {MAX_LISTED:,} grants of one epoch for one reader")
+            row = pack([max(found.until_ms, until_ms), names])
             try:
                 await self._bucket.put(key, row, revision=known.seq if known is not None else 0)
             except OtherRevisionError:
@@ -118,15 +150,10 @@ class Keeping:
             else:
                 return
 
-    async def _living(self, pattern: str) -> list[_One]:
-        found = [one async for kept in self._bucket.each(pattern) if (one := _parse(kept)) is not None]
-        return [one for one in found if one.until_ms > self.passed_ms]
-
     async def _make_room(self, wanted: Counter[str]) -> None:
         for sender, count in wanted.items():
             if sender not in self._counts or self._counts[sender] + count > MAX_KEPT_OF_ONE:
-                keys = [*await self._bucket.keys(f"g.{sender}.>"), *await self._bucket.keys(f"p.{sender}.>")]
-                self._counts[sender] = sum(map(_places, keys))
+                self._counts[sender] = sum(max(1, number(key[-1])) for key in await self._bucket.keys(f"g.*.*.{sender}.>"))
             if self._counts[sender] + count > MAX_KEPT_OF_ONE:
                 text = f"there are more than {MAX_KEPT_OF_ONE:,} grants and papers of one sender; large ones count as several"
                 raise BackboneError("too_many", text)
@@ -135,19 +162,28 @@ class Keeping:
             del self._counts[next(iter(self._counts))]
 
 
-def _places(key: Sequence[str]) -> int:
-    return max(1, number(key[-1]))
-
-
-def _parse(kept: Kept) -> _One | None:
+def _parse(kept: Kept | None) -> _One | None:
     """What NATS gives for one; None for what is none."""
     try:
-        fields = unpack(kept.data, longest=3, arrays=1)
+        fields = unpack(kept.data, longest=2, arrays=1) if kept is not None else []
     except RemoteProtocolError:
         return None
-    if [*map(type, fields)] != [int, int, bytes]:
-        return None
-    return _One(fields[0] or kept.seq, fields[1], fields[2])
+    return _One(fields[0], fields[1]) if [*map(type, fields)] == [int, bytes] else None
+
+
+def _parse_index(kept: Kept | None) -> _Index:
+    """What NATS gives for a list; an empty one for what is none."""
+    try:
+        fields = unpack(kept.data, longest=MAX_LISTED, arrays=2) if kept is not None else []
+    except RemoteProtocolError:
+        fields = []
+    if [*map(type, fields)] != [int, list]:
+        return _Index(0, [])
+    return _Index(fields[0], [name for name in fields[1] if type(name) is str and all(map(TOKEN.fullmatch, name.split(".")))])
+
+
+def _row(epoch: bytes, reader: str) -> str:
+    return f"{epoch.hex()}.{_checked(reader)}"
 
 
 def _checked(name: str) -> str:
