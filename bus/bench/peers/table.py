@@ -26,8 +26,8 @@ def columns(comparison: Comparison) -> list[str]:
 
 def what_is_counted(settings: Any) -> str:
     if settings["workload"] == "reqrep":
-        return "round trip, ms p50 (p99)"
-    return "latency, ms p50 (p99)" if settings["rate"] is not None else "deliveries a second"
+        return "round trip, ms: p50, p99"
+    return "latency, ms: p50, p99" if settings["rate"] is not None else "deliveries a second"
 
 
 def lines(comparison: Comparison) -> Iterator[Sequence[str]]:
