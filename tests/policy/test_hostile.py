@@ -46,7 +46,6 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.timeout(30)
 def test_it_is_refused_in_bounded_time(name):
     text = HOSTILE[name]
     started = time.process_time()
