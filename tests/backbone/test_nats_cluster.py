@@ -3,6 +3,7 @@ nothing is there twice."""
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -126,6 +127,7 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_se
 
 @pytest.mark.slow
 @pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see below
 async def test_nothing_acknowledged_is_lost_when_the_leader_is_cut_off_for_a_while(servers: list[NatsServer]):
     async def cut_off(backbone: Backbone) -> None:
         leader = await leader_of(servers, backbone)
@@ -136,6 +138,7 @@ async def test_nothing_acknowledged_is_lost_when_the_leader_is_cut_off_for_a_whi
             leader.stand_still(still=False)
 
     await under_load(servers, new_space(), cut_off)
+    gc.collect()  # nats-py forgets sockets of servers that took a connection and said nothing: they are closed here, with a warning
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from bus.backbone.nats.jetstream import Kept
 from bus.backbone.nats.layout import number
 from bus.backbone.storage import places
 from bus.clock import Clock
-from bus.errors import BackboneError, BusError, RemoteProtocolError
+from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.protocol.codec import pack, unpack
 from bus.protocol.names import TOKEN
 
@@ -82,13 +82,15 @@ class Keeping:
         return found[-1] if found else None
 
     async def run(self) -> None:
-        """What is over goes; until it is cancelled. Raises ClosedError."""
+        """What is over goes; until it is cancelled, or the connection is closed."""
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
             try:
                 await self.sweep()
             except BackboneError:
                 continue  # at the next time
+            except ClosedError:
+                return
 
     async def sweep(self) -> None:
         """Raises BackboneError, ClosedError."""
