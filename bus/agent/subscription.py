@@ -9,8 +9,8 @@
     end        an error of its own, or a quiet one; what came before is still handed out
 
 Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records in envelopes that were not
-begun; one that alone has more does not end who waits for it. Where publishers wait, a broker keeps to the limit, but for the last
-envelope and for what it may give anew on another link; what it brings far beyond is not taken.
+begun, and of 64 MiB; one that alone has more ends nobody who waits for it. Where publishers wait, a broker keeps to the limit,
+but for the last envelope and for what it may give anew on another link; what it brings far beyond is not taken.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ DISCONNECT: Final = "disconnect"
 OVERFLOWS: Final = (BLOCK, DROP_OLDEST, DROP_NEWEST, DISCONNECT)
 YIELD_AFTER: Final = 16
 """Messages; so many, and the rest of their batch, are handed out without a checkpoint."""
+MAX_BYTES: Final = 64 << 20
+"""Of records that wait where publishers do not."""
 QUARTER_BYTES: Final = 2 << 20
 """Of what a broker lets one have of large records: as much is given back at the latest."""
 SMALL: Final = 128
@@ -98,7 +100,7 @@ class Subscription(Generic[Body]):
         self._membership = membership
         self._batches: deque[Batch] = _NOTHING
         """Its own, once something has come: idle ones are many."""
-        self._queued = 0
+        self._queued = self._bytes = 0
         """In batches that were not begun."""
         self._it: Iterator[Message] = iter(())
         """What is left of the batch that was begun."""
@@ -133,32 +135,35 @@ class Subscription(Generic[Body]):
 
     def _fits(self, batch: Batch) -> bool:
         """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
-        header = batch.header
+        header, size = batch.header, _bytes(batch)
         if len(self._next_of) >= MAX_SERIES:
             self._next_of.clear()
         self._next_of.setdefault((header.epoch, header.topic), header.before + batch.indexes[0])
-        too_many = self._queued + len(batch.indexes) - self.limit
-        if too_many <= 0:
+        too_many = max(self._queued + len(batch.indexes) - self.limit, 0)
+        if not too_many and self._bytes + size <= MAX_BYTES:
+            self._bytes += size
             return True
         if self.overflow == DISCONNECT:
             if self._queued:
                 self.end(SlowReaderError(self.pattern, pending=self.pending, limit=self.limit))
-            return not self._ended
-        if self.overflow == DROP_NEWEST:
-            self._drop(batch, slice(max(len(batch.indexes) - too_many, 0)))
+        elif self.overflow == DROP_NEWEST:
+            has_room = not self._queued or self._bytes + size <= MAX_BYTES
+            self._drop(batch, slice(max(len(batch.indexes) - too_many, 0) if has_room else 0))
         else:
-            self._drop_oldest(too_many)
+            self._drop_oldest(too_many, size)
             self._drop(batch, slice(max(len(batch.indexes) - self.limit, 0), None))
-        return bool(batch.indexes)
+        self._bytes += _bytes(batch)
+        return not self._ended and bool(batch.indexes)
 
-    def _drop_oldest(self, count: int) -> None:
-        """So many of those that wait in whole batches."""
-        while count > 0 and self._batches:
+    def _drop_oldest(self, count: int, size: int) -> None:
+        """So many of those that wait in whole batches, and as many batches as it takes to have room for so many bytes."""
+        while self._batches and (count > 0 or self._bytes + size > MAX_BYTES):
             oldest = self._batches[0]
-            dropped = min(count, len(oldest.indexes))
+            before, dropped = _bytes(oldest), min(max(count, 0), len(oldest.indexes)) or len(oldest.indexes)
             count -= dropped
             self._queued -= dropped
             self._drop(oldest, slice(dropped, None))
+            self._bytes -= before - _bytes(oldest)
             if not oldest.indexes:
                 self._batches.popleft()
 
@@ -193,7 +198,7 @@ class Subscription(Generic[Body]):
         self.end()
         self._delivered = self.delivered
         self._batches.clear()
-        self._queued, self._it = 0, iter(())
+        self._queued, self._bytes, self._it = 0, 0, iter(())
 
     def _wake_up(self) -> None:
         if self._wake is not None:
@@ -275,6 +280,7 @@ class Subscription(Generic[Body]):
         batch = self._batches.popleft()
         came = len(batch.indexes)
         self._queued -= came
+        self._bytes -= 0 if self.overflow == BLOCK else _bytes(batch)
         if batch.settling is not None:  # it may have come twice, and the first one was finished while this one waited
             batch.indexes = batch.settling.unfinished(batch)
         self._begun = len(batch.indexes)
@@ -353,6 +359,7 @@ class Subscription(Generic[Body]):
         except BaseException:
             self._batches.appendleft(batch)
             self._queued += count
+            self._bytes += 0 if self.overflow == BLOCK else _bytes(batch)
             self._delivered -= count
             self._begun = 0
             raise
@@ -379,6 +386,10 @@ class Batches(Generic[Body]):
 
 def _bytes_of(batch: Batch) -> int:
     return sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(len(batch.payloads[index]) for index in batch.indexes)
 
 
 def check_options(overflow: str, limit: int) -> None:

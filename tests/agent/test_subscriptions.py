@@ -6,6 +6,7 @@ import anyio
 import pytest
 from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
+from bus.agent import subscription
 from bus.errors import ClosedError, NotPermittedError, SlowReaderError
 
 pytestmark = pytest.mark.anyio
@@ -381,3 +382,35 @@ async def test_a_thousand_subscriptions_cost_no_task():
         await hub.settle()
         assert len(anyio.get_running_tasks()) == before
         assert [one.pattern for one in inside(painter).inbox if one.pending] == ["tasks.t7"]
+
+
+LARGE = 1_000
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "disconnect"])
+async def test_what_waits_where_nobody_is_held_up_is_bounded_by_its_bytes_too(overflow: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subscription, "MAX_BYTES", 4 * LARGE)
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter):
+        async with painter.subscribe("tasks.>", limit=100, overflow=overflow) as few:
+            for _ in range(2):  # and what was taken weighs nothing any more
+                for number in range(10):
+                    await lead.publish("tasks.paint", bytes([number]) * LARGE)
+                    await hub.settle()
+                if overflow == "disconnect":
+                    assert few.pending == 4
+                    assert not few.is_open
+                    return
+                found = [body[0] for body in await take(few, 4)]
+                assert found == ([6, 7, 8, 9] if overflow == "drop_oldest" else [0, 1, 2, 3])
+                assert few.pending == 0
+            assert few.dropped == 12
+
+
+async def test_one_batch_that_is_larger_than_all_that_may_wait_is_handed_over_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(subscription, "MAX_BYTES", 10)
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter):
+        for overflow in ("drop_oldest", "drop_newest", "disconnect"):
+            async with painter.subscribe("tasks.>", overflow=overflow) as few:
+                await lead.publish("tasks.paint", b"x" * LARGE)
+                await hub.settle()
+                assert few.pending == 1
