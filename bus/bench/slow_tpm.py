@@ -29,7 +29,7 @@ def main(folder: str, policy: str, ecc: str, rsa: str, tpm: str | None = None) -
 
     def open_engine() -> AbstractAsyncContextManager[TpmEngine]:
         slow = lambda inner: SlowTpm(inner, ecc_seconds=float(ecc), rsa_seconds=float(rsa))  # noqa: E731  two words more than its use
-        return open_engine_here(state, rules, tpm=tpm, around=slow, **{POLICY_DIGEST: policy_digest(policy)})
+        return open_engine_here(state, rules, tpm=tpm, around=slow, facts={POLICY_DIGEST: policy_digest(policy)})
 
     serving = Serving(state.tpm_socket, rules, ready_fd=1)
     anyio.run(serve, serving, open_engine, backend_options={"use_uvloop": find_spec("uvloop") is not None})

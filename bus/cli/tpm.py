@@ -59,7 +59,7 @@ def serve(
     facts = {POLICY_DIGEST: policy_digest(policy), **({ON_DEMAND: "yes"} if idle_exit is not None else {})}
 
     def open_engine() -> AbstractAsyncContextManager[TpmEngine]:
-        return open_engine_here(opened, rules, tpm=which, url=f"unix://{place}", **facts)
+        return open_engine_here(opened, rules, tpm=which, facts={"url": f"unix://{place}", **facts})
 
     strangers = Permissions(opened.folder.stat().st_uid, rules).strangers
     if strangers and group is None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 
 import anyio
 from anyio import to_thread
@@ -45,7 +46,12 @@ def origin_of(tpm: str) -> str:
 
 @asynccontextmanager
 async def open_engine_here(
-    state: State, policy: Policy, *, tpm: str | None = None, around: Callable[[Tpm], Tpm] | None = None, **facts: str
+    state: State,
+    policy: Policy,
+    *,
+    tpm: str | None = None,
+    around: Callable[[Tpm], Tpm] | None = None,
+    facts: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Engine]:
     """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket.
 
