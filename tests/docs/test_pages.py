@@ -23,6 +23,7 @@ PAGES = {
     "how-to/embed-the-bus.md": ("fleet", 2),
     "how-to/another-machine.md": ("fleet", 10),
     "how-to/measure.md": ("fleet", 5),
+    "explanation/scale.md": ("fleet", 1),
 }
 """Each with what is there when one begins to read it, and the least number of its commands and programs: a page that is not
 understood must not pass. From nothing begin the tutorial, and the tests of `tpmbus run`."""
