@@ -18,7 +18,7 @@ import anyio
 from bus.backbone.interface import Backbone, Grant
 from bus.broker.host_link import HostLink
 from bus.clock import Clock
-from bus.errors import BusError, VerificationError
+from bus.errors import BusError, RemoteProtocolError, VerificationError
 from bus.protocol.codec import malformed, unpack
 from bus.protocol.papers import InboxCertificate
 
@@ -82,7 +82,10 @@ class Inboxes:
             if agent in self._of:
                 continue
             for data in await self._backbone.grants_for(_shelf(agent), SHELF):
-                self._of[agent] = Inbox.parse(data)[1]
+                try:
+                    self._of[agent] = Inbox.parse(data)[1]
+                except RemoteProtocolError as error:
+                    _log.warning("an inbox of %s that was kept is none, and is passed over: %s", agent, error)
             if agent in self._of:
                 self.changed(agent)
 

@@ -11,6 +11,7 @@ An agent that asks for an epoch of its own is never passed on: nobody else has i
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
@@ -22,7 +23,7 @@ from bus.backbone.interface import Backbone
 from bus.broker.asking import Asking
 from bus.broker.host_link import HostLink
 from bus.clock import Clock
-from bus.errors import BusError
+from bus.errors import BusError, RemoteProtocolError
 from bus.identity.envelopes.believe import Believed
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
@@ -33,6 +34,7 @@ MOST_GRANTS: Final = 4
 MAX_QUESTIONS: Final = 64
 """Of one link that wait for the disk; what comes beyond is asked of others at once."""
 MAX_TOLD: Final = 8_192
+_log = logging.getLogger("tpmbus.broker")
 
 Find = Callable[[bytes], Believed | None]
 """A session that is live here, or was a while ago."""
@@ -67,7 +69,11 @@ class Kept:
         newest: dict[str, deque[bytes]] = {}
         sessions: dict[bytes, None] = {}
         for grant in await self._backbone.grants_for(epoch, agent):
-            header = headers.parse(envelopes.split(grant)[0])
+            try:
+                header = headers.parse(envelopes.split(grant)[0])
+            except RemoteProtocolError as error:
+                _log.warning("a grant for %s that was kept is none, and is passed over: %s", agent, error)
+                continue
             newest.setdefault(header.sender, deque(maxlen=MOST_GRANTS)).append(grant)
             sessions[header.session] = None
         for session in sessions:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
-from kept_stage import Keeper, KeptStage, inbox_key, settle
+from kept_stage import DAY, Keeper, KeptStage, inbox_key, settle
 from small_world import World
 
+from bus.backbone.interface import Grant
 from bus.broker import host_link
+from bus.broker.durable_inboxes import SHELF
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
 from bus.protocol.frames import ACK, NAK, TERM, TOUCH, Frame, sub_ref
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +93,26 @@ async def test_papers_and_what_is_kept_of_grants_come_before_the_first_that_need
         assert frames[1][1] == [publisher.agents["DIRECTOR"].papers]
         assert [one[4] for one in frames[2:]] == [0, 1, 2]
         assert frames[2][5] == grant
+
+
+async def test_what_stands_among_kept_grants_and_is_none_keeps_nobody_from_the_others(stage: KeptStage):
+    """As on servers that anybody else may write to."""
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        grant = publisher.grant("work.a", "BUILDER", inbox_key())
+        publisher.publish_kept([grant], publisher.seal("work.a"), topic="work.a")
+        await settle()
+        epoch = headers.parse(envelopes.split(grant)[0]).epoch
+        await stage.backbone.keep([Grant(epoch, "BUILDER", "DIRECTOR", bytes(16), stage.world.now + DAY, b"no grant")])
+        reader = await stage.keeper("BUILDER")
+        frames = await reader.subscribe_durably(1, "work.>", start="all")
+        assert [one[5] for one in frames if one[0] == Frame.DELIVER][:1] == [grant]
+        assert sum(one[0] == Frame.DELIVER for one in frames) == 2, "the grant and the envelope"
+        shelf = hashlib.sha256(b"inbox BUILDER").digest()
+        await stage.backbone.keep([Grant(shelf, SHELF, "BUILDER", bytes(16), stage.world.now + DAY, b"no inbox")])
+    again = KeptStage(stage.world, stage.backbone)
+    async with again.running():
+        assert len(await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", start="all")) > 1
 
 
 # ---- settling --------------------------------------------------------------------------------------------------------------------
