@@ -1,6 +1,7 @@
 """The link of a host, kept as long as there are agents: dialled, greeted, watched, and dialled again when it is lost.
 
-    first      what keeps the first link from being made is raised: somebody waits for it
+    first      what keeps the first link from being made is raised: somebody waits for it. A broker that is there and does not
+               answer in time is busy, with a hundred processes that start together for example, and is tried three times
     later      tried again, 50 ms doubling to 2 s, until it is there; or given up after so many seconds, where that was said
     refused    bad papers and a broker that is none end the host: trying again would not help. One that is busy, or gone in the
                middle of the handshake, may be there the next time
@@ -47,6 +48,7 @@ PAPERS_BYTES: Final = 512 << 10
 """Of papers in one frame."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 2.0
+FIRST_TRIES: Final = 3
 REFUSED_TOO_MUCH: Final = "the broker refused too much of what this host sent; refusals() says what"
 Dial = Callable[[], Awaitable[Link]]
 
@@ -80,6 +82,8 @@ class Connection:
         self._changed = anyio.Event()
         self._shown: set[bytes] = set()
         self._proven = b""
+        self._unanswered = 0
+        """Handshakes that took too long."""
         self._asked_at = -1.0
         """When it was last asked whether it lives."""
         self._pings: dict[int, anyio.Event] = {}
@@ -173,13 +177,14 @@ class Connection:
         pause, lost_at, was_open = FIRST_PAUSE_SECONDS, None, False
         while True:
             await self._wanted.wait()
+            unanswered = self._unanswered
             try:
                 conversation = await self._connect(table, open_, writable, worked, failed)
                 was_open = True
                 await conversation.over.wait()
                 error: BusError = conversation.error or ConnectionLostError("the link ended")
             except (TransportError, RemoteProtocolError) as why:
-                if not was_open:
+                if not was_open and not unanswered < self._unanswered < FIRST_TRIES:
                     raise
                 error = why
             except (NotPermittedError, VerificationError) as why:
@@ -231,6 +236,7 @@ class Connection:
                 await conversation.greeted.wait()
         except TimeoutError:
             conversation.close(flush=False)
+            self._unanswered += 1
             raise ConnectError(f"the broker at {link.peer.address} does not answer") from None
         if not conversation.is_open:
             raise conversation.error or ConnectionLostError("the link ended within the handshake")

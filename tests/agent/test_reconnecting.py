@@ -6,8 +6,10 @@ import anyio
 import pytest
 from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
+from bus.agent.connection import FIRST_TRIES
 from bus.agent.events import Connected, Disconnected
-from bus.errors import ConnectionLostError, SessionReplacedError
+from bus.errors import ConnectError, ConnectionLostError, SessionReplacedError
+from bus.transport.listening_links import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -208,3 +210,26 @@ async def test_a_broker_that_says_nothing_is_left_and_dialled_again():
         await hub.advance(3)
         await lead.publish("tasks.paint", 1)
         assert await rest(hub, tasks) == [1]
+
+
+@pytest.mark.parametrize("wakes_up", [True, False])
+async def test_a_broker_that_is_too_busy_to_answer_the_first_time_is_tried_again(wakes_up):
+    heard = []
+    async with scene("LEAD") as (hub, _), listening("memory:deaf", heard.append):
+        host = hub.host()
+        url, host._url = host._url, "memory:deaf"
+        async with anyio.create_task_group() as group:
+            opening = Later(group, host.agent("PAINTER").__aenter__)
+            await hub.settle()
+            for tries in (1, 2):
+                assert (len(heard), opening.is_done) == (tries, False)
+                host._url = url if wakes_up and tries == 2 else "memory:deaf"
+                await hub.advance(6)
+            if wakes_up:
+                painter = await opening.result()
+                await painter.aclose()
+            else:
+                await hub.advance(6)
+                with pytest.raises(ConnectError):
+                    await opening.result()
+                assert len(heard) == FIRST_TRIES
