@@ -37,6 +37,7 @@ def connect(path: Path, *, exclusive: bool = False, checkpoint_pages: int = 0) -
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages}")
+        connection.execute("PRAGMA temp_store=MEMORY")  # a broker may write into no folder but its own
     except BaseException:
         connection.close()
         raise
