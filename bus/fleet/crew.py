@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 OPEN_AT_ONCE: Final = 16
 """Agents that are being opened: enough to fill the TPM's batches, and few enough to keep the loop free."""
+TAKEN_IN_SECONDS: Final = 10.0
 
 
 class Place(Protocol):
@@ -71,13 +72,16 @@ class Crew:
         self._speak_up.set()
 
     async def fall_silent(self) -> None:
-        """Nobody says anything of their own accord any more; return when what was said has been taken in."""
+        """Nobody says anything of their own accord any more; return when what was said has been taken in, or is not after a while:
+        with a disk that is broken for good, that may never be.
+        """
         self._is_silent = True
         for scope in [*self._speaking]:
             scope.cancel()
-        async with anyio.create_task_group() as tasks:
-            for agent in self.agents.values():
-                tasks.start_soon(agent.drain)
+        with suppress(TimeoutError), self._clock.fail_after(TAKEN_IN_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for agent in self.agents.values():
+                    tasks.start_soon(agent.drain)
 
     @contextmanager
     def until_silent(self) -> Iterator[anyio.CancelScope]:

@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 import bus.testing
+from bus.backbone.memory_storage import MemoryStorage
 from bus.fleet.books import books
-from bus.fleet.crew import Crew
+from bus.fleet.crew import TAKEN_IN_SECONDS, Crew
 from bus.fleet.mix import read_mix
 from bus.fleet.player import Player
 from bus.policy import open_policy
@@ -62,3 +63,25 @@ async def test_it_keeps_its_rate_and_every_message_is_accounted_for():
     assert (found["unaccounted"], found["dropped"], found["not_sent"]) == (0, {}, {})
     asked = player.published["plans.review"]
     assert player.replies == asked > 20
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_a_fleet_from_ending(monkeypatch):
+    async with playing(rate=10) as (hub, _, crew, _):
+        held, submit = [], MemoryStorage.submit
+        monkeypatch.setattr(MemoryStorage, "submit", lambda storage, commit: held.append(lambda: submit(storage, commit)))
+        await crew.agents["DIRECTOR"].publish_soon("work.build.x", b"")
+        ended = []
+
+        async def end() -> None:
+            await crew.fall_silent()
+            ended.append(True)
+
+        async with anyio.create_task_group() as ending:
+            ending.start_soon(end)
+            await let_pass(hub, TAKEN_IN_SECONDS - 1, step=0.1)
+            assert not ended
+            await let_pass(hub, 2, step=0.1)
+            assert ended
+        while held:
+            held.pop(0)()
+            await hub.settle()
