@@ -218,7 +218,7 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
     _check_loop()
     try:
         from nats.aio.client import Client  # noqa: PLC0415  an extra
-        from nats.errors import Error  # noqa: PLC0415
+        from nats.errors import Error  # noqa: PLC0415  an extra, imported late
     except ImportError as error:
         raise BackboneError("unsuitable", "the NATS backbone needs nats-py: pip install 'tpmbus[nats]'") from error
     client = Client()
