@@ -21,7 +21,10 @@ PATIENCE_SECONDS: Final = 15.0
 """A cluster that lost its leader has another one after a few."""
 RETRY_SECONDS: Final = 0.2
 
+NO_PEERS: Final = 10_005
 NO_LEADER: Final = 10_008
+PASSES: Final = frozenset((NO_PEERS, NO_LEADER))
+"""A cluster says so while one of its servers is away, or has just come back and is not known to be there again."""
 NO_CONSUMER: Final = 10_014
 NO_MESSAGE: Final = 10_037
 NO_STREAM: Final = 10_059
@@ -68,7 +71,7 @@ class JetStream:
             except ApiError as error:
                 if error.number in expected:
                     raise
-                if error.number != NO_LEADER or self._clock.monotonic() > until:
+                if error.number not in PASSES or self._clock.monotonic() > until:
                     raise refused(error) from error
             else:
                 return answer
