@@ -61,6 +61,25 @@ async def open_journal(folder: Path, clock: Clock, *, segment_bytes: int = SEGME
         raise
 
 
+def kept_in(folder: Path, *, now_ms: int) -> int:
+    """How many messages lie in the journal of this folder that somebody may still read; a few more at most. Blocks.
+
+    Raises StateInUseError(pid), BackboneError.
+    """
+    if not (folder / SEGMENTS).is_dir():
+        return 0
+    with sqlite_file.faults(folder):
+        lock = _lock(folder / LOCK)
+    try:
+        shelf = Shelf(folder / SEGMENTS)
+        try:
+            return sum(one.last - one.first + 1 for _, one in shelf.ranges() if one.until_ms > now_ms)
+        finally:
+            shelf.close()
+    finally:
+        os.close(lock)
+
+
 class Files:
     """All files of a journal, open and locked."""
 

@@ -56,7 +56,7 @@ class Shelf:
     def heads(self) -> dict[str, tuple[int, int]]:
         """Of each class the last position, and when it was stored."""
         found: dict[str, tuple[int, int]] = {}
-        for name, one in self._ranges():
+        for name, one in self.ranges():
             found[name] = max(found.get(name, (0, 0)), (one.last, one.stored_ms))
         return found
 
@@ -210,6 +210,7 @@ class Shelf:
             if path.name not in names and path.name.removesuffix("-wal").removesuffix("-shm") not in names:
                 path.unlink()
 
-    def _ranges(self) -> list[tuple[str, Range]]:
+    def ranges(self) -> list[tuple[str, Range]]:
+        """What each segment has of each class."""
         with self._lock:
             return [place for segment in self._segments for place in segment.ranges.items()]

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from backbones import entries, on_disk, taken
 
 from bus.backbone.interface import DEDUPLICATION_MS, ConsumerName, Grant, Papers, RetentionClass
-from bus.backbone.journal import open_journal
+from bus.backbone.journal import kept_in, open_journal
 from bus.errors import BackboneError, StateInUseError
 from bus.flow.start import ALL, Start
 from bus.testing import ManualClock
@@ -350,3 +351,16 @@ async def test_what_goes_and_what_is_tidied_up_do_not_meet(tmp_path, clock):
             await journal.retain([WORK], passed_ms=clock.now_ms())
         assert len(segments(tmp_path)) == 0
         assert journal.statistics()["failures"] == 0
+
+
+async def test_what_somebody_may_still_read_is_counted_while_nobody_has_it_open(tmp_path, clock):
+    def count() -> int:
+        return kept_in(tmp_path, now_ms=clock.now_ms())
+
+    assert await to_thread.run_sync(count) == 0
+    async with on_disk(tmp_path, clock) as journal:
+        await journal.retain([WORK], passed_ms=0)
+        await journal.append(entries(clock, "work.a", "work.b", "work.c"))
+    assert await to_thread.run_sync(count) == 3
+    clock.advance(2 * HOUR_MS / 1000)
+    assert await to_thread.run_sync(count) == 0

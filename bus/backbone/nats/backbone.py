@@ -219,6 +219,7 @@ class NatsBackbone:
         return {
             **self._tally.as_dict(),
             "waiting_bytes": self._waiting_bytes,
+            "connected": int(self._connection.is_connected),
             "connections_lost": self._connection.losses,
             "open_consumers": len(consumers),
             "unsettled": sum(len(consumer.held) for consumer in consumers),

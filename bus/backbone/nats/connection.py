@@ -70,11 +70,27 @@ class Connection:
         self._is_closed = False
         self.losses = 0
         """How often the connection was lost."""
+        self._to_tell: dict[Callable[[], None], None] = {}
+        """Of a loss."""
 
     @property
     def max_bytes(self) -> int:
         """The longest payload that this server takes beside our headers."""
         return self._client.max_payload - HEADER_BYTES
+
+    @property
+    def is_connected(self) -> bool:
+        """Now; where it is not, nats-py dials."""
+        return self._client.is_connected
+
+    @property
+    def is_connected(self) -> bool:
+        return not self._is_closed and bool(self._client.is_connected)
+
+    def when_lost(self, told: Callable[[], None]) -> Callable[[], None]:
+        """`told` hears whenever the connection is lost. Gives what ends it."""
+        self._to_tell[told] = None
+        return lambda: self._to_tell.pop(told, None)
 
     # ---- answers ---------------------------------------------------------------------------------------------------------------
 
@@ -185,6 +201,8 @@ class Connection:
         expected, self._expected = self._expected, {}
         for told in expected.values():
             told(None)
+        for hear in [*self._to_tell]:
+            hear()
 
     async def aclose(self) -> None:
         if not self._is_closed:
