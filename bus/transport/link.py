@@ -36,14 +36,14 @@ OnWritable = Callable[[], None]
 class Peer:
     """Who is at the other end, as far as what carries the frames can tell. It may restrict; it proves nothing to the bus."""
 
-    kind: Literal["memory", "unix", "tls"]
+    kind: Literal["memory", "unix", "tls", "nats"]
     address: str
     uid: int | None = None
     pid: int | None = None
     server_leaf: bytes | None = None
-    """DER of the TLS certificate of the end that listens, whichever end we are."""
+    """DER of the TLS certificate of the end that listens, whichever end we are. On NATS the public key of who answered."""
     client_leaf: bytes | None = None
-    """DER of the TLS certificate of the end that connected."""
+    """DER of the TLS certificate of the end that connected. On NATS the public key of who began."""
 
 
 class Link(Protocol):

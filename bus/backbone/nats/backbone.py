@@ -25,7 +25,6 @@ import anyio
 
 from bus.backbone.interface import (
     UNUSED_MS,
-    Backbone,
     ConsumerFacts,
     ConsumerName,
     DeadLetter,
@@ -40,6 +39,7 @@ from bus.backbone.nats.dead import Cemetery
 from bus.backbone.nats.jetstream import JetStream, unreachable
 from bus.backbone.nats.keeping import Keeping
 from bus.backbone.nats.layout import EXPIRES, Names, number
+from bus.backbone.nats.neighbours import Neighbours
 from bus.backbone.nats.records import outgoing, requeued
 from bus.backbone.nats.registry import Registry
 from bus.backbone.nats.streams import Streams
@@ -48,6 +48,7 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, OverloadedError
 from bus.flow.start import Start
 from bus.protocol.topics import matches
+from bus.transport.link import Link
 
 TICK_SECONDS: Final = 0.1
 USED_SECONDS: Final = 60.0
@@ -65,7 +66,7 @@ async def open_nats(
     replicas: int | None = None,
     tls: ssl.SSLContext | None = None,
     wait_seconds: float = WAIT_SECONDS,
-) -> Backbone:
+) -> NatsBackbone:
     """Run its `run`, and close it at the end. `space`: which bus of several on one account. `replicas`: on how many servers of a
     cluster everything lies, three if nothing is said.
 
@@ -164,6 +165,10 @@ class NatsBackbone:
         """Brokers pass on nothing live yet."""
         self._check_open()
         return lambda: None
+
+    def neighbours(self, attach: Callable[[Link], None]) -> Neighbours:
+        """Links to the other gateways of this bus, over the same connection. Its `run` has to run beside ours."""
+        return Neighbours(self._connection, self._names, self._clock, attach)
 
     async def consumers(self) -> list[ConsumerFacts]:
         self._check_open()

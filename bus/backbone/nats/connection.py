@@ -83,10 +83,6 @@ class Connection:
         """Now; where it is not, nats-py dials."""
         return self._client.is_connected
 
-    @property
-    def is_connected(self) -> bool:
-        return not self._is_closed and bool(self._client.is_connected)
-
     def when_lost(self, told: Callable[[], None]) -> Callable[[], None]:
         """`told` hears whenever the connection is lost. Gives what ends it."""
         self._to_tell[told] = None

@@ -7,6 +7,8 @@
     consumer         OWNER=NAME, and OWNER=NAME=again
     buckets          KV_SPACE_consumers, KV_SPACE_grants, KV_SPACE_classes
     said live        SPACE.again        a consumer has something to look at again
+                     SPACE.here         a gateway is here
+                     SPACE.to.ID        what is for one gateway
 
 Wildcards of NATS stand for any token, ours for none that begins with an underscore: so dead letters have a place of their own.
 """
@@ -60,6 +62,11 @@ class Names:
             raise ValueError(f"{space[:64]!r} is no space for a bus on NATS: it is 1 to 32 of a-z 0-9 _ -")
         self.space = space
         self.again = f"{space}.again"
+        self.here = f"{space}.here"
+
+    def to(self, gateway: str) -> str:
+        """Where one gateway listens."""
+        return f"{self.space}.to.{gateway}"
 
     def stream(self, class_: str) -> str:
         return f"{self.space}_{_token(class_)}"

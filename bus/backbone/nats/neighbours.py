@@ -1,0 +1,283 @@
+"""Gateways find each other on NATS, and each two of them have a link.
+
+found       each says each second where it listens. Whom nobody has heard for GONE_SECONDS is forgotten
+one link    of two gateways the one with the lesser id begins. `attach` gets the link at both ends, when the other end has shown
+            that it has the key; one that ended is made anew at once, but not more often than once in HELLO_SECONDS
+lost        when our connection to NATS is lost, all links are: nobody knows what was under way. The others hear of it when it
+            is back
+hostile     any client of the account may say anything on these subjects. Who is a broker is proven above, on the link; here
+            there are bounds to how many links and beginnings there are, and what makes no sense is counted and passed over. A
+            client that is let in there can keep gateways apart (it says so much that others are not heard), and nothing else
+
+An id is for one life of a gateway: one that begins again has another. What is said of presence is not proven, and nothing hangs
+on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import anyio
+
+from bus.backbone.nats import neighbour_messages as messages
+from bus.backbone.nats.connection import Arrived, Connection, UnansweredError
+from bus.backbone.nats.layout import Names
+from bus.backbone.nats.neighbour_link import PIECE_BYTES, NeighbourLink
+from bus.backbone.nats.sealing import EndKey, label
+from bus.clock import Clock
+from bus.errors import ClosedError, ConnectionLostError
+from bus.transport.link import Link, Peer
+from bus.transport.soon import Soon, scheduler
+
+TICK_SECONDS: Final = 0.25
+HERE_SECONDS: Final = 1.0
+HELLO_SECONDS: Final = 1.0
+"""Between two beginnings with one other; one that is not finished by then is forgotten."""
+GONE_SECONDS: Final = 3.0
+MAX_NEIGHBOURS: Final = 64
+MAX_HALF_OPEN: Final = 64
+MAX_HELLOS: Final = 16
+"""That are answered between two ticks: each costs two operations with keys."""
+_LEAST_PIECE_BYTES: Final = 256
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """A link that is not open yet."""
+
+    since: float
+    other: bytes
+    key: EndKey
+    link: NeighbourLink | None = None
+    """None until the other has answered."""
+
+
+@dataclass(slots=True)
+class _Other:
+    """A gateway. With one whose id is greater than ours, it is for us to begin."""
+
+    heard_at: float
+    next_hello: float = 0.0
+    link: NeighbourLink | None = None
+
+
+@dataclass(slots=True)
+class _Tally:
+    links_made: int = 0
+    links_lost: int = 0
+    messages_sent: int = 0
+    messages_heard: int = 0
+    junk: int = 0
+
+
+class Neighbours:
+    """`attach` gets each link; whoever has it starts it, and may close it. `run` has to run, and so has the connection's."""
+
+    def __init__(self, connection: Connection, names: Names, clock: Clock, attach: Callable[[Link], None]) -> None:
+        self._connection, self._names, self._clock, self._attach = connection, names, clock, attach
+        self.id = secrets.token_bytes(messages.ID_BYTES)
+        self._soon: Soon
+        self._others: dict[bytes, _Other] = {}
+        self._beginnings: dict[bytes, _Beginning] = {}
+        """By the label of our end, the oldest first."""
+        self._links: dict[bytes, NeighbourLink] = {}
+        """By the same."""
+        self._hellos = 0
+        self._here_at = 0.0
+        """When to say again that we are here."""
+        self._tally = _Tally()
+
+    def statistics(self) -> dict[str, int]:
+        tally = self._tally
+        return {
+            "neighbours": sum(not link.is_over for link in self._links.values()),
+            "half_open": len(self._beginnings),
+            "links_made": tally.links_made,
+            "links_lost": tally.links_lost,
+            "messages_sent": tally.messages_sent,
+            "messages_heard": tally.messages_heard,
+            "junk": tally.junk,
+        }
+
+    async def run(self) -> None:
+        """Until it is cancelled; then all links end. Raises ClosedError: the connection was closed."""
+        self._soon = scheduler()
+        stop_hearing = self._connection.when_lost(self._lost)
+        try:
+            await self._listen(self._names.here, self._heard_here)
+            await self._listen(self._names.to(self.id.hex()), self._heard)
+            await self._tick()
+        finally:
+            stop_hearing()
+            self._end_all("this gateway goes")
+            with anyio.CancelScope(shield=True), suppress(UnansweredError, ClosedError, TimeoutError), self._clock.fail_after(1.0):
+                await self._connection.flush()
+
+    # ---- time ----------------------------------------------------------------------------------------------------------------
+
+    async def _listen(self, subject: str, heard: Callable[[Arrived], None]) -> None:
+        while True:
+            with suppress(UnansweredError):
+                await self._connection.subscribe(subject, heard)
+                return
+            await self._clock.sleep(HERE_SECONDS)
+
+    async def _tick(self) -> None:
+        before = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            self._hellos = 0
+            for mine, link in [*self._links.items()]:
+                link.tick(now, may_judge=now - before < 2 * TICK_SECONDS)
+                if link.is_over:
+                    self._forget(mine)
+            for other in [id_ for id_, other in self._others.items() if now - other.heard_at > GONE_SECONDS]:
+                del self._others[other]
+            while self._beginnings and now - next(iter(self._beginnings.values())).since > HELLO_SECONDS:
+                del self._beginnings[next(iter(self._beginnings))]
+            if now >= self._here_at and self._connection.is_connected:
+                self._here_at = now + HERE_SECONDS
+                self._connection.send(self._names.here, messages.here(self.id))
+            before = now
+            await self._clock.sleep(TICK_SECONDS)
+
+    # ---- beginning -----------------------------------------------------------------------------------------------------------
+
+    def _heard_here(self, arrived: Arrived) -> None:
+        other = messages.parse_here(arrived.data)
+        if other is None:
+            self._tally.junk += 1
+        elif other != self.id:
+            self._is_here(other)
+
+    def _is_here(self, id_: bytes) -> None:
+        now = self._clock.monotonic()
+        other = self._others.get(id_)
+        if other is None:
+            if len(self._others) >= MAX_NEIGHBOURS:
+                self._tally.junk += 1
+                return
+            other = self._others[id_] = _Other(now)
+            self._here_at = 0.0  # it does not know of us either
+        other.heard_at = now
+        if id_ > self.id and other.link is None and now >= other.next_hello and len(self._beginnings) < MAX_HALF_OPEN:
+            other.next_hello = now + HELLO_SECONDS
+            key = EndKey()
+            self._beginnings[key.label] = _Beginning(now, id_, key)
+            self._connection.send(self._names.to(id_.hex()), messages.hello(self.id, key.public))
+
+    def _heard(self, arrived: Arrived) -> None:
+        """What is for us alone."""
+        data = arrived.data
+        self._tally.messages_heard += 1
+        if words := messages.parse_words(data):
+            is_sense = self._heard_words(words)
+        elif hello := messages.parse_keyed(data, messages.HELLO):
+            is_sense = self._heard_hello(hello)
+        elif welcome := messages.parse_keyed(data, messages.WELCOME):
+            is_sense = self._heard_welcome(welcome)
+        else:
+            is_sense = False
+        self._tally.junk += not is_sense
+
+    def _heard_hello(self, hello: messages.Keyed) -> bool:
+        self._hellos += 1
+        if hello.who >= self.id or self._hellos > MAX_HELLOS or len(self._links) >= MAX_NEIGHBOURS:
+            return False
+        if len(self._beginnings) >= MAX_HALF_OPEN:
+            return False
+        begun = _Beginning(self._clock.monotonic(), hello.who, EndKey())
+        link = self._link(begun, hello.key, we_began=False)
+        if link is None:
+            return False
+        begun.link = link
+        self._beginnings[begun.key.label] = begun
+        self._connection.send(self._names.to(hello.who.hex()), messages.welcome(label(hello.key), begun.key.public))
+        link.speak()
+        return True
+
+    def _heard_welcome(self, welcome: messages.Keyed) -> bool:
+        begun = self._beginnings.get(welcome.who)
+        if begun is None or begun.link is not None:
+            return False
+        begun.link = self._link(begun, welcome.key, we_began=True)
+        if begun.link is None:
+            return False
+        begun.link.speak()
+        return True
+
+    def _link(self, begun: _Beginning, key: bytes, *, we_began: bool) -> NeighbourLink | None:
+        """None: with this key nobody can agree."""
+        try:
+            sealing = begun.key.agree(key, we_began=we_began)
+        except ValueError:
+            return None
+        keys = (begun.key.public, key) if we_began else (key, begun.key.public)
+        return NeighbourLink(
+            Peer("nats", f"nats:{begun.other.hex()}", client_leaf=keys[0], server_leaf=keys[1]),
+            sealing,
+            label(key),
+            partial(self._send, self._names.to(begun.other.hex())),
+            soon=self._soon,
+            now=self._clock.monotonic(),
+            piece_bytes=max(_LEAST_PIECE_BYTES, min(PIECE_BYTES, self._connection.max_bytes - messages.OVERHEAD_BYTES)),
+        )
+
+    # ---- links ---------------------------------------------------------------------------------------------------------------
+
+    def _send(self, subject: str, data: bytes) -> None:
+        self._tally.messages_sent += 1
+        self._connection.send(subject, data)
+
+    def _heard_words(self, words: messages.Words) -> bool:
+        link = self._links.get(words.label)
+        if link is not None:
+            is_sense = link.heard(words)
+            if link.is_over:
+                self._forget(words.label)
+            return is_sense
+        begun = self._beginnings.get(words.label)
+        if begun is None or begun.link is None or not begun.link.heard(words):
+            return False
+        del self._beginnings[words.label]
+        if not begun.link.is_over:
+            self._open(words.label, begun.other, begun.link)
+        return True
+
+    def _open(self, mine: bytes, other: bytes, link: NeighbourLink) -> None:
+        self._links[mine] = link
+        self._tally.links_made += 1
+        if other in self._others:
+            self._others[other].link = link
+        try:
+            self._attach(link)
+        except Exception:  # noqa: BLE001  what one link does to who gets it must not end the others
+            _log.exception("what was given a link to another gateway failed, so the link was ended")
+            link.close()
+
+    def _forget(self, mine: bytes) -> None:
+        link = self._links.pop(mine)
+        self._tally.links_lost += 1
+        self._here_at = 0.0  # so that a new one is made at once
+        for other in self._others.values():
+            if other.link is link:
+                other.link = None
+
+    def _lost(self) -> None:
+        self._end_all("the connection to NATS was lost")
+        self._here_at = 0.0
+
+    def _end_all(self, why: str) -> None:
+        self._beginnings.clear()
+        for mine, link in [*self._links.items()]:
+            link.leave(ConnectionLostError(why))
+            self._forget(mine)
+        self._others.clear()
