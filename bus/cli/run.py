@@ -47,6 +47,12 @@ TAKEN_OVER = "SessionReplacedError"
     help="Messages a second of the reference traffic; 0: none.",
 )
 @click.option("--mix", metavar="FILE", help="Another traffic than agents/mix.yaml; `none` for none.")
+@click.option(
+    "--backbone",
+    envvar="TPMBUS_BACKBONE",
+    metavar="URL[,URL]...",
+    help="Keep durable topics on these NATS servers (nats://host:4222).  [TPMBUS_BACKBONE, else this folder's journal]",
+)
 @click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
 @click.option("--part", type=int, hidden=True, help="Be this one of the processes.")
 @command(state=True, policy=True)
@@ -58,6 +64,7 @@ def run(
     seconds: float | None,
     rate: float,
     mix: str | None,
+    backbone: str | None,
     tpm: str | None,
     part: int | None,
     state: Path | None,
@@ -77,7 +84,7 @@ def run(
     """
     from bus.cli.loop import run as run_loop
 
-    wanted = Wanted(listen, roster, processes, part, seconds, rate, mix, tpm, state, policy)
+    wanted = Wanted(listen, roster, processes, part, seconds, rate, mix, tpm, state, policy, backbone)
     if output.json and seconds is None and part is None:
         raise click.UsageError("--json prints one document at the end: say when with --seconds")
     return run_loop(be_a_part if part is not None else _run, wanted, output)
@@ -95,8 +102,9 @@ async def _run(wanted: Wanted, output: Output) -> int:
     plan = await to_thread.run_sync(planned, wanted)
     await _provision(wanted, plan, output)
     async with supervise(
-        policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm
-    ) as hub:
+        policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm,
+        backbone=wanted.backbone,
+    ) as hub:  # fmt: skip
         output.note(f"The bus listens at {', '.join(hub.urls)}")
         crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
         commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []

@@ -28,6 +28,7 @@ class Wanted:
     tpm: str | None
     state: Path | None
     policy: str | None
+    backbone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

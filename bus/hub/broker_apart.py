@@ -23,6 +23,7 @@ from bus.clock import Clock
 from bus.errors import BusError, ConnectError, RemoteProtocolError
 from bus.hub import admin
 from bus.hub.admin import Desk, raised
+from bus.hub.backbones import NatsServers
 from bus.hub.broker_here import Status
 from bus.hub.doors import REFRESHED_SECONDS
 from bus.hub.overview import VERBS, WATCHED
@@ -45,9 +46,11 @@ MAX_LINE_BYTES: Final = 65_536
 
 
 class BrokerApart:
-    def __init__(self, state: State, clock: Clock, *, renew: Callable[[], Awaitable[object]]) -> None:
-        """`renew`: what is shown over TLS, if that is due."""
-        self._state, self._clock, self._renew = state, clock, renew
+    def __init__(
+        self, state: State, clock: Clock, *, servers: NatsServers | None = None, renew: Callable[[], Awaitable[object]]
+    ) -> None:
+        """`servers`: of NATS, in place of the journal. `renew`: what is shown over TLS, if that is due."""
+        self._state, self._clock, self._renew, self._servers = state, clock, renew, servers
         self._urls: list[str] = []
         self._asked: Sequence[str] = ()
         self._tasks: TaskGroup
@@ -76,12 +79,17 @@ class BrokerApart:
         with anyio.CancelScope() as scope:
             while True:
                 began = self._clock.monotonic()
-                async with self._started() as process:
-                    self.starts += 1
-                    if self.starts == 1:
-                        task_status.started(scope)
-                    code = await process.wait()
-                _log.error("the broker ended (%s); it is started again. Its log is %s", code, self._log_file)
+                try:
+                    async with self._started() as process:
+                        self.starts += 1
+                        if self.starts == 1:
+                            task_status.started(scope)
+                        why = f"ended ({await process.wait()})"
+                except BusError as error:
+                    if not self.starts:
+                        raise
+                    why = f"could not begin ({error})"  # what it needs may be away for as long as it was itself
+                _log.error("the broker %s; it is started again. Its log is %s", why, self._log_file)
                 pause = (
                     FIRST_PAUSE_SECONDS
                     if self._clock.monotonic() - began > LIVED_SECONDS
@@ -116,7 +124,9 @@ class BrokerApart:
     async def _begin(self, process: Process) -> None:
         if process.stdin is None or process.stdout is None:
             raise ConnectError("the broker's process has no pipes")
-        order = {"folder": str(self._state.folder), "runtime": str(self._state.runtime), "urls": [*self._asked]}
+        order: dict[str, Any] = {"folder": str(self._state.folder), "runtime": str(self._state.runtime), "urls": [*self._asked]}
+        if self._servers is not None:  # told over a pipe: there may be a password in it
+            order["servers"] = self._servers.text
         await process.stdin.send(json.dumps(order).encode() + b"\n")
         said = b""
         with anyio.fail_after(START_SECONDS):

@@ -1,4 +1,4 @@
-"""A broker with all that it needs: its session, its journal, its doors, and what it tells those who run it.
+"""A broker with all that it needs: its session, its backbone, its doors, and what it tells those who run it.
 
 It runs in the hub's own process, or alone in one of its own (`broker_program`): it is the same either way, and gets the same. What
 it is given is what a process that strangers talk to may have: its own key, the journal, and what is public.
@@ -13,10 +13,10 @@ from typing import Any
 
 import anyio
 
-from bus.backbone.journal import open_journal
 from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.hub.admin import Desk
+from bus.hub.backbones import NatsServers, open_backbone
 from bus.hub.doors import Doors
 from bus.hub.overview import Overview
 from bus.hub.petitioning import Petitioning
@@ -38,13 +38,21 @@ Status = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class BrokerHere:
-    """`snapshot` and `documents`: what is in force when it begins; later, `follow`."""
+    """`snapshot` and `documents`: what is in force when it begins; later, `follow`. `servers`: of NATS, in place of the journal."""
 
     def __init__(
-        self, state: State, anchor: Anchor, memory: TrustMemory, *, snapshot: Snapshot, documents: TrustDocuments, clock: Clock
+        self,
+        state: State,
+        anchor: Anchor,
+        memory: TrustMemory,
+        *,
+        snapshot: Snapshot,
+        documents: TrustDocuments,
+        servers: NatsServers | None = None,
+        clock: Clock,
     ) -> None:
         self._state, self._anchor, self._memory, self._clock = state, anchor, memory, clock
-        self._snapshot, self._documents = snapshot, documents
+        self._snapshot, self._documents, self._servers = snapshot, documents, servers
         self._broker: Broker
         self._sessions: Sessions
         self._doors: Doors
@@ -54,7 +62,7 @@ class BrokerHere:
         """`issue`: who certifies what is shown over TLS; without, somebody else renews it. Raises BackboneError, ConnectError."""
         clock, anchor = self._clock, self._anchor
         async with AsyncExitStack() as stack:
-            self._backbone = await open_journal(self._state.journal, clock)
+            self._backbone = await open_backbone(self._state.journal, self._servers, clock)
             stack.push_async_callback(_shielded, self._backbone.aclose)
             verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
             self._broker = Broker(

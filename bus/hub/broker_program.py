@@ -1,7 +1,8 @@
 """The broker in a process of its own: what strangers talk to has no key but its own, and cannot get at any other.
 
 gets       STATE/broker (its key, what it shows over TLS), STATE/journal, the folder of its sockets; to read, STATE/trust/public
-not        the TPM's socket, the vault, the authority's folder, anybody's home; no connection to anywhere, no other program
+not        the TPM's socket, the vault, the authority's folder, anybody's home; no connection to anywhere but to the ports of the
+           NATS servers that it was told of; no other program
 told       by its supervisor, over a socket of its own: that trust has changed, to drain; and it looks for itself each second
 ends       with its supervisor, whose pipe it holds
 
@@ -26,9 +27,10 @@ from anyio import to_thread
 from bus.clock import Clock, SystemClock
 from bus.errors import BusError, VaultError
 from bus.hub.admin import Desk, described
+from bus.hub.backbones import NatsServers
 from bus.hub.broker_here import BrokerHere
 from bus.hub.broker_identity import BROKER_SUITE, holder_of, open_broker_engine
-from bus.hub.containment import contain, needed_to_run
+from bus.hub.containment import contain, needed_to_run, no_more_local_sockets
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.household import alone
 from bus.hub.state import State
@@ -49,10 +51,10 @@ _STATEMENT: Final = "statement.bin"
 
 
 class Program:
-    """`say` tells the supervisor something, as a line."""
+    """`servers`: of NATS, their names looked up."""
 
-    def __init__(self, state: State, urls: list[str], clock: Clock) -> None:
-        self.state, self.urls, self.clock = state, urls, clock
+    def __init__(self, state: State, urls: list[str], servers: NatsServers | None, clock: Clock) -> None:
+        self.state, self.urls, self.servers, self.clock = state, urls, servers, clock
         self._public = state.trust / "public"
         self._lock = anyio.Lock()
         self._stamp = (0, 0)
@@ -72,8 +74,9 @@ class Program:
             self._engine = await stack.enter_async_context(open_broker_engine(self.state, clock=self.clock))
             holder = await self._holder()
             self._broker = BrokerHere(
-                self.state, self._anchor, self._memory, snapshot=snapshot, documents=documents, clock=self.clock
-            )
+                self.state, self._anchor, self._memory, snapshot=snapshot, documents=documents, servers=self.servers,
+                clock=self.clock,
+            )  # fmt: skip
             await stack.enter_async_context(self._broker.running(self._engine, holder, self.urls, issue=None))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(self._keep_looking)
@@ -146,9 +149,11 @@ def _stamp(public: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ino
 
 
-async def _serve(state: State, urls: list[str], held: frozenset[str]) -> None:
-    program = Program(state, urls, SystemClock())
+async def _serve(state: State, urls: list[str], servers: NatsServers | None, held: frozenset[str]) -> None:
+    program = Program(state, urls, servers, SystemClock())
     async with alone(), program.running():  # alone: what keeps it from running is said as it is, not in a group
+        if servers is not None and not no_more_local_sockets():
+            held -= {"calls"}
         _say(urls=program.open_urls, held=sorted(held))
         await _until_alone()
         await program._broker.drain()  # noqa: SLF001  they are one
@@ -167,10 +172,12 @@ def _say(**facts: Any) -> None:
     sys.stdout.flush()
 
 
-def _contained(state: State, urls: list[str]) -> frozenset[str]:
+def _contained(state: State, urls: list[str], servers: NatsServers | None) -> frozenset[str]:
     write = [state.journal, state.broker, state.broker_desk.parent]
     write += [place.path.parent for url in urls if isinstance(place := address.parse(url), UnixAddress)]
-    return contain(read=[*needed_to_run(), state.trust / "public"], write=[place for place in write if place.is_dir()])
+    read = [*needed_to_run(), state.trust / "public", *map(Path, filter(None, [os.environ.get("SSL_CERT_FILE")]))]
+    ports = () if servers is None else servers.ports
+    return contain(read=read, write=[place for place in write if place.is_dir()], ports=ports)
 
 
 def main() -> None:
@@ -180,9 +187,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s", stream=sys.stderr)
     forbid_core_dumps()
     backend_options = {"use_uvloop": find_spec("uvloop") is not None}
-    held = _contained(state, urls)
     try:
-        anyio.run(_serve, state, urls, held, backend_options=backend_options)
+        servers = NatsServers.parse(order["servers"]).looked_up() if "servers" in order else None
+        held = _contained(state, urls, servers)
+        anyio.run(_serve, state, urls, servers, held, backend_options=backend_options)
     except BusError as error:
         _say(error=described(error))
         sys.exit(1)

@@ -2,6 +2,10 @@
 
     files    what is listed may be read, or written; all else is out of reach, whoever's it is
     calls    no new connection to anybody, no other program, no look into another process
+    ports    for who needs them: connections by TCP to these ports, wherever, and to nothing else
+
+A process that may connect could ask the socket of the TPM service too, which is a file that Landlock does not guard. So once all of
+its own sockets listen it can make no more of that kind (`no_more_local_sockets`), and none of UDP at any time: it finds no names.
 
 For the broker: it is what strangers talk to, and the keys of every agent lie in a folder of the same user. A parser that can be
 made to do what it should not must find nothing there, and no socket of the TPM service to ask. Both need a Linux of the last few
@@ -15,9 +19,9 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _NO_NEW_PRIVILEGES: Final = 38
 _SET_DUMPABLE: Final = 4
@@ -25,7 +29,10 @@ _SET_SECCOMP: Final = 22
 _SECCOMP_FILTER: Final = 2
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULESET_VERSION: Final = 1
-_PATH_BENEATH: Final = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
+_CONNECT_TCP: Final = 2
+_WITH_PORTS: Final = 4
+"""The version of Landlock that knows them."""
 
 # What a rule of Landlock may allow; each kernel knows the first so many.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
@@ -41,16 +48,24 @@ _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 _ARCHITECTURES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _REFUSED: Final = {
-    "x86_64": {"connect": 42, "ptrace": 101, "execve": 59, "execveat": 322, "process_vm_readv": 310, "process_vm_writev": 311,
-               "open_by_handle_at": 304, "pidfd_getfd": 438},
-    "aarch64": {"connect": 203, "ptrace": 117, "execve": 221, "execveat": 281, "process_vm_readv": 270, "process_vm_writev": 271,
-                "open_by_handle_at": 265, "pidfd_getfd": 438},
+    "x86_64": {"ptrace": 101, "execve": 59, "execveat": 322, "process_vm_readv": 310, "process_vm_writev": 311,
+               "open_by_handle_at": 304, "pidfd_getfd": 438, "io_uring_setup": 425},
+    "aarch64": {"ptrace": 117, "execve": 221, "execveat": 281, "process_vm_readv": 270, "process_vm_writev": 271,
+                "open_by_handle_at": 265, "pidfd_getfd": 438, "io_uring_setup": 425},
 }  # fmt: skip
+_CONNECT: Final = {"x86_64": 42, "aarch64": 203}
+_SOCKET: Final = {"x86_64": 41, "aarch64": 198}
+_LOCAL, _IPV4, _IPV6 = 1, 2, 10
+_STREAM: Final = 1
 _EPERM: Final = 1
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | _EPERM
 
 
-def contain(*, read: Iterable[Path], write: Iterable[Path]) -> frozenset[str]:
-    """From now on, whatever happens. What held: "files", "calls"; fewer where this kernel knows less."""
+def contain(*, read: Iterable[Path], write: Iterable[Path], ports: Collection[int] = ()) -> frozenset[str]:
+    """From now on, whatever happens. `ports`: to which it may connect by TCP; no connections at all without.
+
+    What held: "files", "calls", "ports"; fewer where this kernel knows less.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
@@ -58,9 +73,17 @@ def contain(*, read: Iterable[Path], write: Iterable[Path]) -> frozenset[str]:
     held = set()
     if _only_these_files(libc, [*read], [*write]):
         held.add("files")
-    if _not_these_calls(libc):
+    if ports and _only_these_ports(libc, ports):
+        held.add("ports")
+    if _not_these_calls(libc, may_connect=bool(ports)):
         held.add("calls")
     return frozenset(held)
+
+
+def no_more_local_sockets() -> bool:
+    """From now on only sockets of TCP are made: for who may connect, once its own sockets listen. Whether it holds."""
+    machine = platform.machine()
+    return machine in _ARCHITECTURES and _take(ctypes.CDLL(None, use_errno=True), machine, [], (_IPV4, _IPV6))
 
 
 def needed_to_run() -> list[Path]:
@@ -96,22 +119,67 @@ def _allow(libc: ctypes.CDLL, ruleset: int, place: Path, rights: int) -> bool:
         os.close(descriptor)
 
 
-def _not_these_calls(libc: ctypes.CDLL) -> bool:
+def _only_these_ports(libc: ctypes.CDLL, ports: Iterable[int]) -> bool:
+    """A second set of rules: each holds for what it speaks of."""
+    if libc.syscall(_CREATE_RULESET, None, 0, _RULESET_VERSION) < _WITH_PORTS:
+        return False
+    ruleset = libc.syscall(_CREATE_RULESET, struct.pack("=QQ", 0, _CONNECT_TCP), 16, 0)
+    if ruleset < 0:
+        return False
+    try:
+        rules = (struct.pack("=QQ", _CONNECT_TCP, port) for port in ports)
+        return all(libc.syscall(_ADD_RULE, ruleset, _NET_PORT, rule, 0) == 0 for rule in rules) and (
+            libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0
+        )
+    finally:
+        os.close(ruleset)
+
+
+def _not_these_calls(libc: ctypes.CDLL, *, may_connect: bool) -> bool:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         return False
-    program = _filter(_ARCHITECTURES[machine], [*_REFUSED[machine].values()])
+    refused = [*_REFUSED[machine].values()] + ([] if may_connect else [_CONNECT[machine]])
+    return _take(libc, machine, refused, (_LOCAL, _IPV4, _IPV6) if may_connect else ())
+
+
+def _take(libc: ctypes.CDLL, machine: str, refused: list[int], families: Sequence[int]) -> bool:
+    program = _filter(_ARCHITECTURES[machine], refused, _SOCKET[machine], families)
     held = ctypes.create_string_buffer(program)
     header = struct.pack("@HxxxxxxP", len(program) // 8, ctypes.addressof(held))
     return bool(libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, header, 0, 0) == 0)
 
 
-def _filter(architecture: int, refused: list[int]) -> bytes:
-    """In the language of the kernel's packet filters: calls of another architecture and those listed fail with EPERM."""
-    load, equal, above, give = 0x20, 0x15, 0x35, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000 | _EPERM
-    to_refusal = len(refused) + 2
-    lines = [(load, 0, 0, 4), (equal, 0, to_refusal, architecture), (load, 0, 0, 0), (above, to_refusal - 2, 0, 0x40000000)]
-    lines += [(equal, len(refused) - place, 0, number) for place, number in enumerate(refused)]
-    lines += [(give, 0, 0, allow), (give, 0, 0, refuse)]
-    return b"".join(struct.pack("=HBBI", code, yes, no, value) for code, yes, no, value in lines)
+class _Line(NamedTuple):
+    code: int
+    value: int
+    yes: str = ""
+    """To which label, if it is so; to the next line without."""
+    no: str = ""
+    label: str = ""
+
+
+def _filter(architecture: int, refused: list[int], socket_call: int, families: Sequence[int]) -> bytes:
+    """In the language of the kernel's packet filters: calls of another architecture and those listed fail with EPERM.
+
+    So do sockets of other families than these, where there are some, or of another kind than streams.
+    """
+    load, masked, equal, above, give = 0x20, 0x54, 0x15, 0x35, 0x06
+    number_at, kind_at, first_at, second_at = 0, 4, 16, 24
+    lines = [_Line(load, kind_at), _Line(equal, architecture, no="refuse")]
+    lines += [_Line(load, number_at), _Line(above, 0x40000000, yes="refuse")]
+    lines += [_Line(equal, number, yes="refuse") for number in refused]
+    if families:
+        lines += [_Line(equal, socket_call, no="allow"), _Line(load, first_at)]
+        lines += [_Line(equal, family, yes="stream") for family in families]
+        lines += [_Line(give, _REFUSE), _Line(load, second_at, label="stream"), _Line(masked, 0xF)]
+        lines += [_Line(equal, _STREAM, no="refuse")]
+    lines += [_Line(give, _ALLOW, label="allow"), _Line(give, _REFUSE, label="refuse")]
+    places = {line.label: place for place, line in enumerate(lines) if line.label}
+
+    def jump(place: int, label: str) -> int:
+        return places[label] - place - 1 if label else 0
+
+    return b"".join(
+        struct.pack("=HBBI", line.code, jump(place, line.yes), jump(place, line.no), line.value) for place, line in enumerate(lines)
+    )

@@ -29,6 +29,7 @@ from bus.clock import Clock
 from bus.hub.admin import Desk
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.authority import patiently_opened, root_key_if_needed
+from bus.hub.backbones import NatsServers, loop_is_trio
 from bus.hub.believed_chips import believed_chips
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.broker_here import BrokerHere
@@ -69,6 +70,8 @@ class Wishes:
     clock: Clock
     apart: bool = False
     """Whether the broker runs in a process of its own, which can get at nothing but its own key and the journal."""
+    servers: NatsServers | None = None
+    """Of NATS, in place of the journal."""
 
     @property
     def policy_word(self) -> str:
@@ -155,16 +158,22 @@ class _Running:
     async def _start_broker(self, stack: AsyncExitStack, tasks: TaskGroup, anchor: Anchor, memory: TrustMemory) -> None:
         """Here, with an engine of its own that stays open; or apart, where it opens that itself."""
         state, clock, in_force = self.state, self.clock, self.in_force
-        if self.wishes.apart:
+        servers = self.wishes.servers
+        if self.wishes.apart or (servers is not None and loop_is_trio()):
             await self._certify_broker()
             papers = broker_tls(state, anchor, self._asked)
-            apart = BrokerApart(state, clock, renew=lambda: papers.get(self._issue, is_client=False, now_ms=clock.now_ms()))
+
+            async def renew() -> None:
+                await papers.get(self._issue, is_client=False, now_ms=clock.now_ms())
+
+            apart = BrokerApart(state, clock, servers=servers, renew=renew)
             self.broker = apart
             await stack.enter_async_context(apart.running(tasks, self._asked))
             return
         engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
         holder = await enroll_broker(self.authority, engine, clock=clock)
-        here = BrokerHere(state, anchor, memory, snapshot=in_force.snapshot, documents=in_force.documents, clock=clock)
+        documents = in_force.documents
+        here = BrokerHere(state, anchor, memory, snapshot=in_force.snapshot, documents=documents, servers=servers, clock=clock)
         self.broker = here
         await stack.enter_async_context(here.running(engine, holder, self._asked, issue=self._issue))
 
@@ -190,6 +199,10 @@ class _Running:
         return await self.host.open(openable.holder, inbox=openable.inbox)
 
     # ---- what a hub asks -----------------------------------------------------------------------------------------------------
+
+    @property
+    def servers(self) -> NatsServers | None:
+        return self.wishes.servers
 
     @property
     def urls(self) -> list[str]:

@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from bus.agent.agent import Agent
 from bus.clock import SystemClock
+from bus.hub.backbones import NatsServers
 from bus.hub.connecting import Target, connected_agent, joined_hub
 from bus.hub.embedded import Wishes, embedded, own_url
 from bus.hub.household import Household, Leaving
@@ -32,6 +33,7 @@ def open(  # noqa: A001  as people call it: bus.open
     agents: Mapping[str, str] | None = None,
     tpm: str | None = None,
     join: bool = False,
+    backbone: str | None = None,
 ) -> AbstractAsyncContextManager[Hub]:
     """`async with` it: a bus in this process, over a state folder that it makes if there is none.
 
@@ -39,12 +41,16 @@ def open(  # noqa: A001  as people call it: bus.open
     else ~/.local/state/tpmbus]. `listen`: where other processes reach it (unix:///path, tls://host:port, memory:NAME), besides
     the folder's own socket. `agents`: names and their roles, besides those of the policy. `tpm`: see `tpmbus doctor` [TPMBUS_TPM,
     else a software TPM in the state folder]; `software` for keys without one, where policy lets them be. `join`: if a bus runs in
-    this folder already, be part of it; without, that is StateInUseError(pid, url).
+    this folder already, be part of it; without, that is StateInUseError(pid, url). `backbone`: keep durable topics on these NATS
+    servers ("nats://h1:4222,nats://h2:4222"; tls://, user:password@) in place of the folder's journal; extra `tpmbus[nats]`. On
+    trio, where NATS cannot be spoken, the broker then runs in a process of its own.
 
-    Raises PolicyError before anything is made, StateInUseError, TpmError, VaultError, ConnectError. It may be left from any task
-    on asyncio; on trio by the task that entered it.
+    Raises PolicyError before anything is made, StateInUseError, TpmError, VaultError, ConnectError, BackboneError. It may be left
+    from any task on asyncio; on trio by the task that entered it.
     """
-    wishes = Wishes(policy or named_policy(None), dict(agents or {}), tuple(listen), tpm, os.environ, SystemClock())
+    wishes = Wishes(
+        policy or named_policy(None), dict(agents or {}), tuple(listen), tpm, os.environ, SystemClock(), servers=_servers(backbone)
+    )
     return Household(partial(_open, _folder(state), wishes, join=join), clock=wishes.clock)
 
 
@@ -55,13 +61,14 @@ def supervise(
     listen: Sequence[str] = (),
     agents: Mapping[str, str] | None = None,
     tpm: str | None = None,
+    backbone: str | None = None,
 ) -> AbstractAsyncContextManager[Hub]:
     """The same with the broker in a process of its own, which has its own key and the journal and can get at nothing else.
 
     What strangers talk to is then not what holds the keys of agents and authority: that is how `tpmbus run` runs.
     """
     word, clock = policy or named_policy(None), SystemClock()
-    wishes = Wishes(word, dict(agents or {}), tuple(listen), tpm, os.environ, clock, apart=True)
+    wishes = Wishes(word, dict(agents or {}), tuple(listen), tpm, os.environ, clock, apart=True, servers=_servers(backbone))
     return Household(partial(_open, _folder(state), wishes, join=False), clock=clock)
 
 
@@ -106,3 +113,7 @@ async def _connect(folder: Path | None, target: Target, agent: str, leaving: Lea
 
 def _folder(state: str | Path | None) -> Path | None:
     return None if state is None else Path(state)
+
+
+def _servers(backbone: str | None) -> NatsServers | None:
+    return None if backbone is None else NatsServers.parse(backbone)

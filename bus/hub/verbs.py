@@ -17,6 +17,7 @@ from anyio import to_thread
 
 from bus.errors import NotPermittedError, RemoteProtocolError
 from bus.hub.admin import Desk
+from bus.hub.backbones import NatsServers
 from bus.hub.believed_chips import believed_chips
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.broker_here import BrokerHere
@@ -39,6 +40,9 @@ class Running(Protocol):
     in_force: InForce
     local: LocalDesk
     broker: BrokerHere | BrokerApart
+
+    @property
+    def servers(self) -> NatsServers | None: ...
 
     @property
     def urls(self) -> list[str]: ...
@@ -175,8 +179,16 @@ class Verbs:
             "trust_statement": statement.number,
             "failures": {what: str(error) for what, error in in_force.failures.items()},
             "agents_live": await running.broker.live(),
-            "numbers": await running.statistics(),
+            **kept_by(running.servers, numbers := await running.statistics()),
+            "numbers": numbers,
         }
+
+
+def kept_by(servers: NatsServers | None, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """What keeps durable messages, and whether it can be reached now."""
+    if servers is None:
+        return {"backbone": "journal"}
+    return {"backbone": servers.shown, "backbone_connected": bool(numbers["broker"]["backbone"]["connected"])}
 
 
 def _reason(word: str) -> Reason:

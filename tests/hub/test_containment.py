@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,53 @@ ALLOWED = {
     "keep a database": "import sqlite3; sqlite3.connect('{write}/db').execute('PRAGMA journal_mode=WAL')",
     "import late": "import http.client",
 }
+
+
+CONNECTING = """
+import socket, sys
+from pathlib import Path
+from bus.hub.containment import contain, needed_to_run, no_more_local_sockets
+port = int(sys.argv[3])
+print(sorted(contain(read=[*needed_to_run(), Path(sys.argv[1])], write=[Path(sys.argv[2])], ports=[port])))
+before = socket.socket(socket.AF_UNIX)
+before.bind(sys.argv[2] + "/own")
+before.listen()
+print(no_more_local_sockets())
+exec(sys.argv[4])
+print("went on")
+"""
+REACHED = {
+    "the port that it needs": ("socket.create_connection(('127.0.0.1', port))", True),
+    "another port": ("socket.create_connection(('127.0.0.1', {other}))", False),
+    "a socket of this machine": ("socket.socket(socket.AF_UNIX)", False),
+    "that by one that listens already": ("before.connect('{socket}')", False),
+    "whoever knows names": ("socket.socket(type=socket.SOCK_DGRAM)", False),
+    "the kernel's own ways": ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", False),
+    "who comes to it": ("before.settimeout(0); [before.accept() for _ in ()]", True),
+    "its own address": ("socket.create_server(('127.0.0.1', 0))", True),
+}
+
+
+@pytest.mark.parametrize("what", REACHED)
+def test_who_needs_a_port_reaches_that_and_nothing_else(what, tmp_path, runtime):
+    places = {name: tmp_path / name for name in ("read", "write", "outside")}
+    for place in places.values():
+        place.mkdir()
+    program, goes = REACHED[what]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as wanted,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        local.bind(str(runtime / "s"))
+        local.listen()
+        program = program.format(socket=runtime / "s", other=other.getsockname()[1])
+        port = str(wanted.getsockname()[1])
+        command = [sys.executable, "-c", CONNECTING, str(places["read"]), str(places["write"]), port, program]
+        result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    said = result.stdout.decode().splitlines()
+    assert said[:2] == ["['calls', 'files', 'ports']", "True"]
+    assert ("went on" in said) is goes, result.stderr
 
 
 def contained(tmp_path: Path, what: str) -> tuple[int, str]:
