@@ -49,13 +49,12 @@ class Materials:
 
     @classmethod
     async def gather(cls, state: State, engine: TpmEngine, *, environ: Mapping[str, str] = os.environ, clock: Clock) -> Self:
-        """Raises VaultError("missing") where nothing was signed yet, and what `trust_documents.accept` raises."""
+        """Raises VaultError("missing") where nothing was signed yet, and what `trust_documents.accept_from` raises."""
         public = state.trust / "public"
         anchor = await to_thread.run_sync(read_anchor, public)
-        documents = await to_thread.run_sync(trust_documents.load, public)
         memory = await to_thread.run_sync(TrustMemory, state.trust, clock)
         verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
-        snapshot = await trust_documents.accept(documents, memory, verifier)
+        documents, snapshot = await trust_documents.accept_from(public, memory, verifier)
         keyring = Keyring(Held(verifier), memory, snapshot, clock)
         sessions = Sessions(engine, lambda: keyring.snapshot.trust.statement, clock)
         sessions.on_change.append(lambda: keyring.renewed(sessions.held))

@@ -1,6 +1,6 @@
 """What everybody judges by, as the bytes that were signed: revocation list, policy bundle, trust statement.
 
-    STATE/trust/public --load--> documents --read--> snapshot          whoever has the folder: a broker, a host at its start
+    STATE/trust/public --accept_from--> documents and snapshot         whoever has the folder: a broker, a host at its start
     TRUST frames --replaced--> documents --accept--> snapshot          a host, of what a broker pushes
 
 They are one thing: a statement counts only with the very list that it names, and with no older policy than it names. So a newer
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from anyio import to_thread
 
-from bus.errors import VaultError
+from bus.errors import RemoteProtocolError, VaultError, VerificationError
 from bus.identity import durable
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
@@ -100,6 +100,23 @@ async def accept(documents: TrustDocuments, memory: TrustMemory, verifier: Verif
         return found.snapshot
 
     return await to_thread.run_sync(work) if memory.on_disk else work()
+
+
+async def accept_from(folder: Path, memory: TrustMemory, verifier: Verifier) -> tuple[TrustDocuments, Snapshot]:
+    """What lies in STATE/trust/public, accepted. Raises what `load` and `accept` raise.
+
+    Others write there meanwhile, and another process may have accepted what is newer: what does not verify is read once more, as
+    long as it was changed in between.
+    """
+    documents = await to_thread.run_sync(load, folder)
+    while True:
+        try:
+            return documents, await accept(documents, memory, verifier)
+        except (VerificationError, RemoteProtocolError):
+            newer = await to_thread.run_sync(load, folder)
+            if newer == documents:
+                raise
+            documents = newer
 
 
 def _read(documents: TrustDocuments, root: Root, domain: str, ml_dsa_root: bytes | None) -> _Verified:

@@ -170,6 +170,37 @@ def test_what_lies_in_the_folder_is_loaded_as_it_is(small_authority, folder):
     assert trust_documents.load(folder) == found
 
 
+def write(folder: Path, found: TrustDocuments) -> None:
+    (folder / "crl.pem").write_text(pem("X509 CRL", found.crl))
+    (folder / "bundle.bin").write_bytes(found.bundle)
+    (folder / "statement.bin").write_bytes(found.statement)
+
+
+@pytest.mark.anyio
+async def test_what_another_process_accepted_meanwhile_is_read_again_and_what_was_put_back_is_refused(
+    small_authority, folder, memory, monkeypatch
+):
+    old, new = documents(small_authority, number=5), documents(small_authority, number=6)
+    write(folder, old)
+    load = trust_documents.load
+
+    def load_and_be_overtaken(place: Path) -> TrustDocuments:
+        found = load(place)
+        if found == old:
+            write(folder, new)
+            memory.accept(read(small_authority, new).trust.statement)
+        return found
+
+    monkeypatch.setattr(trust_documents, "load", load_and_be_overtaken)
+    found, snapshot = await trust_documents.accept_from(folder, memory, verifier(small_authority))
+    assert (found, snapshot.trust.statement.number) == (new, 6)
+    monkeypatch.undo()
+    write(folder, old)
+    with pytest.raises(BusError) as caught:
+        await trust_documents.accept_from(folder, memory, verifier(small_authority))
+    assert caught.value.reason == "trust_rollback"
+
+
 def test_what_is_pinned_is_read_from_the_folder(small_authority, folder):
     pinned = Anchor(small_authority.root, "tpmbus.test", small_authority.ml_dsa.public, frozenset({"BROKER"}))
     assert read_anchor(folder) == pinned
