@@ -68,9 +68,8 @@ class Program:
         async with AsyncExitStack() as stack:
             self._anchor = await to_thread.run_sync(read_anchor, self._public)
             self._memory = await to_thread.run_sync(TrustMemory, self.state.broker, self.clock)
-            documents = await to_thread.run_sync(trust_documents.load, self._public)
             self._stamp = _stamp(self._public)
-            snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
+            documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
             self._engine = await stack.enter_async_context(open_broker_engine(self.state, clock=self.clock))
             holder = await self._holder()
             self._broker = BrokerHere(
@@ -100,8 +99,7 @@ class Program:
         """Read what is public again, and act by it. Raises what does not verify; then nothing changes."""
         async with self._lock:
             self._stamp = _stamp(self._public)
-            documents = await to_thread.run_sync(trust_documents.load, self._public)
-            snapshot = await trust_documents.accept(documents, self._memory, self._verifier())
+            documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
             self._broker.follow(snapshot, documents)
             await self._broker.take_holder(await self._holder())
 
