@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 
@@ -22,9 +22,17 @@ MOST: Final = 64
 """That wait for an answer."""
 
 
+class Asker(Protocol):
+    """Who waits for an answer: a host, or somebody far away for whom another broker asks."""
+
+    def answer(self, frame: Frame, *fields: Any) -> None: ...
+
+    def refuse(self, code: str, ref: bytes) -> None: ...
+
+
 class Petitions:
     def __init__(self) -> None:
-        self._asked: dict[int, tuple[HostLink, bytes]] = {}
+        self._asked: dict[int, tuple[Asker, bytes]] = {}
         """By number: who waits, and for what."""
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._numbers = 0
@@ -33,7 +41,9 @@ class Petitions:
         self._counts: Counter[str] = Counter()
 
     def ask(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        request: bytes = fields[1]
+        self.take(host, fields[1])
+
+    def take(self, host: Asker, request: bytes) -> None:
         if len(request) > MAX_PETITION_BYTES:
             self._refuse(host, "malformed", petition_id(request))
         elif self._taker is None or len(self._asked) >= MOST or any(asker is host for asker, _ in self._asked.values()):
@@ -81,7 +91,7 @@ class Petitions:
         for host, id_ in asked.values():
             self._refuse(host, "busy", id_)
 
-    def _refuse(self, host: HostLink, code: str, id_: bytes) -> None:
+    def _refuse(self, host: Asker, code: str, id_: bytes) -> None:
         self._counts[code] += 1
         host.refuse(code, id_)
 

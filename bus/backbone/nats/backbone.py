@@ -44,6 +44,7 @@ from bus.backbone.nats.records import outgoing, requeued
 from bus.backbone.nats.registry import Registry
 from bus.backbone.nats.streams import Streams
 from bus.backbone.nats.tally import NatsTally
+from bus.backbone.nats.watching import NEWEST, Shared
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, OverloadedError
 from bus.flow.start import Start
@@ -99,6 +100,20 @@ class NatsBackbone:
         self.passed_ms = 0
         """The latest instant that is known to have passed."""
         self._closed = False
+
+    @property
+    def connection(self) -> Connection:
+        """For what brokers say to each other beside what they keep."""
+        return self._connection
+
+    @property
+    def names(self) -> Names:
+        return self._names
+
+    async def shared(self, name: str) -> Shared:
+        """A value that all brokers follow, in a bucket of this name. Raises BackboneError, ClosedError."""
+        bucket = await self._streams.bucket(name)
+        return Shared(bucket, bucket.subject(NEWEST), self._connection, self._clock)
 
     async def begin(self) -> None:
         """Raises BackboneError, ClosedError."""

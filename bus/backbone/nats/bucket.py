@@ -1,7 +1,7 @@
 """A few facts under keys, on all servers alike: a stream that keeps the last message of each subject, as NATS's own buckets do.
 
 Whoever changes something says which revision it knows, so that of two brokers one has to look again. What is removed is removed for
-good: nobody follows a bucket yet, and a mark for each thing that was once there would never end.
+good: nobody follows what goes, and a mark for each thing that was once there would never end.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Bucket:
         self.stream: str = config["name"]
         self._subject: str = config["subjects"][0].removesuffix(EACH)
         self._connection, self._jetstream, self._clock = connection, jetstream, clock
+
+    def subject(self, key: str) -> str:
+        """Where NATS tells everybody of what is put there."""
+        return self._subject + key
 
     def key(self, kept: Kept) -> list[str]:
         """Its parts."""

@@ -33,9 +33,9 @@ class Streams:
 
     async def begin(self) -> None:
         """Raises BackboneError, ClosedError."""
-        self.consumers = await self._bucket("consumers")
-        self.grants = await self._bucket("grants")
-        self._classes = await self._bucket("classes")
+        self.consumers = await self.bucket("consumers")
+        self.grants = await self.bucket("grants")
+        self._classes = await self.bucket("classes")
         async for kept in self._classes.each():
             settings = _parse(kept.data)
             if settings is not None and self._classes.key(kept) == [self._names.stream(settings.name)]:
@@ -76,11 +76,12 @@ class Streams:
         """The last position that was given. Raises BackboneError, ClosedError."""
         return count(await self._jetstream.stream(self._names.stream(class_)), "state", "last_seq")
 
-    # ---- inside ----------------------------------------------------------------------------------------------------------------
-
-    async def _bucket(self, name: str) -> Bucket:
+    async def bucket(self, name: str) -> Bucket:
+        """Made if there is none. Raises BackboneError, ClosedError."""
         config = await self._put(lambda replicas: self._names.bucket_config(name, replicas=replicas))
         return Bucket(config, self._connection, self._jetstream, self._clock)
+
+    # ---- inside ----------------------------------------------------------------------------------------------------------------
 
     async def _put(self, config: Any) -> dict[str, Any]:
         if self._replicas is None:
