@@ -72,7 +72,9 @@ class Asking:
             host.refuse("not_permitted", epoch)
             return
         live = (self._seats.host_of(sender) for sender in senders)
-        asked: dict[HostLink, None] = {one: None for one in live if one is not None and one.link.writable}
+        asked: dict[HostLink, None] = {
+            one: None for one in live if one is not None and one.link.writable and not (one.is_neighbour and host.is_neighbour)
+        }
         mine = self._open.setdefault(host, {})
         if epoch in mine and now < mine[epoch].until - ANSWER_SECONDS + AGAIN_SECONDS:
             return

@@ -31,6 +31,12 @@ from bus.broker.joining import Joining
 from bus.broker.lanes import Lanes
 from bus.broker.listing import Listing
 from bus.broker.moment import Moment
+from bus.broker.neighbour import Neighbour, Way
+from bus.broker.neighbour_crossing import NeighbourCrossing
+from bus.broker.neighbour_interest import NeighbourInterest
+from bus.broker.neighbour_seats import NeighbourSeats
+from bus.broker.neighbour_serving import NeighbourServing
+from bus.broker.neighbours import Neighbours
 from bus.broker.offences import Offences
 from bus.broker.outbox import Outbox
 from bus.broker.pacing import Pacing
@@ -45,13 +51,14 @@ from bus.broker.serving import Serving
 from bus.broker.subscribing import Subscribing
 from bus.broker.watching import TICK_SECONDS, Watching
 from bus.clock import Clock
-from bus.errors import BusError, LocalProtocolError, RemoteProtocolError
+from bus.errors import BusError, ClosedError, LocalProtocolError, RemoteProtocolError
 from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
+from bus.protocol import neighbour_frames
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import Limits
 from bus.transport.link import Link
@@ -115,7 +122,7 @@ class Broker:
                 spread=self._stored, subscribing=self._subscribing,
             )  # fmt: skip
         self._subscribing.durable = self._joining.durable = self._durable
-        self._early: list[Link] | None = None if backbone is None else []
+        self._early: list[tuple[Callable[[Link], None], Link]] | None = None if backbone is None else []
         self._publishing = Publishing(
             admission=self._admission, asking=self._asking, counts=self.counts, durable=self._durable, groups=self._groups,
             holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
@@ -126,6 +133,24 @@ class Broker:
             interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences, petitions=self.petitions,
             publishing=self._publishing, router=self._router, subscribing=self._subscribing,
         )  # fmt: skip
+        self._neighbours = self._make_neighbours(verifier, random)
+
+    def _make_neighbours(self, verifier: Verifier, random: Callable[[int], bytes]) -> Neighbours:
+        links: dict[Neighbour, None] = {}
+        places = NeighbourSeats(self._seats, self._joining, self._offences, links, now_ms=self.now_ms, random=random)
+        listening = NeighbourInterest(self._interest, self._subscribing, links)
+        crossing = NeighbourCrossing(
+            admission=self._admission, counts=self.counts, listing=self.listing, offences=self._offences, pacing=self._pacing,
+            publishing=self._publishing, requests=self._requests, router=self._router, watching=self._watching,
+        )  # fmt: skip
+        serving = NeighbourServing(
+            asking=self._asking, crossing=crossing, groups=self._groups, interest=self._interest, listening=listening, seats=places
+        )
+        return Neighbours(
+            self._snapshot, verifier, accounts=self._accounts, interest=self._interest, listening=listening, open_=links,
+            places=places, seats=self._seats, serving=serving, watching=self._watching, random=random,
+            lose=lambda neighbour: self._neighbour_lost(neighbour, ClosedError("another link took its place")),
+        )  # fmt: skip
 
     # ---- links ---------------------------------------------------------------------------------------------------------------
 
@@ -135,23 +160,58 @@ class Broker:
 
     def attach(self, link: Link) -> None:
         """A new connection. Raises LocalProtocolError before `take_session`."""
-        if self._own is None:
-            raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
+        own = self._session()
         if self._early is not None:
-            self._early.append(link)  # until it is known who has durable subscriptions
+            self._early.append((self.attach, link))  # until it is known who has durable subscriptions
             return
-        self._numbers += 1
-        self.counts.links += 1
         now = self._clock.monotonic()
-        host = HostLink(self._numbers, link, now=now)
+        host = HostLink(self._number(), link, now=now)
         host.outbox = Outbox(host, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken)
         go_on = partial(self._work, host, lambda _: host.intake.go_on(), [])
         host.intake = Intake(link, partial(self._frame, host), partial(scheduler(), go_on), now=now)
         self._hosts[host] = None
-        self._arriving.begin(host, self._own, now=now)
+        self._arriving.begin(host, own, now=now)
         link.start(partial(self._work, host, host.intake.take), partial(self._lost, host), partial(self._writable, host))
         if self._is_draining:
             self._arriving.fail(host, "busy", "this broker is about to stop", now=now)
+
+    def attach_neighbour(self, link: Link) -> None:
+        """A new link to another broker of this domain, whichever of both began. Raises LocalProtocolError before `take_session`."""
+        own = self._session()
+        if self._early is not None:
+            self._early.append((self.attach_neighbour, link))
+            return
+        moment = self._moment()
+        one = Neighbour(self._number(), link, now=moment.now)
+        one.outbox = Way(one, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken).to(one)
+        go_on = partial(self._work, one, lambda _: one.intake.go_on(), [])
+        frame = partial(self._neighbour_frame, one)
+        one.intake = Intake(link, frame, partial(scheduler(), go_on), now=moment.now, parse=neighbour_frames.parse)
+        self._hosts[one] = None
+        link.start(partial(self._work, one, one.intake.take), partial(self._neighbour_lost, one), partial(self._writable, one))
+        self._neighbours.begin(one, own, moment)
+        if self._is_draining:
+            one.cut("shutdown")
+
+    def _session(self) -> Session:
+        if self._own is None:
+            raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
+        return self._own
+
+    def _number(self) -> int:
+        """For one link more."""
+        self._numbers += 1
+        self.counts.links += 1
+        return self._numbers
+
+    def _neighbour_frame(self, neighbour: Neighbour, fields: list[Any]) -> None:
+        if not neighbour.cut_for:
+            self._neighbours.frame(neighbour, fields, self._now, self._hosts)
+
+    def _neighbour_lost(self, neighbour: Neighbour, error: BusError) -> None:
+        if not neighbour.is_gone:
+            self._lost(neighbour, error)
+            self._neighbours.lost(neighbour)
 
     def _work(self, host: HostLink, work: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
         self._now = self._moment()
@@ -220,10 +280,11 @@ class Broker:
             part.follow(snapshot)
         self._pushing.follow(trust)
         moment = self._moment()
-        for host in (open_hosts := [host for host in self._hosts if host.is_open]):
+        for host in (open_hosts := [host for host in self._hosts if host.is_open and not host.is_neighbour]):
             self._pushing.push(host)  # first: what is refused below is explained by it
         for host in open_hosts:
             self._joining.judge(host, moment)
+        self._neighbours.follow(snapshot, moment)
         self._judge_subscriptions()
         for host in open_hosts:
             self._serving.judge_lanes(host)
@@ -240,8 +301,8 @@ class Broker:
         """Until it is cancelled."""
         await self._durable.prepare()
         early, self._early = self._early, None
-        for link in early or ():
-            self.attach(link)
+        for attach, link in early or ():
+            attach(link)
         async with anyio.create_task_group() as group:
             group.start_soon(self._pacing.run, self._clock)
             group.start_soon(self._durable.run)
@@ -260,6 +321,7 @@ class Broker:
         for host in self._hosts:
             host.outbox.expire(moment.now_ms)
             host.intake.tick(moment.now)
+        self._neighbours.tick(moment.now)
         self._asking.tick(moment.now)
         self._durable.tick(moment.now)
         self._offences.tick(moment.now)
@@ -288,7 +350,7 @@ class Broker:
         """Every link is closed, after what was sent is written."""
         for host in [*self._hosts]:
             host.cut("shutdown")
-        for link in self._early or ():
+        for _, link in self._early or ():
             link.close(flush=False)
         await anyio.lowlevel.checkpoint()
 
@@ -310,6 +372,7 @@ class Broker:
             "subscriptions": len(self._router),
             "requests": len(self._requests),
             "epochs": len(self._asking),
+            "neighbours": self._neighbours.statistics(),
             "petitions": self.petitions.statistics(),
             **self._joining.statistics(),
             **self._durable.statistics(),

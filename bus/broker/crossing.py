@@ -49,7 +49,8 @@ class Reader:
     @classmethod
     def of(cls, host: HostLink, subscriptions: Iterable[Subscription]) -> Reader:
         listed = tuple(subscriptions)
-        return cls(host, listed, tuple(one for one in listed if one.blocks), column(one.number for one in listed))
+        named = (one for one in listed if one.group) if host.is_neighbour else listed  # it finds its other readers itself
+        return cls(host, listed, tuple(one for one in listed if one.blocks), column(one.number for one in named))
 
     def of_now(self) -> Reader | None:
         """The same without subscriptions that have ended; None if all have."""
@@ -64,4 +65,5 @@ LINK_LOST: Final = "link_lost"
 EXPIRED: Final = "expired"
 LINK_FULL: Final = "link_full"
 GROUP_FULL: Final = "group_full"
+NEIGHBOUR_FULL: Final = "neighbour_full"
 """Why a copy was dropped."""

@@ -5,6 +5,8 @@ there for, so none is ended. A link gets an envelope once, with all of its subsc
 waits together, in order, and the lanes that feed it are stopped as for any full reader. Links without members do not wait.
 
 Only who was there when it came may get it: for who came later it was sent too early.
+
+A member at a neighbour is chosen where no member here has credit; which of its members that broker takes is its own business.
 """
 
 from __future__ import annotations
@@ -122,11 +124,12 @@ class Groups:
         return tuple(picks)
 
 
-def _rank(one: Subscription) -> tuple[int, int]:
-    return _free(one), -one.picked
+def _rank(one: Subscription) -> tuple[bool, int, int]:
+    free = _free(one)
+    return free > 0 and not one.host.is_neighbour, free, -one.picked
 
 
 def _free(one: Subscription) -> int:
-    if not one.blocks:
-        return UNLIMITED
-    return one.credit if one.may_take else 0
+    if one.blocks:
+        return one.credit if one.may_take else 0
+    return UNLIMITED if not one.host.is_neighbour or one.host.outbox.has_room else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bus.identity.envelopes.believe import Believed
 from bus.identity.trust_documents import TrustDocuments
@@ -97,6 +97,8 @@ class Subscription:
 
 
 class HostLink:
+    is_neighbour: ClassVar[bool] = False
+    """Whether another broker is at the other end, and not a host (see `neighbour`)."""
     __slots__ = (
         "agents",
         "awaited",
@@ -187,16 +189,24 @@ class HostLink:
 
     def tell_session(self, session: bytes, papers: bytes) -> None:
         """Papers of a session, whether or not they were told."""
+        self.is_told(session)
+        self.link.send(encode(Frame.PAPERS, [papers], b""))
+
+    def is_told(self, session: bytes) -> None:
+        """Its papers are on their way."""
+        self.told_papers.pop(session, None)
         self.told_papers[session] = None
         while len(self.told_papers) > MAX_TOLD:
             del self.told_papers[next(iter(self.told_papers))]
-        self.link.send(encode(Frame.PAPERS, [papers], b""))
 
     def tell_inbox(self, agent: str, papers: bytes) -> None:
         """By which others seal to an agent that is away."""
         if self.told_inboxes.get(agent) != papers:
             self.told_inboxes[agent] = papers
             self.link.send(encode(Frame.PAPERS, [papers], b""))
+
+    def put_aside(self, subscription: Subscription) -> None:
+        """Policy has ended it. A host hears so, and knows what to do."""
 
     def cut(self, why: str) -> None:
         """End it; what was sent is still written."""

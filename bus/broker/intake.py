@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bus.broker.accounts import Account
-from bus.protocol.frames import Frame, parse
+from bus.protocol import frames as host_frames
+from bus.protocol.frames import Frame
+from bus.protocol.neighbour_frames import Between
 from bus.transport.link import Link
 
 SLICE: Final = 64
@@ -36,22 +38,49 @@ COSTS: Final[Mapping[int, int]] = {
     Frame.UNSUBSCRIBE: 2,
     Frame.ASK: 2,
     Frame.AUTHORITY: 2,
+    Between.SEATED: 25,
+    Between.UNSEATED: 4,
+    Between.STOP: 4,
 }
 """Of frames that cost more than one step."""
 SPANS: Final = 8
 """Of a SETTLE, that are one step."""
 PAPERS_COST: Final = 25
 """Of each, in a frame of several: certificates and signatures are verified."""
+ROW_COST: Final = 2
+"""Of each, of an INTEREST."""
+Parse = Callable[[bytes], list[Any]]
+"""A frame into its fields; its type is the first. Raises RemoteProtocolError("malformed")."""
 
 
 class Intake:
     """Of one link. `work` does one frame."""
 
-    __slots__ = ("_backlog", "_dear", "_first", "_is_starved", "_is_waiting", "_link", "_soon", "_spent", "_work", "account")
+    __slots__ = (
+        "_backlog",
+        "_dear",
+        "_first",
+        "_is_starved",
+        "_is_waiting",
+        "_link",
+        "_parse",
+        "_soon",
+        "_spent",
+        "_work",
+        "account",
+    )
 
-    def __init__(self, link: Link, work: Callable[[list[Any]], None], soon: Callable[[], None], *, now: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        work: Callable[[list[Any]], None],
+        soon: Callable[[], None],
+        *,
+        now: float,
+        parse: Parse = host_frames.parse,
+    ) -> None:
         """`soon`: have `go_on` called in the next turn of the loop."""
-        self._link, self._work, self._soon = link, work, soon
+        self._link, self._work, self._soon, self._parse = link, work, soon, parse
         self._first: Callable[[], bool] | None = None
         self._backlog: list[bytes] = []
         self._is_waiting = self._is_starved = False
@@ -123,7 +152,7 @@ class Intake:
 
     def _slice(self, frames: list[bytes]) -> int:
         """How many of them were done."""
-        steps = 0
+        steps, parse = 0, self._parse
         for place, data in enumerate(frames):
             if steps >= SLICE or self.account.is_empty or self._first is not None:
                 return place
@@ -135,6 +164,8 @@ class Intake:
                 steps += 1
             elif kind == Frame.SETTLE:
                 steps += 1 + len(fields[3]) // SPANS
+            elif kind == Frame.DELIVER:
+                steps += 1
             else:
                 steps += self._pay(fields)
             self._work(fields)
@@ -145,7 +176,13 @@ class Intake:
 
     def _pay(self, fields: list[Any]) -> int:
         """What this frame costs, in steps."""
-        cost = PAPERS_COST * len(fields[1]) if fields[0] == Frame.PAPERS else COSTS.get(fields[0], 1)
+        kind = fields[0]
+        if kind == Frame.PAPERS:
+            cost = PAPERS_COST * len(fields[1])
+        elif kind == Frame.INTEREST:
+            cost = 1 + ROW_COST * len(fields[2])
+        else:
+            cost = COSTS.get(kind, 1)
         self._spent += cost
         self.account.pay(cost)
         return cost

@@ -7,13 +7,17 @@
     durable       who has a durable subscription listens while it is away: until that is removed, and by its inbox papers
 
 Numbers of INTEREST count on each link. A link has seen one when it has seen a later one.
+
+Neighbours are told too, and are waited for: of live subscriptions by `across`, and of durable ones as hosts are, but of those alone
+that this broker knows of itself. What neighbours say of durable ones is told to the hosts here (`keep_far`), and not passed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 from bus.backbone.interface import DEAD
 from bus.broker.host_link import HostLink, Subscription
@@ -23,6 +27,8 @@ from bus.flow.trie import Trie
 from bus.protocol.frames import DURABLE, GONE, LISTENS, MAX_ROWS, Frame
 
 SEEN_SECONDS: Final = 1.0
+FAR_SECONDS: Final = 1.0
+"""More for a neighbour, which waits so long for its own hosts."""
 
 Key = tuple[str, str, int]
 """An agent, its pattern, and how it listens."""
@@ -30,18 +36,38 @@ Key = tuple[str, str, int]
 
 @dataclass(slots=True, eq=False)
 class Barrier:
-    """Between a subscription and its SUBSCRIBED."""
+    """Between somebody who listens and the word that all publishers know."""
 
-    subscription: Subscription
+    passed: Callable[[], None]
+    """Says so."""
     until: float
     waits_for: int = 0
     """So many links."""
+
+    def one_less(self) -> None:
+        self.waits_for -= 1
+        if not self.waits_for:
+            self.passed()
+
+
+class Across(Protocol):
+    """Neighbours that are open, and what they are told of live subscriptions."""
+
+    @property
+    def links(self) -> Collection[HostLink]: ...
+
+    def begins(self, subscription: Subscription, barrier: Barrier) -> None: ...
+
+    def ends(self, subscription: Subscription) -> None: ...
 
 
 class Interest:
     def __init__(self, seats: Seats, lanes: Lanes) -> None:
         self._seats, self._lanes = seats, lanes
         self.inbox_papers: Callable[[str], bytes | None] = lambda _agent: None
+        self.across: Across | None = None
+        self._own: dict[Key, int] = {}
+        """Of durable subscriptions, those of which this broker knows itself."""
         self._count: dict[Key, int] = {}
         self._keys: Trie[Key] = Trie()
         self._told: dict[Key, dict[HostLink, None]] = {}
@@ -61,6 +87,8 @@ class Interest:
         self._begin(subscription, DURABLE, now=now)
 
     def remove(self, subscription: Subscription) -> None:
+        if self.across is not None:
+            self.across.ends(subscription)
         self._listens_no_more(_key(subscription, LISTENS))
 
     def keep(self, agent: str, pattern: str) -> None:
@@ -69,9 +97,42 @@ class Interest:
         if self._listens(key):
             for host in self._reached(key[1]):
                 self._tell(host, [key])
+        self._own[key] = self._own.get(key, 0) + 1
+        for host in self._neighbours:
+            self._tell(host, [key])
 
     def keep_no_more(self, agent: str, pattern: str) -> None:
-        self._listens_no_more((agent, pattern.removeprefix(DEAD), DURABLE))
+        key = (agent, pattern.removeprefix(DEAD), DURABLE)
+        self._own[key] -= 1
+        if not self._own[key]:
+            del self._own[key]
+            for host in self._neighbours:
+                self._untell(host, key)
+        self._listens_no_more(key)
+
+    # ---- neighbours ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _neighbours(self) -> Collection[HostLink]:
+        return () if self.across is None else self.across.links
+
+    def introduce(self, neighbour: HostLink) -> None:
+        """It has come: of whom this broker knows a durable subscription."""
+        self._tell(neighbour, self._own)
+
+    def keep_far(self, keys: Sequence[Key], barrier: Barrier) -> None:
+        """A neighbour knows of durable subscriptions; the barrier is passed when all publishers here do."""
+        barrier.waits_for += 1
+        for key in keys:
+            self._listens(key)
+            for host in self._reached(key[1]):
+                self._await(host, key, barrier)
+        barrier.one_less()
+
+    def keep_far_no_more(self, key: Key) -> None:
+        self._listens_no_more(key)
+
+    # ---- counting ------------------------------------------------------------------------------------------------------------
 
     def _listens(self, key: Key) -> bool:
         """Whether it is the first of its kind."""
@@ -81,14 +142,21 @@ class Interest:
         return self._count[key] == 1
 
     def _begin(self, subscription: Subscription, how: int, *, now: float) -> None:
-        key, barrier = _key(subscription, how), Barrier(subscription, now + SEEN_SECONDS)
+        key, barrier = _key(subscription, how), Barrier(partial(_is_live, subscription), now + SEEN_SECONDS, waits_for=1)
         for host in self._reached(key[1]):
-            self._tell(host, [key])
-            if host.seen < host.told[key]:
-                barrier.waits_for += 1
-                host.awaited.append((host.told[key], barrier))
-        if not barrier.waits_for:
-            subscription.host.send(Frame.SUBSCRIBED, subscription.number)
+            self._await(host, key, barrier)
+        if self.across is not None and how == LISTENS:
+            self.across.begins(subscription, barrier)
+        elif how == DURABLE:
+            for host in self._neighbours:
+                self._await(host, key, barrier)
+        barrier.one_less()
+
+    def _await(self, host: HostLink, key: Key, barrier: Barrier) -> None:
+        self._tell(host, [key])
+        if host.seen < host.told[key]:
+            barrier.waits_for += 1
+            host.awaited.append((host.told[key], barrier))
 
     def _listens_no_more(self, key: Key) -> None:
         self._count[key] -= 1
@@ -96,11 +164,23 @@ class Interest:
             return
         del self._count[key]
         self._keys.remove(key[1], key)
-        for host in self._told.pop(key, ()):
-            del host.told[key]
-            host.serial += 1
-            rows = [(*key[:2], GONE), *(other for other in _other_ways(key) if other in host.told)]  # "no more" takes them all
-            host.send(Frame.INTEREST, host.serial, rows)
+        for host in [*self._told.get(key, ())]:
+            self._untell(host, key)
+
+    def _untell(self, host: HostLink, key: Key) -> None:
+        if key not in host.told:
+            return
+        del host.told[key]
+        self._forget(host, key)
+        host.serial += 1
+        rows = [(*key[:2], GONE), *(other for other in _other_ways(key) if other in host.told)]  # "no more" takes them all
+        host.send(Frame.INTEREST, host.serial, rows)
+
+    def _forget(self, host: HostLink, key: Key) -> None:
+        told = self._told[key]
+        del told[host]
+        if not told:
+            del self._told[key]
 
     def _reached(self, pattern: str) -> list[HostLink]:
         return [*{lane.host: None for lane in self._lanes.reached(pattern)}]
@@ -117,11 +197,12 @@ class Interest:
         if host.seen < serial <= host.serial:
             host.seen = serial
             while host.awaited and host.awaited[0][0] <= serial:
-                _pass(host.awaited.popleft()[1])
+                host.awaited.popleft()[1].one_less()
 
     def is_overdue(self, host: HostLink, now: float) -> bool:
         """Whether the link has not said in time what it has seen."""
-        return bool(host.awaited) and host.awaited[0][1].until <= now
+        grace = FAR_SECONDS if host.is_neighbour else 0.0
+        return bool(host.awaited) and host.awaited[0][1].until + grace <= now
 
     def renewed(self, agent: str) -> None:
         """The agent has new papers: whoever seals to it gets them."""
@@ -143,12 +224,10 @@ class Interest:
     def lost(self, host: HostLink) -> None:
         """The link is gone; nobody waits for it any more. Its own subscriptions were removed before."""
         for key in host.told:
-            del self._told[key][host]
-            if not self._told[key]:
-                del self._told[key]
+            self._forget(host, key)
         host.told.clear()
         while host.awaited:
-            _pass(host.awaited.popleft()[1])
+            host.awaited.popleft()[1].one_less()
 
     def _tell(self, host: HostLink, keys: Iterable[Key]) -> None:
         new = [key for key in keys if key not in host.told]
@@ -168,11 +247,10 @@ class Interest:
             self._told.setdefault(key, {})[host] = None
 
 
-def _pass(barrier: Barrier) -> None:
-    """One link less to wait for."""
-    barrier.waits_for -= 1
-    if not barrier.waits_for and barrier.subscription.is_live:
-        barrier.subscription.host.send(Frame.SUBSCRIBED, barrier.subscription.number)
+def _is_live(subscription: Subscription) -> None:
+    """Nobody is waited for any more."""
+    if subscription.is_live:
+        subscription.host.send(Frame.SUBSCRIBED, subscription.number)
 
 
 def _key(subscription: Subscription, how: int) -> Key:

@@ -92,10 +92,20 @@ class Joining:
         check_may_join(found, host, self._snapshot, now_ms=moment.now_ms, uids=self._uids)
         return found
 
+    def believed_afar(self, papers: bytes, moment: Moment) -> Believed:
+        """The same of papers that a neighbour shows: that their host key was proven is its word.
+
+        Raises RemoteProtocolError("malformed"), VerificationError, NotPermittedError.
+        """
+        found = self._known.believe(papers, now_ms=moment.now_ms)
+        self._snapshot.policy.role_of(found.name)
+        check_counts(found, self._snapshot, now_ms=moment.now_ms)
+        return found
+
     def join(self, host: HostLink, found: Sequence[Believed], moment: Moment) -> None:
         """They are on this link from now on."""
         for one in found:
-            self._seat(host, one, moment)
+            self.seat(host, one, moment)
         for lane in host.lanes.values():  # with other agents, other lanes may hear
             if not lane.hears:
                 self._lanes.judge(lane, self._snapshot)
@@ -131,7 +141,8 @@ class Joining:
             if len(host.host_keys) > MAX_HOST_KEYS:
                 del host.host_keys[next(iter(host.host_keys))]
 
-    def _seat(self, host: HostLink, one: Believed, moment: Moment) -> None:
+    def seat(self, host: HostLink, one: Believed, moment: Moment) -> None:
+        """Its agent is on this link from now on, and on no other."""
         is_renewal = one.name in host.agents and one.id not in host.sessions
         older = self._seats.take(host, one)
         host.told_papers[one.id] = None
@@ -172,7 +183,7 @@ class Joining:
                 self.leave(host, one.name, why, moment)
             else:
                 host.sessions.pop(id_, None)
-        if not host.agents:
+        if not host.agents and not host.is_neighbour:
             host.cut("revoked")
 
     def _why_not(self, one: Believed, moment: Moment) -> str | None:

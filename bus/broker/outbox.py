@@ -174,6 +174,7 @@ class Outbox:
             self._overtaken(host, header.epoch, header.seq)
 
     def _drop(self, crossing: Crossing, why: str) -> None:
+        """It does not get this copy."""
         self._counts.dropped[why] += 1
         crossing.was_dropped()
         self._pacing.taken_in(crossing.turn)

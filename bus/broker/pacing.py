@@ -59,9 +59,9 @@ class Pacing:
         """Credits that have not left yet: the first turn, and how many."""
         self._wake: anyio.Event | None = None
 
-    def begin(self, host: HostLink, number: int, *, now: float) -> Turn:
+    def begin(self, host: HostLink, number: int, *, now: float, most: int = MAX_TURNS_OUT) -> Turn:
         """Raises RemoteProtocolError("malformed") for one that is out already, or one too many."""
-        if number in host.turns or len(host.turns) >= MAX_TURNS_OUT:
+        if number in host.turns or len(host.turns) >= most:
             raise malformed("a turn that is out already, or more turns than may be out")
         turn = host.turns[number] = Turn(host, number, now + TURN_SECONDS, pending=1)  # ourselves, until `begun`
         return turn

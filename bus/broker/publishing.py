@@ -92,7 +92,7 @@ class Publishing:
             if alias >= FIRST_ALIAS:
                 self._on_topic(host, alias, crossing, moment)
             else:
-                self._by_its_topic(alias, crossing, moment)
+                self.by_its_topic(alias, crossing, moment)
         except (VerificationError, RemoteProtocolError) as error:
             refused = error.reason
             self._refuse(host, error, b"" if header is None else header.id, moment)
@@ -106,7 +106,7 @@ class Publishing:
         if lane is None or lane.topic != header.topic:
             raise malformed("an alias that is not open, or of another topic than the envelope's")
         permit = self._admission.permit(crossing.believed, header.topic)
-        self._check(permit, crossing, moment)
+        self.check(permit, crossing, moment)
         if header.flags:
             if header.flags != REQUEST or header.records != 1:
                 raise malformed("what goes on a topic is no reply, and a request is one record")
@@ -115,10 +115,10 @@ class Publishing:
         crossing.lane = lane
         if permit.is_durable:
             self._durable.publish(crossing)
-            self._admitted(header)
+            self.admitted(header)
             return
-        self._admitted(header)
-        self._spread(crossing, moment)
+        self.admitted(header)
+        self.spread(crossing, self._router.route(header.topic), now=moment.now)
 
     def stored(self, crossings: Iterable[Crossing], *, now: float) -> None:
         """These are kept now: to all who listen live on their topics."""
@@ -127,14 +127,13 @@ class Publishing:
             if route.is_heard:
                 self._cross(crossing, route, now=now)
 
-    def _spread(self, crossing: Crossing, moment: Moment) -> None:
+    def spread(self, crossing: Crossing, route: Route, *, now: float) -> None:
         """To all who listen on its topic."""
-        route = self._router.route(crossing.header.topic)
         if not route.is_heard:
             self._counts.unheard += 1
         else:
             self._counts.routed += 1
-            self._cross(crossing, route, now=moment.now)
+            self._cross(crossing, route, now=now)
         if crossing.asked is not None:
             crossing.was_dropped()  # who asks nobody, since its last reader has just left, need not wait for nothing
 
@@ -144,7 +143,8 @@ class Publishing:
         if route.groups:
             self._groups.cross(crossing, route, now=now)
 
-    def _check(self, permit: Permit, crossing: Crossing, moment: Moment) -> None:
+    def check(self, permit: Permit, crossing: Crossing, moment: Moment) -> None:
+        """Return if it may pass. Raises VerificationError, RemoteProtocolError("malformed")."""
         header = crossing.header
         permit.check(header, len(crossing.envelope), self._admission.snapshot.judged_at(moment.now_ms))
         if permit.epoch != header.epoch:
@@ -158,7 +158,8 @@ class Publishing:
 
     # ---- what goes by its own topic ------------------------------------------------------------------------------------------
 
-    def _by_its_topic(self, alias: int, crossing: Crossing, moment: Moment) -> None:
+    def by_its_topic(self, alias: int, crossing: Crossing, moment: Moment) -> None:
+        """Raises VerificationError, RemoteProtocolError("malformed")."""
         header = crossing.header
         if header.kind == GRANT:
             self._grant(alias, crossing, moment)
@@ -167,9 +168,11 @@ class Publishing:
         elif header.flags == REPLY:
             self._reply(crossing, moment)
         elif header.topic.startswith(AUDIT) and not header.flags:
-            self._check(self._admission.permit(crossing.believed, header.topic), crossing, moment)
-            self._admitted(header)
-            self._spread(crossing, moment)
+            self.check(self._admission.permit(crossing.believed, header.topic), crossing, moment)
+            self.admitted(header)
+            is_far = crossing.turn.host.is_neighbour
+            route = self._router.here(header.topic, frozenset()) if is_far else self._router.route(header.topic)
+            self.spread(crossing, route, now=moment.now)
         else:
             raise malformed("only grants, replies and audit records go by their own topic")
 
@@ -183,7 +186,7 @@ class Publishing:
         self._note(crossing)
         if alias != BY_ITS_TOPIC:
             self._durable.keep(crossing)
-        self._admitted(header)
+        self.admitted(header)
         if alias != BY_ITS_TOPIC and reader == header.sender:  # it is for whoever that will be when this process is gone
             self._counts.unheard += 1
         else:
@@ -197,14 +200,14 @@ class Publishing:
             raise malformed("a reply is one record, says to which request, and goes to the requester's session")
         if asked is None or not asked.may_answer(header.sender):
             raise VerificationError("not_permitted", agent=header.sender, detail="nobody asked it that here")
-        self._check(self._admission.permit(crossing.believed, asked.topic, reply=True), crossing, moment)
-        self._admitted(header)
+        self.check(self._admission.permit(crossing.believed, asked.topic, reply=True), crossing, moment)
+        self.admitted(header)
         self._to(requester, crossing, is_grant=False)
 
     def _to(self, agent: str, crossing: Crossing, *, is_grant: bool) -> None:
         """To the link on which this agent is live."""
         host = self._seats.host_of(agent)
-        if host is None:
+        if host is None or (host.is_neighbour and crossing.turn.host.is_neighbour):  # nothing is passed on twice
             self._counts.unheard += 1
             return
         self._counts.routed += 1
@@ -214,7 +217,7 @@ class Publishing:
 
     # ---- counting ------------------------------------------------------------------------------------------------------------
 
-    def _admitted(self, header: Header) -> None:
+    def admitted(self, header: Header) -> None:
         self._counts.admitted += 1
         self._counts.records += header.records
 

@@ -6,6 +6,8 @@ changes. Then one number is another, and each route is worked out anew when it i
     groups    the members of each queue group, of which one gets it
 
 Policy is asked here, for each reader and topic: a subscription may stand although some of its topics are not for the agent.
+
+What a neighbour brings has routes of its own: to the readers here, and of groups to those for which this broker was chosen.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Router:
         self._snapshot = snapshot
         self._trie: Trie[Subscription] = Trie()
         self._routes: dict[str, Route] = {}
+        self._here: dict[tuple[str, frozenset[str]], Route] = {}
         self._version = 0
         self._shared: Trie[object] = Trie()
         """Patterns of groups whose records are kept."""
@@ -87,6 +90,17 @@ class Router:
             self._routes[topic] = found
         return found
 
+    def here(self, topic: str, chosen: frozenset[str]) -> Route:
+        """Of what a neighbour has brought: never to another neighbour, and to members of these groups alone."""
+        key = topic, chosen
+        found = self._here.get(key)
+        if found is None or found.version != self._version:
+            found = self._work_out(topic, chosen)
+            if len(self._here) >= MAX_ROUTES:
+                self._here.clear()
+            self._here[key] = found
+        return found
+
     def share(self, pattern: str, group: object) -> None:
         """A group takes what is kept there."""
         self._shared.add(pattern, group)
@@ -100,10 +114,13 @@ class Router:
             return RECORD
         return RECORD if self._shared and self._shared.match(topic) else ENVELOPE
 
-    def _work_out(self, topic: str) -> Route:
+    def _work_out(self, topic: str, chosen: frozenset[str] | None = None) -> Route:
+        """`chosen`: it comes from a neighbour, for these groups."""
         plain: dict[HostLink, list[Subscription]] = {}
         groups: dict[str, list[Subscription]] = {}
         for one in self._trie.match(topic):
+            if chosen is not None and (one.host.is_neighbour or (one.group and one.group not in chosen)):
+                continue
             if not self._snapshot.may_hear(one.agent, topic):
                 continue
             if one.group:

@@ -1,9 +1,12 @@
-"""Who is live where: one link for each agent. Whoever proves itself later takes over, and the older link hears of it."""
+"""Who is live where: one link for each agent. Whoever proves itself later takes over, and the older link hears of it.
+
+The link may be that of a neighbour: then the agent is live at that broker.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from bus.broker.admission import AGAIN_MS
 from bus.broker.host_link import HostLink
@@ -13,9 +16,19 @@ MAX_SESSIONS: Final = 8
 """Of one agent on one link: its current one, and those under which something may still come."""
 
 
+class Watch(Protocol):
+    """Who wants to hear of it."""
+
+    def taken(self, host: HostLink, believed: Believed, *, is_new: bool) -> None:
+        """These papers are on this link now; `is_new` if their agent was not."""
+
+    def left(self, host: HostLink, agent: str) -> None: ...
+
+
 class Seats:
     def __init__(self) -> None:
         self._of: dict[str, HostLink] = {}
+        self.watch: Watch | None = None
 
     def __len__(self) -> int:
         return len(self._of)
@@ -42,6 +55,8 @@ class Seats:
         mine = [one for one in host.sessions.values() if one.name == believed.name]
         if len(mine) > MAX_SESSIONS:
             del host.sessions[min(mine, key=lambda one: one.not_before_ms).id]
+        if self.watch is not None:
+            self.watch.taken(host, believed, is_new=known is None or older is not host)
         return None if older is host else older
 
     def leave(self, host: HostLink, agent: str) -> None:
@@ -51,6 +66,8 @@ class Seats:
         if host.agents.pop(agent, None) is not None:
             for id_ in [id_ for id_, one in host.sessions.items() if one.name == agent]:
                 del host.sessions[id_]
+            if self.watch is not None:
+                self.watch.left(host, agent)
 
     def forget(self, now_ms: int) -> None:
         """Sessions that were renewed, and under which nothing more can come."""

@@ -15,7 +15,7 @@ from bus.broker.interest import Interest
 from bus.broker.lanes import Lanes
 from bus.broker.moment import Moment
 from bus.broker.router import Router
-from bus.errors import NotPermittedError
+from bus.errors import NotPermittedError, RemoteProtocolError
 from bus.identity.envelopes.reserved import AUDIT, may_read_dead
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy import Policy
@@ -61,7 +61,11 @@ class Subscribing:
         _, number, agent, pattern, group, durable, start, limit, overflow = fields
         if number == ALL_DELIVERIES or number in host.subscriptions or not limit or overflow not in OVERFLOWS:
             raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
-        code = self._refusal(host, agent, pattern, group, durable)
+        if durable and MAX_NAME.fullmatch(durable) is None:
+            raise _no_name()
+        code = self.refusal(host, agent, pattern, group)
+        if code is None and len(host.subscriptions) >= self._limits.subscriptions:
+            code = "busy"
         if code is not None:
             host.send(Frame.REFUSE, code, sub_ref(number))
             return
@@ -71,18 +75,23 @@ class Subscribing:
         if is_kept:
             self._begin_kept(one, durable, start)
             return
-        host.subscriptions[number] = one
+        self.accept(one, moment)
+
+    def accept(self, one: Subscription, moment: Moment) -> None:
+        """A live one that may be: it is said when all who publish know."""
+        one.host.subscriptions[one.number] = one
         self._router.add(one)
         self._interest.add(one, now=moment.now)
-        if group:
-            self.refresh_units(pattern)
+        if one.group:
+            self.refresh_units(one.pattern)
 
-    def _refusal(self, host: HostLink, agent: str, pattern: str, group: str, durable: str) -> str | None:
-        if any(name and MAX_NAME.fullmatch(name) is None for name in (group, durable)):
-            raise malformed("a group or a durable subscription has a name of a-z 0-9 _ -")
+    def refusal(self, host: HostLink, agent: str, pattern: str, group: str) -> str | None:
+        """Why not. Raises RemoteProtocolError("malformed")."""
+        if group and MAX_NAME.fullmatch(group) is None:
+            raise _no_name()
         if agent not in host.agents or not may_subscribe(self._snapshot.policy, agent, pattern, group):
             return "not_permitted"
-        return "busy" if len(host.subscriptions) >= self._limits.subscriptions else None
+        return None
 
     def _begin_kept(self, one: Subscription, durable: str, start: str) -> None:
         """It is live when its consumer is open; until then it may still be refused. Raises RemoteProtocolError("malformed")."""
@@ -99,6 +108,7 @@ class Subscribing:
         if one.is_live:
             self._counts.ended[code] += 1
             one.host.send(Frame.REFUSE, code, sub_ref(one.number))
+            one.host.put_aside(one)
             self.drop(one, moment)
 
     def drop(self, one: Subscription, moment: Moment) -> None:
@@ -145,6 +155,10 @@ class Subscribing:
             if unit != lane.unit:
                 lane.unit = unit
                 lane.say()
+
+
+def _no_name() -> RemoteProtocolError:
+    return malformed("a group or a durable subscription has a name of a-z 0-9 _ -")
 
 
 def may_subscribe(policy: Policy, agent: str, pattern: str, group: str) -> bool:

@@ -1,0 +1,168 @@
+"""Who listens at which broker: each tells its neighbours of its own live subscriptions, and is told of theirs.
+
+ours      SUBSCRIBE, under a number of that link, and the word "subscribed" waits for the neighbour, which says so when all who
+          publish there know. One that does not within two seconds is cut: it has one second itself for its own hosts
+theirs    is judged by our policy and stands among our own subscriptions, on the neighbour's link. What may not be is set aside, and
+          tried again when policy changes; nobody here publishes to it, so nobody has to wait for it
+durable   who has a durable subscription, as INTEREST, which is answered in the order in which it came
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, Final
+
+from bus.backbone.interface import DEAD
+from bus.broker.host_link import HostLink, Subscription
+from bus.broker.interest import FAR_SECONDS, SEEN_SECONDS, Barrier, Interest
+from bus.broker.moment import Moment
+from bus.broker.neighbour import MAX_ASIDE, MAX_GROUPS_LEFT, MAX_KEPT, MAX_SUBSCRIPTIONS, OVERFLOW, Neighbour
+from bus.broker.subscribing import Subscribing
+from bus.protocol.codec import malformed
+from bus.protocol.frames import DURABLE, GONE, LISTENS, Frame, sub_ref
+
+_LIMIT: Final = 1
+"""Of a subscription at a neighbour: it has no credit, and never blocks."""
+
+
+class NeighbourInterest:
+    """`open` are the neighbours that are open."""
+
+    def __init__(self, interest: Interest, subscribing: Subscribing, open_: Collection[Neighbour]) -> None:
+        self._interest, self._subscribing, self._open = interest, subscribing, open_
+
+    @property
+    def links(self) -> Collection[HostLink]:
+        return self._open
+
+    # ---- ours ----------------------------------------------------------------------------------------------------------------
+
+    def begins(self, subscription: Subscription, barrier: Barrier) -> None:
+        if _stays_here(subscription):
+            return
+        for neighbour in self._open:
+            number = self._tell(neighbour, subscription)
+            neighbour.waits[number] = barrier
+            barrier.waits_for += 1
+
+    def ends(self, subscription: Subscription) -> None:
+        for neighbour in self._open:
+            number = neighbour.numbers.pop(subscription, None)
+            if number is None:
+                continue
+            del neighbour.mine[number]
+            self.is_seen(neighbour, number)
+            neighbour.send(Frame.UNSUBSCRIBE, number)
+            if subscription.group:
+                neighbour.groups_left[number] = subscription.group
+                if len(neighbour.groups_left) > MAX_GROUPS_LEFT:
+                    del neighbour.groups_left[next(iter(neighbour.groups_left))]
+
+    def introduce(self, neighbour: Neighbour, subscriptions: Collection[Subscription]) -> None:
+        """It has come: who listens here. Nobody waits for that."""
+        for one in subscriptions:
+            if one.taker is None and not _stays_here(one):
+                self._tell(neighbour, one)
+        self._interest.introduce(neighbour)
+
+    def is_seen(self, neighbour: Neighbour, number: int) -> None:
+        """All who publish there know it; or nobody there may publish to it."""
+        barrier = neighbour.waits.pop(number, None)
+        if barrier is not None:
+            barrier.one_less()
+
+    def is_overdue(self, neighbour: Neighbour, now: float) -> bool:
+        first = next(iter(neighbour.waits.values()), None)
+        return first is not None and first.until + FAR_SECONDS <= now
+
+    def lost(self, neighbour: Neighbour) -> None:
+        for number in [*neighbour.waits]:
+            self.is_seen(neighbour, number)
+        for key in neighbour.kept:
+            self._interest.keep_far_no_more(key)
+        neighbour.kept.clear()
+
+    def _tell(self, neighbour: Neighbour, one: Subscription) -> int:
+        number = neighbour.next_number
+        neighbour.next_number += 1
+        neighbour.mine[number], neighbour.numbers[one] = one, number
+        neighbour.send(Frame.SUBSCRIBE, number, one.agent, one.pattern, one.group, "", "", _LIMIT, OVERFLOW)
+        return number
+
+    # ---- theirs --------------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        """Raises RemoteProtocolError("malformed")."""
+        _, number, _, pattern, _, durable, start, limit, overflow = fields
+        if not number or number in neighbour.subscriptions or number in neighbour.subscriptions_aside:
+            raise malformed("a subscription of a neighbour has a new number")
+        if durable or start or limit != _LIMIT or overflow != OVERFLOW or pattern.startswith(DEAD):
+            raise malformed("what is kept is not read from a neighbour, and a neighbour's subscription drops what is too much")
+        if len(neighbour.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise malformed("more subscriptions than a broker can have")
+        code = self._take(neighbour, fields, moment)
+        if code is not None:
+            neighbour.set_aside(fields)
+            neighbour.send(Frame.REFUSE, code, sub_ref(number))
+
+    def unsubscribe(self, neighbour: Neighbour, number: int, moment: Moment) -> None:
+        neighbour.subscriptions_aside.pop(number, None)
+        one = neighbour.subscriptions.get(number)
+        if one is not None:
+            self._subscribing.drop(one, moment)
+
+    def judge(self, neighbour: Neighbour, moment: Moment) -> None:
+        """What was set aside may be in force now."""
+        aside, neighbour.subscriptions_aside = neighbour.subscriptions_aside, {}
+        for fields in aside.values():
+            if self._take(neighbour, fields, moment) is not None:
+                neighbour.set_aside(fields)
+
+    def _take(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> str | None:
+        _, number, agent, pattern, group, _, _, limit, overflow = fields
+        code = self._subscribing.refusal(neighbour, agent, pattern, group)
+        if code is None:
+            self._subscribing.accept(Subscription(neighbour, number, agent, pattern, group, overflow, limit, 0), moment)
+        return code
+
+    # ---- durable -------------------------------------------------------------------------------------------------------------
+
+    def hear(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        """An INTEREST. Raises RemoteProtocolError("malformed")."""
+        _, serial, rows = fields
+        if serial in neighbour.unseen or len(neighbour.unseen) >= MAX_ASIDE:
+            raise malformed("a serial that is not answered yet, or too many of these")
+        keys = []
+        for agent, pattern, how in rows:
+            key = (agent, pattern, DURABLE)
+            if how == LISTENS:
+                raise malformed("a neighbour tells of live subscriptions one by one")
+            if how == GONE:
+                if key in neighbour.kept:
+                    del neighbour.kept[key]
+                    self._interest.keep_far_no_more(key)
+            elif key not in neighbour.kept:
+                if len(neighbour.kept) >= MAX_KEPT:
+                    raise malformed("more durable subscriptions than a broker can have")
+                neighbour.kept[key] = None
+                keys.append(key)
+        neighbour.unseen[serial] = False
+        self._interest.keep_far(keys, Barrier(partial(_seen, neighbour, serial), moment.now + SEEN_SECONDS))
+
+
+def _stays_here(one: Subscription) -> bool:
+    """What neighbours are not told: theirs, and who listens to dead letters, which are read from the backbone."""
+    return one.host.is_neighbour or one.pattern.startswith(DEAD)
+
+
+def _seen(neighbour: Neighbour, serial: int) -> None:
+    """To see one is to have seen all before it: so those are waited for."""
+    unseen = neighbour.unseen
+    unseen[serial] = True
+    last = 0
+    while unseen and unseen[next(iter(unseen))]:
+        last = next(iter(unseen))
+        del unseen[last]
+    if last and not neighbour.is_gone:
+        neighbour.send(Frame.INTEREST_SEEN, last)

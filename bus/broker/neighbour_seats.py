@@ -1,0 +1,137 @@
+"""Who is live at which broker. Each tells its neighbours of its own agents, with their papers, and of none that it was told of.
+
+number      of each seat: the time at which its agent proved itself there, and always later than the seat that the broker knew of.
+            The larger one counts everywhere, so all brokers agree, whoever hears of what first: an agent has moved, or it joined at
+            two brokers while these did not hear of each other
+papers      are verified here. That their host key was proven is the neighbour's word: one that lies may put an agent off, which
+            its own log and that of the agent show; it cannot speak for the agent, whose envelopes it cannot sign
+set aside   whom policy or trust do not allow here may be allowed a moment later, when this broker has heard what the other has
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from bus.broker.host_link import HostLink
+from bus.broker.joining import Joining
+from bus.broker.moment import Moment
+from bus.broker.neighbour import MAX_AGENTS, Neighbour
+from bus.broker.offences import Offences
+from bus.broker.seats import Seats
+from bus.errors import NotPermittedError, RemoteProtocolError, VerificationError
+from bus.identity.envelopes.believe import Believed
+from bus.protocol.codec import malformed
+from bus.protocol.neighbour_frames import ORDER_BITS, Between
+from bus.protocol.papers import claimed
+from bus.protocol.skew import SKEW_MS
+
+_ORDER_BYTES: Final = ORDER_BITS // 8
+
+
+class NeighbourSeats:
+    """`links` are the neighbours that are open."""
+
+    def __init__(
+        self,
+        seats: Seats,
+        joining: Joining,
+        offences: Offences,
+        links: Collection[Neighbour],
+        *,
+        now_ms: Callable[[], int],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._seats, self._joining, self._offences, self._links = seats, joining, offences, links
+        self._now_ms, self._random = now_ms, random
+        self._numbers: dict[str, int] = {}
+        """Of the seats that count."""
+
+    # ---- ours ----------------------------------------------------------------------------------------------------------------
+
+    def taken(self, host: HostLink, believed: Believed, *, is_new: bool) -> None:
+        """Somebody proved himself, here or at a neighbour."""
+        if host.is_neighbour:
+            return
+        agent = believed.name
+        if is_new:
+            proved = self._now_ms() << ORDER_BITS | int.from_bytes(self._random(_ORDER_BYTES), "big")
+            self._numbers[agent] = max(proved, self._numbers.get(agent, 0) + 1)
+        for neighbour in self._links:
+            self._tell(neighbour, believed)
+
+    def left(self, host: HostLink, agent: str) -> None:
+        if self._seats.host_of(agent) is None:
+            self._numbers.pop(agent, None)
+        if not host.is_neighbour:
+            for neighbour in self._links:
+                neighbour.say(Between.UNSEATED, agent)
+
+    def introduce(self, neighbour: Neighbour) -> None:
+        """It has come: who is live here."""
+        for agent, host in self._seats:
+            if not host.is_neighbour:
+                self._tell(neighbour, host.agents[agent])
+
+    def _tell(self, neighbour: Neighbour, believed: Believed) -> None:
+        neighbour.say(Between.SEATED, self._numbers[believed.name], believed.papers.encode())
+        neighbour.is_told(believed.id)
+
+    # ---- theirs --------------------------------------------------------------------------------------------------------------
+
+    def seated(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        """An agent is live there, or has new papers. Raises RemoteProtocolError("malformed")."""
+        _, number, papers = fields
+        if number >> ORDER_BITS > moment.now_ms + 2 * SKEW_MS:
+            raise malformed("a seat that was taken in the future")
+        try:
+            believed = self._joining.believed_afar(papers, moment)
+        except (VerificationError, NotPermittedError) as error:
+            why = error.reason if isinstance(error, VerificationError) else "not_permitted"
+            self._offences.note(neighbour.link.peer, f"a neighbour's papers refused as {why}", str(error), now=moment.now)
+            neighbour.set_agent_aside(claimed(papers).name, number, papers)
+            return
+        self._take(neighbour, believed, number, moment)
+
+    def _take(self, neighbour: Neighbour, believed: Believed, number: int, moment: Moment) -> None:
+        agent = believed.name
+        neighbour.knows(believed)
+        neighbour.agents_aside.pop(agent, None)
+        if self._seats.host_of(agent) not in (None, neighbour) and number <= self._numbers[agent]:
+            neighbour.set_agent_aside(agent, number, believed.papers.encode())
+            return
+        if agent not in neighbour.agents and len(neighbour.agents) >= MAX_AGENTS:
+            raise malformed("more agents than a broker can have")
+        self._numbers[agent] = number
+        self._joining.seat(neighbour, believed, moment)
+
+    def unseated(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        agent = fields[1]
+        neighbour.agents_aside.pop(agent, None)
+        self._joining.close(neighbour, agent, moment)
+
+    def papers(self, neighbour: Neighbour, items: list[bytes], moment: Moment) -> None:
+        """Of sessions under which something comes, though their agent may have left. Raises RemoteProtocolError("malformed")."""
+        for data in items:
+            try:
+                neighbour.knows(self._joining.believed_afar(data, moment))
+            except (VerificationError, NotPermittedError) as error:
+                self._offences.note(neighbour.link.peer, "a neighbour's papers refused", str(error), now=moment.now)
+
+    def judge(self, neighbour: Neighbour, moment: Moment) -> None:
+        """By another policy and trust: who counts no more goes, and who was set aside may come back."""
+        before = {agent: (self._numbers[agent], one) for agent, one in neighbour.agents.items()}
+        listened = [*neighbour.subscriptions.values()]
+        self._joining.judge(neighbour, moment)
+        for subscription in listened:
+            if not subscription.is_live:
+                neighbour.put_aside(subscription)
+        gone = {agent: seat for agent, seat in before.items() if agent not in neighbour.agents}
+        aside, neighbour.agents_aside = neighbour.agents_aside, {}
+        for number, papers in aside.values():
+            try:
+                self.seated(neighbour, [Between.SEATED, number, papers], moment)
+            except RemoteProtocolError:
+                continue
+        for agent, (number, one) in gone.items():
+            neighbour.set_agent_aside(agent, number, one.papers.encode())

@@ -1,0 +1,146 @@
+"""Other brokers of this domain: agents, subscriptions and live messages across them, as if all hosts were on one.
+
+A neighbour is a link. On it both ends are brokers and equal: each proves itself (`neighbour_greeting`), tells what it has of its
+own (`neighbour_seats`, `neighbour_interest`) and from then on every change, and brings what its agents publish for readers here
+(`neighbour_crossing`). Nothing is passed on twice, so every broker has a link to every other, and there are no loops.
+
+    lost      with the link all that the neighbour had here is gone: its agents are not live, its subscriptions have ended, and
+              what was under way is lost, which readers see as `missed`. The link that comes next begins anew
+    hostile   a neighbour is a broker with valid papers and may be broken or taken over. All that it can make grow has a bound, its
+              agents and subscriptions are judged by our policy, its envelopes by the same rules as those of hosts; what breaks the
+              protocol cuts its link, by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from bus.broker.accounts import Accounts
+from bus.broker.host_link import HostLink
+from bus.broker.interest import Interest
+from bus.broker.moment import Moment
+from bus.broker.neighbour import Neighbour
+from bus.broker.neighbour_greeting import MAX_SECONDS, Meeting, check_broker
+from bus.broker.neighbour_interest import NeighbourInterest
+from bus.broker.neighbour_seats import NeighbourSeats
+from bus.broker.neighbour_serving import NeighbourServing
+from bus.broker.seats import Seats
+from bus.broker.watching import Watching
+from bus.errors import VerificationError
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.session import Session
+from bus.protocol.neighbour_frames import BOOT_BYTES
+
+MAX_NEIGHBOURS: Final = 64
+"""Open, or about to be."""
+
+
+class Neighbours:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        verifier: Verifier,
+        *,
+        accounts: Accounts,
+        interest: Interest,
+        listening: NeighbourInterest,
+        open_: dict[Neighbour, None],
+        places: NeighbourSeats,
+        seats: Seats,
+        serving: NeighbourServing,
+        watching: Watching,
+        lose: Callable[[Neighbour], None],
+        random: Callable[[int], bytes],
+    ) -> None:
+        """`open_` are those that are open; kept here, and looked at by the others. `lose`: take away at once all that one had."""
+        self._snapshot, self._verifier = snapshot, verifier
+        self._accounts, self._listening, self._places, self._seats = accounts, listening, places, seats
+        self._serving, self._watching, self._lose, self._random = serving, watching, lose, random
+        self._boot = random(BOOT_BYTES)
+        self._open = open_
+        self._half_open: dict[Neighbour, None] = {}
+        seats.watch = places
+        interest.across = listening
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # ---- coming --------------------------------------------------------------------------------------------------------------
+
+    def begin(self, neighbour: Neighbour, own: Session, moment: Moment) -> None:
+        self._half_open[neighbour] = None
+        neighbour.meeting = Meeting(neighbour, own, self._verifier, boot=self._boot, now_ms=moment.now_ms, random=self._random)
+        if len(self._half_open) + len(self._open) > MAX_NEIGHBOURS:
+            self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
+
+    def frame(self, neighbour: Neighbour, fields: list[Any], moment: Moment, hosts: Iterable[HostLink]) -> None:
+        """Raises RemoteProtocolError: the link is over."""
+        if neighbour.is_open:
+            self._serving.frame(neighbour, fields, moment)
+            return
+        try:
+            if neighbour.meeting.received(fields, self._snapshot, moment):
+                self._is_open(neighbour, moment, hosts)
+        except VerificationError as error:
+            self._watching.cut(neighbour, "no_neighbour", str(error), now=moment.now)
+
+    def _is_open(self, neighbour: Neighbour, moment: Moment, hosts: Iterable[HostLink]) -> None:
+        """Both have proved themselves: it hears what there is."""
+        del self._half_open[neighbour]
+        for other in [*self._open]:
+            if other.boot == neighbour.boot and other.broker is not None and other.broker.name == _name(neighbour):
+                self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
+                self._lose(other)
+        neighbour.is_open = True
+        neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now))
+        self._open[neighbour] = None
+        self._places.introduce(neighbour)
+        self._listening.introduce(neighbour, [one for host in hosts for one in host.subscriptions.values()])
+
+    # ---- following -----------------------------------------------------------------------------------------------------------
+
+    def follow(self, snapshot: Snapshot, moment: Moment) -> None:
+        """By another policy and trust: brokers that count no more are cut, and their agents and subscriptions judged."""
+        self._snapshot = snapshot
+        for neighbour in [*self._half_open, *self._open]:
+            try:
+                if neighbour.broker is not None:
+                    check_broker(neighbour.broker, snapshot, now_ms=moment.now_ms)
+            except VerificationError as error:
+                self._watching.cut(neighbour, "revoked", str(error), now=moment.now)
+                continue
+            if neighbour.is_open:
+                self._places.judge(neighbour, moment)
+                self._listening.judge(neighbour, moment)
+
+    # ---- going ---------------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        for neighbour in [*self._half_open]:
+            if now - neighbour.began_at >= MAX_SECONDS:
+                self._watching.cut(neighbour, "no_neighbour", "it has not proved itself within 5 s", now=now)
+        for neighbour in [*self._open]:
+            if self._listening.is_overdue(neighbour, now):
+                self._watching.cut(neighbour, "interest_not_seen", "it does not say that its publishers know who listens", now=now)
+
+    def lost(self, neighbour: Neighbour) -> None:
+        """Its link is gone, and its agents and subscriptions were taken away before."""
+        self._half_open.pop(neighbour, None)
+        self._open.pop(neighbour, None)
+        self._listening.lost(neighbour)
+        neighbour.asked.clear()
+
+    def statistics(self) -> dict[str, object]:
+        return {
+            "open": len(self._open),
+            "agents": sum(len(one.agents) for one in self._open),
+            "subscriptions": sum(len(one.subscriptions) for one in self._open),
+            "set_aside": sum(len(one.agents_aside) + len(one.subscriptions_aside) for one in self._open),
+            "not_opened": len(self._half_open),
+        }
+
+
+def _name(neighbour: Neighbour) -> str:
+    return "" if neighbour.broker is None else neighbour.broker.name
