@@ -6,23 +6,25 @@ it is given is what a process that strangers talk to may have: its own key, the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 
+from bus.backbone.nats.backbone import NatsBackbone
 from bus.broker.broker import Broker
 from bus.clock import Clock
 from bus.hub.admin import Desk
+from bus.hub.among import AmongOthers
 from bus.hub.backbones import NatsServers, open_backbone
 from bus.hub.doors import Doors
 from bus.hub.overview import Overview
 from bus.hub.petitioning import Petitioning
 from bus.hub.state import State
 from bus.hub.tls_papers import Issue
-from bus.identity.anchor import BROKER, Anchor
+from bus.identity.anchor import Anchor
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host import renewal
@@ -34,11 +36,14 @@ from bus.tpm.interface import TpmEngine
 from bus.transport.link import Link
 from bus.transport.memory import memory_pair
 
+Part = Callable[[], Coroutine[Any, Any, None]]
 Status = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class BrokerHere:
-    """`snapshot` and `documents`: what is in force when it begins; later, `follow`. `servers`: of NATS, in place of the journal."""
+    """`snapshot` and `documents`: what is in force when it begins; later, `follow`. `servers`: of NATS, in place of the journal.
+    `is_authority`: whether its hub has the authority; of several gateways, one has.
+    """
 
     def __init__(
         self,
@@ -49,10 +54,13 @@ class BrokerHere:
         snapshot: Snapshot,
         documents: TrustDocuments,
         servers: NatsServers | None = None,
+        is_authority: bool = True,
         clock: Clock,
     ) -> None:
         self._state, self._anchor, self._memory, self._clock = state, anchor, memory, clock
-        self._snapshot, self._documents, self._servers = snapshot, documents, servers
+        self._snapshot, self._documents = snapshot, documents
+        self._servers, self._is_authority = servers, is_authority
+        self._among: AmongOthers | None = None
         self._broker: Broker
         self._sessions: Sessions
         self._doors: Doors
@@ -70,16 +78,27 @@ class BrokerHere:
                 backbone=self._backbone,
             )  # fmt: skip
             stack.push_async_callback(_shielded, self._broker.aclose)
+            self._doors = Doors(urls, self._state, anchor, issue, broker=holder.name, clock=clock)
+            parts: list[Part] = [self._backbone.run, self._broker.run, self._doors.run]
+            if isinstance(self._backbone, NatsBackbone):
+                parts.append(await self._join_others(self._backbone))
             self._sessions = Sessions(engine, lambda: self._snapshot.trust.statement, clock)
             self._sessions.on_change.append(self._introduce)
             await self._sessions.open(holder)
-            self._doors = Doors(urls, self._state, anchor, issue, broker=BROKER, clock=clock)
+            parts.append(partial(renewal.run, self._sessions))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)  # before what they work with is closed
-            for part in (partial(renewal.run, self._sessions), self._backbone.run, self._broker.run, self._doors.run):
+            for part in parts:
                 tasks.start_soon(part)
             await stack.enter_async_context(self._doors.open(self._broker.attach))
             yield
+
+    async def _join_others(self, backbone: NatsBackbone) -> Part:
+        """What is newest of trust counts when this returns; gives what runs from then on."""
+        among = AmongOthers(backbone, self._broker, self._clock, is_authority=self._is_authority)
+        await among.begin(self._state, self._anchor, self._memory, (self._snapshot, self._documents), self.follow)
+        self._among = among
+        return among.run
 
     def _introduce(self) -> None:
         for session in self._sessions.held.values():
@@ -102,6 +121,8 @@ class BrokerHere:
         self._snapshot, self._documents = snapshot, documents
         self._broker.follow(snapshot, documents)
         self._doors.trust_changed()
+        if self._among is not None:
+            self._among.follow(snapshot, documents)
 
     async def pass_on(self, petitioning: Petitioning) -> None:
         """What agents ask of the authority, until cancelled."""
@@ -128,7 +149,8 @@ class BrokerHere:
         return len(self._broker.listing.live())
 
     async def statistics(self) -> dict[str, Any]:
-        return self._broker.statistics()
+        others = {} if self._among is None else {"gateways": self._among.statistics()}
+        return {**self._broker.statistics(), **others}
 
     async def drain(self) -> None:
         """Those who are connected are asked to finish."""

@@ -5,10 +5,12 @@
                      SPACE.CLASS.d.<topic>              dead letters, by the topic of the original
                      SPACE.CLASS.q.<owner>.<name>       what an operator hands to one consumer again
     consumer         OWNER=NAME, and OWNER=NAME=again
-    buckets          KV_SPACE_consumers, KV_SPACE_grants, KV_SPACE_classes
+    buckets          KV_SPACE_consumers, KV_SPACE_grants, KV_SPACE_classes, KV_SPACE_trust
     said live        SPACE.again        a consumer has something to look at again
                      SPACE.here         a gateway is here
                      SPACE.to.ID        what is for one gateway
+                     SPACE.authority    what agents ask of the authority, whichever hub has it
+                     SPACE.answers.ID   what it answers, for one gateway
 
 Wildcards of NATS stand for any token, ours for none that begins with an underscore: so dead letters have a place of their own.
 """
@@ -63,6 +65,11 @@ class Names:
         self.space = space
         self.again = f"{space}.again"
         self.here = f"{space}.here"
+        self.authority = f"{space}.authority"
+
+    def answers(self, asker: str) -> str:
+        """Where who asked the authority listens."""
+        return f"{self.space}.answers.{asker}"
 
     def to(self, gateway: str) -> str:
         """Where one gateway listens."""

@@ -1,0 +1,221 @@
+"""The trust that several gateways have in common: policy, revocation list and trust statement, in one value on NATS.
+
+    authority     what its hub signs goes there, at once, in place of whatever is there
+    gateway       what is there and newer counts here, at once; what is there and older is replaced by what counts here
+    read          believed only when it verifies against the root that is pinned here, and leads nobody back (`TrustMemory`)
+
+A gateway writes what it goes by into STATE/broker/trust.bin before it remembers that it did: so one that is killed at any instant
+begins again with what it remembers. Two buses that were given the same space on one NATS are told from each other by their roots,
+and the second does not begin.
+
+Nobody on NATS is believed. Who may write there can keep news from the gateways for as long as a trust statement lasts, and no
+longer: then they say `trust_stale`, as behind a broker that keeps news back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import anyio
+from anyio import to_thread
+
+from bus.backbone.nats.bucket import OtherRevisionError
+from bus.backbone.nats.watching import MAX_BYTES, Shared
+from bus.clock import Clock
+from bus.errors import BackboneError, BusError, RemoteProtocolError, VaultError, VerificationError
+from bus.hub.state import State
+from bus.identity import durable, trust_documents
+from bus.identity.anchor import Anchor
+from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
+from bus.identity.trust_documents import TrustDocuments
+from bus.identity.trust_memory import TrustMemory
+from bus.protocol.codec import pack, unpack
+
+VERSION: Final = 1
+FILE: Final = "trust.bin"
+LOGGED_SECONDS: Final = 60.0
+_TRIES: Final = 8
+_log = logging.getLogger(__name__)
+
+Take = Callable[[Snapshot, TrustDocuments], None]
+Believed = tuple[Snapshot, TrustDocuments]
+
+
+class Value(NamedTuple):
+    """What stands on NATS, and in the file of a gateway."""
+
+    root: bytes
+    """SHA-256 of its certificate: whose trust it is."""
+    documents: TrustDocuments
+
+    def encode(self) -> bytes:
+        one = self.documents
+        return pack([VERSION, self.root, one.crl, one.bundle, one.statement])
+
+    @classmethod
+    def parse(cls, data: bytes) -> Value:
+        """Raises RemoteProtocolError("malformed")."""
+        fields = unpack(data, longest=5, arrays=1)
+        if [*map(type, fields)] != [int, *[bytes] * 4] or fields[0] != VERSION:
+            raise RemoteProtocolError("malformed", "no trust of a bus")
+        return cls(fields[1], TrustDocuments(*fields[2:]))
+
+
+class SharedTrust:
+    """`believed`: what counts here now. `take` is told, in a step of the loop, of what counts from then on."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        anchor: Anchor,
+        memory: TrustMemory,
+        believed: Believed,
+        *,
+        state: State,
+        is_authority: bool,
+        take: Take,
+        clock: Clock,
+    ) -> None:
+        self._shared, self._memory, self._clock, self._take = shared, memory, clock, take
+        self._root = root_digest(anchor)
+        self._verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
+        self._snapshot, self._documents = believed
+        self._file, self._is_authority = state.broker / FILE, is_authority
+        self._lock = anyio.Lock()
+        self._logged = 0.0
+        self._counts: Counter[str] = Counter()
+
+    async def begin(self) -> None:
+        """What is newest, here and there. Raises BackboneError: "another_bus", and what NATS raises; ClosedError."""
+        seen = await self._shared.read()
+        if seen.value is not None and (there := _parsed(seen.value)) is not None and there.root != self._root:
+            text = "these NATS servers carry another bus, of another root, in the same space"
+            raise BackboneError("another_bus", f"{text}: give each of them an account of its own, or servers of its own")
+        await self.look()
+
+    def follow(self, snapshot: Snapshot, documents: TrustDocuments) -> None:
+        """This counts now."""
+        if documents != self._documents:
+            self._snapshot, self._documents = snapshot, documents
+            self._shared.look()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises ClosedError."""
+        await self._shared.run(self.look)
+
+    async def look(self) -> None:
+        """Until what is there is what counts here. Raises BackboneError, ClosedError."""
+        async with self._lock:
+            for _ in range(_TRIES):
+                seen = await self._shared.read()
+                there = None if seen.value is None else _parsed(seen.value)
+                if there is not None and there.documents == self._documents and there.root == self._root:
+                    return
+                if not await self._is_ours_due(there):
+                    return
+                self._counts["shared"] += 1
+                try:
+                    await self._shared.write(Value(self._root, self._documents).encode(), instead_of=seen.revision)
+                except OtherRevisionError:
+                    continue
+
+    async def _is_ours_due(self, there: Value | None) -> bool:
+        """Whether ours belongs there. What is newer and believed counts here from now on."""
+        if there is None:
+            return True
+        number = await self._number(there)
+        ours = self._snapshot.trust.statement.number
+        if number is None:
+            self._say("what stands on NATS as the trust of all gateways is not believed")
+            return self._is_authority
+        if number <= ours:
+            return number < ours or self._is_authority
+        if self._is_authority:
+            self._say("NATS has a trust statement that is newer than this authority's last: was it restored from a backup?")
+            return False
+        try:
+            self._snapshot = await self._accept(there.documents)
+        except BusError as error:
+            self._say(f"what stands on NATS as the trust of all gateways is not believed: {error}")
+            return False
+        self._documents = there.documents
+        self._counts["taken"] += 1
+        self._take(self._snapshot, self._documents)
+        return False
+
+    async def _number(self, there: Value) -> int | None:
+        """Of its statement, if what is there verifies."""
+        verifier = self._verifier
+        try:
+            found = await to_thread.run_sync(
+                lambda: trust_documents.read(
+                    there.documents, root=verifier.root, domain=verifier.domain, ml_dsa_root=verifier.ml_dsa_root
+                )
+            )
+        except BusError:
+            self._counts["refused"] += 1
+            return None
+        return found.trust.statement.number
+
+    async def _accept(self, documents: TrustDocuments) -> Snapshot:
+        """On disk before it is remembered."""
+
+        def keep() -> None:
+            durable.make_folder(self._file.parent)
+            durable.replace(self._file, Value(self._root, documents).encode())
+
+        await to_thread.run_sync(keep)
+        return await trust_documents.accept(documents, self._memory, self._verifier)
+
+    def _say(self, text: str) -> None:
+        """Once a minute."""
+        now = self._clock.monotonic()
+        if not self._logged or now - self._logged >= LOGGED_SECONDS:
+            self._logged = now
+            _log.error("%s", text)
+
+    def statistics(self) -> dict[str, int]:
+        return {name: self._counts[name] for name in ("taken", "shared", "refused")}
+
+
+def root_digest(anchor: Anchor) -> bytes:
+    return hashlib.sha256(anchor.root.der).digest()
+
+
+def kept_by_gateway(folder: Path, anchor: Anchor) -> TrustDocuments | None:
+    """What a gateway went by last, in STATE/broker; None where there is none that is of this bus. Blocks. Raises VaultError."""
+    data = durable.read(folder / FILE, longest=MAX_BYTES)
+    found = None if data is None else _parsed(data)
+    return None if found is None or found.root != root_digest(anchor) else found.documents
+
+
+async def newest_of(candidates: list[TrustDocuments], memory: TrustMemory, verifier: Verifier) -> Believed:
+    """The one with the newest statement of those that can be believed. Raises what keeps the last of them from being believed."""
+    found: list[tuple[int, TrustDocuments]] = []
+    wrong: BusError = VaultError("missing", "there is no trust to begin with: `tpmbus host gateway` brings it", path="")
+    for one in candidates:
+        try:
+            snapshot = trust_documents.read(one, root=verifier.root, domain=verifier.domain, ml_dsa_root=verifier.ml_dsa_root)
+        except BusError as error:
+            wrong = error
+        else:
+            found.append((snapshot.trust.statement.number, one))
+    for _, one in sorted(found, key=lambda pair: -pair[0]):
+        try:
+            return await trust_documents.accept(one, memory, verifier), one
+        except VerificationError as error:
+            wrong = error
+    raise wrong
+
+
+def _parsed(data: bytes) -> Value | None:
+    try:
+        return Value.parse(data)
+    except RemoteProtocolError:
+        return None
