@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any, Final
 
 import anyio
@@ -27,6 +28,7 @@ from bus.bench.figures import Around, step_of
 from bus.bench.mixed import reference
 from bus.bench.order import Order
 from bus.bench.part import Part, names, share_out
+from bus.bench.peers.nats import serve
 from bus.bench.scenario import Scenario
 from bus.bench.step import Step
 from bus.errors import ConnectError, TpmUnavailableError
@@ -47,6 +49,7 @@ RESTART_SECONDS: Final = 15.0
 """The same, where a broker has to be started again first."""
 OPERATIONS_IN_A_ROW: Final = 3
 """Of the TPM, that a message may have to wait for: one that runs, its own, and one more."""
+NATS_SERVER: Final = "nats-server"
 BROKER: Final = "bus.hub.broker_program"  # what its command line says
 
 
@@ -74,6 +77,8 @@ class Crowd:
         self._state, self._scenario, self._slow_seconds = state, scenario, slow_seconds
         self._children: dict[str, Child] = {}
         self._pids: dict[str, int] = {"bench": os.getpid()}
+        self.servers: dict[str, int] = {}
+        """Of others, that were started for this run."""
         self._number = 0
         self.harness: dict[str, float] = {}
 
@@ -150,7 +155,7 @@ class Crowd:
 
     def _others(self) -> dict[str, int]:
         """Processes that do not measure themselves: this one, the TPM service with its TPM, a broker of its own."""
-        found = {"bench": os.getpid()}
+        found = {"bench": os.getpid(), **self.servers}
         pid = int((holder_of(self._state.tpm_lock) or {}).get("pid", 0))
         if pid:
             found |= {"tpm": pid, **{f"tpm chip {number + 1}": child for number, child in enumerate(processes.children(pid))}}
@@ -175,10 +180,23 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
             await stack.enter_async_context(slow_tpm(state, policy, delay, tpm=tpm))
         else:
             stack.push_async_callback(stop_service, state)
-        url: str | None = None
+        url, backbone = None, None
+        if scenario.transport == "nats":
+            served = await stack.enter_async_context(nats_server(state))
+            backbone, crowd.servers["nats-server"] = served["url"], served["pids"][0]
         if not is_embedded:
             listen = ("tls://127.0.0.1:0",) if scenario.transport == "tls" else ()
-            hub = Part("hub", str(state.folder), scenario, is_hub=True, policy=policy, agents=agents, tpm=tpm, listen=listen)
+            hub = Part(
+                "hub",
+                str(state.folder),
+                scenario,
+                is_hub=True,
+                policy=policy,
+                agents=agents,
+                tpm=tpm,
+                listen=listen,
+                backbone=backbone,
+            )
             said = await crowd.start(stack, hub)
             url = said["urls"][0] if scenario.transport == "tls" else None
         parts = [
@@ -189,6 +207,17 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
             for part in parts:
                 tasks.start_soon(crowd.start, stack, part)
         yield crowd
+
+
+@asynccontextmanager
+async def nats_server(state: State) -> AsyncIterator[Mapping[str, Any]]:
+    """Its `url` and `pids`; what it keeps is in the state folder. Raises ConnectError where there is none, with what to install."""
+    if await to_thread.run_sync(which, NATS_SERVER) is None:
+        raise ConnectError(f"there is no {NATS_SERVER} here: your distribution has it (Debian: apt-get install {NATS_SERVER})")
+    folder = state.folder / "bench-nats"
+    await to_thread.run_sync(lambda: folder.mkdir(mode=0o700, exist_ok=True))
+    async with serve({"folder": str(folder)}) as served:
+        yield served
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bus.bench.order import SLOTS, Order
@@ -14,13 +14,17 @@ from bus.bench.record import HEADER
 from bus.bench.tally import Tally
 from bus.metrics.histogram import Histogram
 
+ALL_ALIKE: Final = ""
 COUNTS: Final = ("delivered", "in_time", "duplicated", "reordered", "stale")
 
 
 class Ear:
-    """`sources`: how many there may be, counted from 0. `now_ns` is a clock that all processes of this machine share."""
+    """`sources`: how many there may be, counted from 0. `now_ns` is a clock that all processes of this machine share.
 
-    def __init__(self, order: Order, now_ns: Callable[[], int], *, sources: int) -> None:
+    `kinds`: of each source, where latencies are to be told apart: what waits for a chip beside what does not.
+    """
+
+    def __init__(self, order: Order, now_ns: Callable[[], int], *, sources: int, kinds: Sequence[str] = ()) -> None:
         self._step, self._now_ns = order.number, now_ns
         self._measure_ns, self._end_ns, self._deadline_ns = order.measure_ns, order.end_ns, order.deadline_ns
         self._slot_ns = max((order.end_ns - order.measure_ns) // SLOTS, 1)
@@ -34,7 +38,8 @@ class Ear:
         self.longest_silence_ns = 0
         """Between two stamped ones: how long nothing came; `reading` adds the time from the last one to the window's end."""
         self._last_ns = 0
-        self.latency = Histogram()
+        self._latency = {kind: Histogram() for kind in kinds or (ALL_ALIKE,)}
+        self._latency_of = [self._latency[kind] for kind in kinds or (ALL_ALIKE,) * sources]
         self._slots: dict[int, Histogram] = {}
 
     def hear(self, data: bytes) -> None:
@@ -43,7 +48,7 @@ class Ear:
             self.stale += 1
             return
         if due_ns:
-            self._stamped(due_ns)
+            self._stamped(due_ns, source)
         tally = self._tallies[source]
         if number == tally.next:
             tally.next = number + 1
@@ -52,7 +57,7 @@ class Ear:
             tally.add(number)
         self.heard += 1
 
-    def _stamped(self, due_ns: int) -> None:
+    def _stamped(self, due_ns: int, source: int) -> None:
         now = self._now_ns()
         if self._in_time is None and now > self._deadline_ns:
             self._in_time = self.heard
@@ -63,7 +68,7 @@ class Ear:
             self.longest_silence_ns = now - self._last_ns
         self._last_ns = now
         seconds = (now - due_ns) / 1e9
-        self.latency.add(seconds)
+        self._latency_of[source].add(seconds)
         slot = min((due_ns - self._measure_ns) // self._slot_ns, SLOTS - 1)
         if slot not in self._slots:
             self._slots[slot] = Histogram()
@@ -79,7 +84,8 @@ class Ear:
             "reordered": sum(tally.reordered for tally in self._tallies),
             "stale": self.stale,
             "longest_silence": max(self.longest_silence_ns, self._end_ns - self._last_ns if self._last_ns else 0) / 1e9,
-            "latency": packed(self.latency),
+            "latency": packed(merged(self._latency.values())),
+            "apart": {kind: packed(one) for kind, one in self._latency.items() if kind != ALL_ALIKE and one.count},
             "slots": {str(slot): packed(histogram) for slot, histogram in self._slots.items()},
         }
 
@@ -87,7 +93,7 @@ class Ear:
 def added(readings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One reading of several readers: counts are added up, of the silences the longest is kept."""
     whole: dict[str, Any] = {"longest_silence": 0.0, **dict.fromkeys(COUNTS, 0)}
-    latency, slots = Histogram(), defaultdict[str, Histogram](Histogram)
+    latency, slots, apart = Histogram(), defaultdict[str, Histogram](Histogram), defaultdict[str, Histogram](Histogram)
     for reading in readings:
         for name in COUNTS:
             whole[name] += reading[name]
@@ -95,7 +101,20 @@ def added(readings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         latency.merge(unpacked(reading["latency"]))
         for slot, one in reading["slots"].items():
             slots[slot].merge(unpacked(one))
-    return whole | {"latency": packed(latency), "slots": {slot: packed(one) for slot, one in slots.items()}}
+        for kind, one in reading["apart"].items():
+            apart[kind].merge(unpacked(one))
+    return whole | {"latency": packed(latency), "slots": _all_packed(slots), "apart": _all_packed(apart)}
+
+
+def merged(histograms: Iterable[Histogram]) -> Histogram:
+    whole = Histogram()
+    for one in histograms:
+        whole.merge(one)
+    return whole
+
+
+def _all_packed(histograms: Mapping[str, Histogram]) -> dict[str, Any]:
+    return {name: packed(one) for name, one in histograms.items()}
 
 
 def packed(histogram: Histogram) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bus.bench.ear import added as heard_by_all
-from bus.bench.ear import unpacked
+from bus.bench.ear import merged, unpacked
 from bus.bench.order import SLOTS, Order
 from bus.bench.step import Latency, Moment, Process, Step
-from bus.metrics.histogram import Histogram
 from bus.metrics.sources import added, since
 from bus.protocol.suites import HOST_SUITE
 
@@ -57,8 +56,9 @@ def step_of(
         sent_a_second=sum(_a_second(reading, "sent") for reading in readings),
         delivered_a_second=sum(_a_second(reading, "heard") for reading in readings),
         latency=Latency.of(unpacked(ear["latency"])),
-        round_trip=Latency.of(_merged([sender.get("round_trip", {}) for sender in senders])),
-        generator_late=Latency.of(_merged([sender["late"] for sender in senders])),
+        round_trip=Latency.of(merged(unpacked(sender.get("round_trip", {})) for sender in senders)),
+        generator_late=Latency.of(merged(unpacked(sender["late"]) for sender in senders)),
+        apart={kind: Latency.of(unpacked(one)) for kind, one in sorted(ear["apart"].items())},
         over_time=_over_time(order, ear["slots"]),
         processes=processes,
         costs=_costs(processes, messages, harness),
@@ -68,13 +68,6 @@ def step_of(
         proof=_proof(passed, readings, ear),
         longest_silence=ear["longest_silence"],
     )
-
-
-def _merged(packed: Sequence[Mapping[str, Any]]) -> Histogram:
-    whole = Histogram()
-    for one in packed:
-        whole.merge(unpacked(one))
-    return whole
 
 
 def _between(reading: Mapping[str, Any], name: str) -> float:
@@ -137,7 +130,7 @@ def _tpm(passed: Mapping[str, Any], messages: float, seconds: float) -> dict[str
         "operations": operations,
         "per_million": operations / messages * 1e6 if messages else 0.0,
         "contents": tpm.get("signed_contents", 0) / signatures if signatures else 0.0,
-        "busy": min(tpm.get("busy", 0.0) / seconds, 1.0),
+        "busy": min(tpm.get("busy", 0.0) / seconds / max(1, len(tpm.get("tpms", ()))), 1.0),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +26,8 @@ class Reader:
         self._agent, self._row, self._hook = agent, row, hooks.hear
         self.ear = Ear(_NOTHING, time.monotonic_ns, sources=0)
 
-    def expect(self, order: Order, *, sources: int) -> None:
-        self.ear = Ear(order, time.monotonic_ns, sources=sources)
+    def expect(self, order: Order, *, sources: int, kinds: Sequence[str] = ()) -> None:
+        self.ear = Ear(order, time.monotonic_ns, sources=sources, kinds=kinds)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; started when it listens."""

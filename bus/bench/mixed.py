@@ -41,6 +41,13 @@ def sources(mix: Mix) -> dict[tuple[str, str], int]:
     return {pair: number for number, pair in enumerate(pairs)}
 
 
+def kinds(mix: Mix) -> list[str]:
+    """Of each source, by its number: what its messages wait for besides. `durable`: the disk; `identity`: the TPM, for each."""
+    policy = open_policy(None)
+    rules = [policy.topic_rule(topic) for _, topic in sources(mix)]
+    return ["durable" if rule.is_durable else rule.signed_by for rule in rules]
+
+
 def hears(mix: Mix, agent: str) -> list[Hears]:
     return [Hears(agent, row.pattern, row.group, row.durable, row.answers) for row in mix.hears if row.agent == agent]
 

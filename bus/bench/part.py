@@ -40,6 +40,8 @@ class Part:
     """Of the hub: names of the bench's role."""
     tpm: str | None = None
     listen: tuple[str, ...] = ()
+    backbone: str | None = None
+    """Of the hub: where what is durable lies, if not in its own journal."""
     url: str | None = None
     """Where to reach the hub, if not at the state folder's own socket."""
 

@@ -34,7 +34,9 @@ async def opened(part: Part) -> AsyncIterator[tuple[Place, Hub | None]]:
         begin = supervise if part.scenario.kill_broker else open
         policy = Path(part.policy) if part.policy.endswith(".yaml") else part.policy
         agents = dict.fromkeys(part.agents, ROLE)
-        async with begin(state=part.state, policy=policy, agents=agents, tpm=part.tpm, listen=part.listen) as hub:
+        async with begin(
+            state=part.state, policy=policy, agents=agents, tpm=part.tpm, listen=part.listen, backbone=part.backbone
+        ) as hub:
             yield hub, hub
     elif part.url is not None:
         yield Dialling(part.url, part.state), None

@@ -29,7 +29,8 @@ MOST_PROCESSES: Final = 256
 MOST_RATE: Final = 10_000_000.0
 
 Kind = Literal["stream", "requests", "mix", "start"]
-Transport = Literal["embedded", "unix", "tls"]
+Transport = Literal["embedded", "unix", "tls", "nats"]
+"""`nats`: Unix sockets, and what is durable lies on a nats-server that the harness starts."""
 Delivery = Literal["live", "identity", "durable"]
 Call = Literal["publish", "publish_many"]
 Seconds = Annotated[int, *duration(10, 60 * MINUTE)]
@@ -172,6 +173,8 @@ def _faults(words: ScenarioWords) -> Iterator[tuple[str, str]]:
         yield "processes", "embedded is one process, with the hub in it: write `processes: 1`"
     if words.kill_broker and (words.transport == "embedded" or words.kind not in ("stream", "mix")):
         yield "kill_broker", "there is no broker of its own to kill where all is embedded, and only streams and the mix go on"
+    if words.kind == "start" and words.transport != "embedded":
+        yield "transport", "a start is that of a program with its own hub: write `transport: embedded` and `processes: 1`"
     if words.kind == "requests" and (words.delivery == "durable" or words.readers != 1):
         yield "kind", "requests are live, and each is answered by one: `readers: 1`, and no `delivery: durable`"
     if words.call == "publish_many" and (words.kind != "stream" or words.delivery == "durable"):

@@ -86,6 +86,8 @@ class Step:
     generator_late: Latency = Latency()
     """From when a message was due to when the generator handed it over: what of the latency is the generator's, or the bus's for
     having it wait."""
+    apart: Mapping[str, Latency] = field(default_factory=dict)
+    """Of the mix: the same latency of what is signed by `session`, by `identity`, or kept (`durable`), each by itself."""
     over_time: tuple[Moment, ...] = ()
     processes: tuple[Process, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
@@ -121,9 +123,10 @@ class Step:
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Step:
         """Raises KeyError, TypeError or ValueError for what is no step."""
-        values = {one.name: document[one.name] for one in fields(cls)}
+        values = {one.name: document[one.name] for one in fields(cls) if one.name in document}  # older ones lack a word
         for name in ("latency", "round_trip", "generator_late"):
             values[name] = Latency(**values[name])
+        values["apart"] = {kind: Latency(**one) for kind, one in values.get("apart", {}).items()}
         values["over_time"] = tuple(Moment(**one) for one in values["over_time"])
         values["processes"] = tuple(Process(**one) for one in values["processes"])
         return cls(**values)

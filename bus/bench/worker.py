@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from importlib.util import find_spec
 from typing import Any, Final
@@ -28,7 +28,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from bus.agent.agent import Agent
 from bus.bench.ear import Ear, added
 from bus.bench.hearing import Reader
-from bus.bench.mixed import MixSender, hears, reference, sources
+from bus.bench.mixed import MixSender, hears, kinds, reference, sources
 from bus.bench.order import Order
 from bus.bench.pace import Pace
 from bus.bench.part import FORBIDDEN, Part
@@ -80,9 +80,9 @@ class Worker:
 
     def order(self, order: Order) -> None:
         part, mix = self._part, self._mix
-        count = len(sources(mix)) if mix else part.scenario.senders
+        count, told_apart = (len(sources(mix)), kinds(mix)) if mix else (part.scenario.senders, [])
         for reader in self._readers:
-            reader.expect(order, sources=count)
+            reader.expect(order, sources=count, kinds=told_apart)
         self._senders = [Sender(self._agents[row.agent], row, order, part.scenario, self._hooks) for row in part.sends]
         if mix:
             self._senders = [MixSender(mix, {name: self._agents[name] for name in part.mixed}, order)]
@@ -188,10 +188,21 @@ def _say(**document: Any) -> None:
 
 def main(text: str) -> None:
     part = Part.of_document(json.loads(text))
+    said: list[str] = []
     try:
         anyio.run(work, part, backend_options={"use_uvloop": find_spec("uvloop") is not None})
-    except BusError as error:
-        sys.exit(f"{part.name}: {error}")
+    except* BusError as errors:
+        said += [str(error) for error in _single(errors)]
+    if said:
+        sys.exit(f"{part.name}: {said[0]}")
+
+
+def _single(errors: BaseExceptionGroup[BusError]) -> Iterator[BusError]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _single(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

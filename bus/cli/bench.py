@@ -88,8 +88,14 @@ class _TpmDelay(click.ParamType["Delay"]):
 @click.option("--runs", type=click.IntRange(1, 100), help="How often all of it is done: their spread is the noise.")
 @click.option("--size", type=_Size(), help="Of a body: 64B to 64KiB.")
 @click.option("--processes", type=click.IntRange(1, 256), help="That senders and readers are spread over.")
-@click.option("--transport", type=click.Choice(["embedded", "unix", "tls"]), help="How the processes reach the hub.")
-@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option(
+    "--transport",
+    type=click.Choice(["embedded", "unix", "tls", "nats"]),
+    help="How the processes reach the hub; nats: by Unix sockets, and a nats-server keeps what is durable.",
+)
+@click.option(
+    "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"
+)
 @click.option(
     "--tpm-delay", type=_TpmDelay(), metavar="ecc=40ms,rsa=120ms", help="Make each operation of a TPM key take so much longer."
 )
@@ -197,11 +203,15 @@ def _write(result: Result, csv_file: Path | None, html_file: Path | None) -> Non
 
 
 def _show(result: Result, output: Output) -> None:
+    from bus.bench.report import done
     from bus.bench.report.table import BRIEF, brief
 
-    shown = brief(result)
+    shown, rows = brief(result), result.rows()
     title = f"{result.name}: {result.scenario['about']}"
     output.table(BRIEF, shown, title=title)
+    for columns, lines in ((done.APART, done.apart(rows)), (done.DONE, done.done(rows)), done.processes(rows)):
+        if told := list(lines):
+            output.table(columns, told)
     if not shown:
         output.line("No rate was kept: begin the search lower with --rate.")
     for note in result.notes:

@@ -91,6 +91,22 @@ def test_readings_of_several_readers_add_up():
     assert sum(unpacked(slot).count for slot in whole["slots"].values()) == 2_000
 
 
+def test_what_waits_for_something_is_told_apart_and_is_in_the_whole_too():
+    clock = Clock()
+    ear = Ear(ORDER, clock, sources=2, kinds=["session", "identity"])
+    for number in range(200, 300):
+        for source, seconds in ((0, 0.001), (1, 0.04)):
+            due_ns = ORDER.due_ns(number, 0, 1)
+            clock.now_ns = due_ns + int(seconds * 1e9)
+            ear.hear(Bodies(source).make(number, due_ns, step=7, size=64))
+    whole = added([ear.reading(), ear.reading()])
+    assert {kind: unpacked(one).count for kind, one in whole["apart"].items()} == {"session": 200, "identity": 200}
+    assert unpacked(whole["apart"]["session"]).largest == pytest.approx(0.001)
+    assert unpacked(whole["apart"]["identity"]).mean == pytest.approx(0.04)
+    assert unpacked(whole["latency"]).count == 400
+    assert play()["apart"] == {}, "where all are alike there is nothing to tell apart"
+
+
 def test_no_two_bodies_are_the_same():
     makers = [Bodies(source).maker(step=step, size=64) for source in (0, 1) for step in (1, 2)]
     bodies = {make(number, 0) for make in makers for number in range(1_000)}

@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made import latency, result, step
 
+from bus.bench.report import done
 from bus.bench.report.charts import axis
 from bus.bench.report.page import as_html
 from bus.bench.report.table import BRIEF, COLUMNS, CSV_COLUMNS, as_csv, brief, number, rows
+from bus.bench.result import Result
 
 VOID = {"meta"}
 RESULT = result(
@@ -62,7 +64,7 @@ def test_the_page_is_whole():
     assert page.open == []
     assert page.tags.count("h1") == 1
     assert page.tags.count("svg") == 1 + 3 + 1, "throughput against latency, latency over time at each rate, cost of a message"
-    assert page.tags.count("table") == 3
+    assert page.tags.count("table") == 4, "figures, what was done, signatures and caches, processes"
 
 
 def test_the_page_needs_nothing_from_elsewhere():
@@ -143,6 +145,41 @@ def test_csv_has_a_line_for_every_step_of_every_run():
         ("1", "10000.0"),
         ("2", "100.0"),
     ]
+
+
+def test_csv_says_who_signed_how_much_and_what_every_process_took():
+    [line] = csv.DictReader(io.StringIO(as_csv(result([step(caches={"signatures": 0.99, "chains": 0.5})]))))
+    assert (line["signatures"], line["tpm_operations"]) == ("ecc256/sha3-256=1", "1")
+    assert (line["signature_hit_rate"], line["chain_hit_rate"]) == ("0.99", "0.5")
+    assert line["processes"] == "hub=1.0%/60MiB; sender 1=2.0%/61MiB; bench=0.1%/50MiB"
+    assert (line["memory_mib"], line["generator_us_per_message"]) == ("171.0", "2.0")
+
+
+def test_terminal_and_page_say_what_was_done_and_by_whom():
+    made = result([step(caches={"signatures": 0.99}, algorithms={"ecc256/sha3-256": 1, "ed25519/sha256 (sessions)": 7})])
+    [line] = done.done(made.rows())
+    assert line == ("1,000", "1.00", "1,000", "99.00%", "", "ecc256/sha3-256: 1, ed25519/sha256 (sessions): 7")
+    columns, lines = done.processes(made.rows())
+    assert columns == ("process", "1,000 a second")
+    assert ("bench", "0 %, 50 MiB") in lines
+    page = Page(as_html(made))
+    for text in (*line, "0 %, 50 MiB"):
+        assert text in page.text
+    assert [*done.done(result([step(proof={})]).rows())] == [], "another bus has nothing to say"
+
+
+def test_what_waits_for_the_tpm_stands_apart():
+    made = result([step(apart={"identity": latency(40.0), "session": latency(1.0)})])
+    lines = list(done.apart(made.rows()))
+    assert [(line[2], line[4]) for line in lines] == [("1,000", "40.0"), ("1,000", "1.00")]
+    assert lines[0][1] in Page(as_html(made)).text
+    assert Result.of_document(made.document()) == made
+
+
+def test_a_result_of_before_there_were_words_can_still_be_read():
+    older = result([step()]).document()
+    del older["runs"][0]["steps"][0]["apart"]
+    assert Result.of_document(older) == result([step()])
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,14 @@ def test_kept_messages_of_several_senders_add_up_for_several_readers(state):
     assert (step.sent, step.delivered, step.duplicated, step.reordered) == (180, 360, 0, 0)
 
 
+def test_what_is_kept_can_lie_on_nats(state):
+    """A folder of its own: what lies in a journal would keep the broker from beginning elsewhere."""
+    step = only(play(state.parent / "on-nats", "nats", rates=(200.0,), seconds=0.3))
+    adds_up(step)
+    assert (step.sent, step.delivered, step.duplicated, step.reordered) == (100, 100, 0, 0)
+    assert {process.name for process in step.processes} >= {"hub", "nats-server"}
+
+
 def test_requests_are_timed_until_their_replies(state):
     step = only(play(state, "requests", rates=(200.0,), transport="embedded"))
     adds_up(step)

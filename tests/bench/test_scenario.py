@@ -21,7 +21,7 @@ def problems(text: str) -> list[tuple[int, int]]:
 def test_what_ships_covers_what_people_ask():
     found = {name: load(find(name)) for name in shipped()}
     assert {scenario.kind for scenario in found.values()} == {"stream", "requests", "mix", "start"}
-    assert {scenario.transport for scenario in found.values()} == {"embedded", "unix", "tls"}
+    assert {scenario.transport for scenario in found.values()} == {"embedded", "unix", "tls", "nats"}
     assert {scenario.delivery for scenario in found.values()} == {"live", "identity", "durable"}
     assert any(scenario.kill_broker for scenario in found.values())
     assert found["fan-out"].readers > 1 < found["fan-in"].senders
@@ -47,6 +47,7 @@ MISTAKES = {
     "requests that are kept": (GOOD + "kind: requests\ndelivery: durable\n", [(4, 7)]),
     "many at once with receipts": (GOOD + "call: publish_many\ndelivery: durable\n", [(4, 7)]),
     "nobody sends": (GOOD + "senders: 0\n", [(4, 10)]),
+    "a start at somebody's hub": (GOOD + "kind: start\n", [(1, 1)]),
     "a broker that is no process": (GOOD + "transport: embedded\nprocesses: 1\nkill_broker: true\n", [(6, 14)]),
     "two at once": (GOOD + "size: 1B\nruns: 0\n", [(4, 7), (5, 7)]),
     "no YAML": ("version: [\n", [(2, 1)]),

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, Final
 
 from bus.bench.report import charts
+from bus.bench.report import done as told
 from bus.bench.report.charts import Line, Point
 from bus.bench.report.style import COLOURS, CSS
 from bus.bench.report.table import COLUMNS, number, rows
@@ -34,6 +35,7 @@ def as_html(result: Result) -> str:
         *_over_time(found),
         *_costs(sorted(result.by_rate(), key=lambda row: row.rate)),
         *_section("Figures", "", _table(COLUMNS, rows(result), bad=range(10, 13))),
+        *_apart(found),
         *_proofs(found),
         *_processes(found),
         *_section("How it was measured", METHOD, _facts({**_words(result.scenario), **result.machine})),
@@ -130,40 +132,28 @@ def _costs(found: Sequence[Row]) -> Iterator[str]:
 
 
 def _proofs(found: Sequence[Row]) -> Iterator[str]:
-    lines = []
-    for row in found:
-        step = row.steps[0]
-        if not step.proof:
-            continue
-        proof, algorithms = step.proof, ", ".join(f"{name}: {count:,}" for name, count in step.algorithms.items())
-        policy = "refused what it forbids" if proof.get("policy_refuses") else "not tried"
-        hits = f"{step.caches['signatures']:.2%}" if "signatures" in step.caches else ""
-        counted = [proof.get(name, 0) for name in ("messages_handed_over", "envelopes_opened", "signatures_verified", "refused")]
-        distinct = "yes" if proof.get("bodies_distinct") else "no"
-        chip = number(step.tpm.get("operations", 0.0))
-        lines.append((number(row.rate), *(f"{count:,}" for count in counted), hits, policy, distinct, chip, algorithms))
-    columns = (
-        "rate", "handed over", "envelopes opened", "signatures verified", "refused", "handed over without verifying", "policy",
-        "bodies distinct", "TPM operations", "signatures by algorithm",
-    )  # fmt: skip
-    if lines:
+    proved, done = list(told.proved(found)), list(told.done(found))
+    if proved:
         text = "What the bus's own statistics say of the first run's window: signed, sealed, verified and judged, in every row."
-        yield from _section("What was really done", text, _table(columns, lines))
+        yield from _section("What was really done", text, _table(told.PROVED, proved))
+    if done:
+        text = "Who signed how much, what the TPM had to do for it, and how often a signature or a chain had been verified before."
+        yield from _section("Signatures, TPM and caches", text, _table(told.DONE, done))
+
+
+def _apart(found: Sequence[Row]) -> Iterator[str]:
+    lines = list(told.apart(found))
+    if lines:
+        text = "The same latencies, of the first run, by what a message has to wait for besides."
+        yield from _section("What waits, by itself", text, _table(told.APART, lines))
 
 
 def _processes(found: Sequence[Row]) -> Iterator[str]:
     """A row a process, a column a rate."""
-    names = list(dict.fromkeys(process.name for row in found for process in row.steps[0].processes))
-    if not names:
-        return
-    shown = [{process.name: process for process in row.steps[0].processes} for row in found]
-    lines = [
-        (name, *(f"{own[name].cpu_percent:.0f} %, {own[name].memory_mib:.0f} MiB" if name in own else "" for own in shown))
-        for name in names
-    ]
-    columns = ("process", *(f"{number(row.rate)} a second" for row in found))
-    text = "Of the first run: of one core, and the most memory at once. The generator's own is in the senders and in “bench”."
-    yield from _section("Processes", text, _table(columns, lines))
+    columns, lines = told.processes(found)
+    if lines:
+        text = "Of the first run: of one core, and the most memory at once. The generator's own is in the senders and in “bench”."
+        yield from _section("Processes", text, _table(columns, lines))
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], *, bad: range = range(0)) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bus.bench.result import Result, Row, Spread
@@ -76,7 +76,8 @@ def number(value: float) -> str:
 CSV_COLUMNS: Final = (
     "scenario", "run", "rate", "kept", "size", "seconds", "sent", "not_sent", "due", "delivered", "in_time", "lost", "duplicated",
     "reordered", "sent_a_second", "delivered_a_second", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "mean_ms",
-    "generator_late_p99_ms", "cpu_us_per_message", "tpm_operations_per_million", "signature_hit_rate",
+    "generator_late_p99_ms", "cpu_us_per_message", "generator_us_per_message", "memory_mib", "tpm_operations",
+    "tpm_operations_per_million", "tpm_busy", "signature_hit_rate", "chain_hit_rate", "signatures", "processes",
 )  # fmt: skip
 
 
@@ -94,7 +95,16 @@ def as_csv(result: Result) -> str:
                     sum(step.not_sent.values()), step.due, step.delivered, step.in_time, step.lost, step.duplicated, step.reordered,
                     round(step.sent_a_second, 1), round(step.delivered_a_second, 1), latency.p50, latency.p90, latency.p99,
                     latency.p999, latency.max, latency.mean, step.generator_late.p99, round(step.cpu_of_message, 3),
-                    round(step.tpm.get("per_million", 0.0), 1), round(step.caches.get("signatures", 0.0), 4),
+                    round(step.costs.get("generator", 0.0), 3), round(sum(process.memory_mib for process in step.processes), 1),
+                    step.tpm.get("operations", 0), round(step.tpm.get("per_million", 0.0), 1), round(step.tpm.get("busy", 0.0), 4),
+                    round(step.caches.get("signatures", 0.0), 4), round(step.caches.get("chains", 0.0), 4),
+                    _listed(step.algorithms),
+                    _listed({one.name: f"{one.cpu_percent:.1f}%/{one.memory_mib:.0f}MiB" for one in step.processes}),
                 )
             )  # fmt: skip
     return text.getvalue()
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    """Several in one cell: `name=value; name=value`."""
+    return "; ".join(f"{name}={value}" for name, value in values.items())
