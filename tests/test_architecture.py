@@ -96,6 +96,7 @@ PACKAGES_OF_FILES: dict[str, set[str]] = {
     "agent/decoding.py": {"msgspec", "pydantic"},  # when a subscription names a class of theirs
     "agent/message.py": {"typing_extensions"},  # for type checkers alone: a body is Any where nothing else is said
     "backbone/nats/connection.py": {"nats"},  # an extra, imported late
+    "backbone/nats/nkeys.py": {"nacl"},  # NATS's form of an Ed25519 key
     "backbone/nats/sealing.py": {"cryptography"},  # a link between gateways is sealed; nothing else there has secrets
     "bench/peers/nats.py": {"nats"},  # other buses, each imported late in the worker that measures it
     "bench/peers/zenoh.py": {"zenoh"},

@@ -11,6 +11,7 @@ the certificate that a server shows is still held against its name.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ from anyio.lowlevel import current_token
 from bus.backbone.interface import Backbone
 from bus.backbone.journal import kept_in, open_journal
 from bus.backbone.nats.backbone import open_nats
+from bus.backbone.nats.login import NO_LOGIN, Login
 from bus.clock import Clock
 from bus.errors import BackboneError, ConnectError, StateInUseError
 
@@ -43,6 +45,7 @@ class NatsServers:
     """With a password, where they need one."""
     names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Addresses that were looked up, each with the name that its certificate has to show."""
+    login: Login = field(default=NO_LOGIN, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -77,6 +80,10 @@ class NatsServers:
             text = f"no NATS server is known by the name that it has in {', '.join(self.shown)}"
             raise BackboneError("disk", f"{text}: does `getent hosts` find it?")
         return replace(self, urls=tuple(urls), names=MappingProxyType(names))
+
+    def logged_in(self, environ: Mapping[str, str]) -> Self:
+        """With what the file says that TPMBUS_NATS_NKEY or TPMBUS_NATS_CREDS names. Blocks. Raises BackboneError("login")."""
+        return self if self.login != NO_LOGIN else replace(self, login=Login.from_environment(environ))
 
     def tls(self) -> ssl.SSLContext | None:
         """With the certificates that this machine believes, or those of SSL_CERT_FILE; none where no server asks for it."""
@@ -114,7 +121,8 @@ async def open_backbone(journal: Path, servers: NatsServers | None, clock: Clock
     if servers is None:
         return await open_journal(journal, clock)
     await to_thread.run_sync(_check_nothing_is_left, journal, clock.now_ms())
-    return await open_nats(servers.urls, clock, tls=servers.tls(), wait_seconds=WAIT_SECONDS)
+    servers = await to_thread.run_sync(servers.logged_in, os.environ)
+    return await open_nats(servers.urls, clock, tls=servers.tls(), login=servers.login, wait_seconds=WAIT_SECONDS)
 
 
 def loop_is_trio() -> bool:

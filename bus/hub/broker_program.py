@@ -186,7 +186,7 @@ def main() -> None:
     forbid_core_dumps()
     backend_options = {"use_uvloop": find_spec("uvloop") is not None}
     try:
-        servers = NatsServers.parse(order["servers"]).looked_up() if "servers" in order else None
+        servers = NatsServers.parse(order["servers"]).looked_up().logged_in(os.environ) if "servers" in order else None
         held = _contained(state, urls, servers)
         anyio.run(_serve, state, urls, servers, held, backend_options=backend_options)
     except BusError as error:

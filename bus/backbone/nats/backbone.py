@@ -39,6 +39,7 @@ from bus.backbone.nats.dead import Cemetery
 from bus.backbone.nats.jetstream import JetStream, unreachable
 from bus.backbone.nats.keeping import Keeping
 from bus.backbone.nats.layout import EXPIRES, Names, number
+from bus.backbone.nats.login import NO_LOGIN, Login
 from bus.backbone.nats.neighbours import Neighbours
 from bus.backbone.nats.records import outgoing, requeued
 from bus.backbone.nats.registry import Registry
@@ -66,6 +67,7 @@ async def open_nats(
     space: str = "tpmbus",
     replicas: int | None = None,
     tls: ssl.SSLContext | None = None,
+    login: Login = NO_LOGIN,
     wait_seconds: float = WAIT_SECONDS,
 ) -> NatsBackbone:
     """Run its `run`, and close it at the end. `space`: which bus of several on one account. `replicas`: on how many servers of a
@@ -74,7 +76,7 @@ async def open_nats(
     Raises BackboneError: "unsuitable" (trio, no nats-py, an old server), "disk", "disk_full"; ValueError.
     """
     names = Names(space)
-    connection = await connect(servers, clock, tls=tls, wait_seconds=wait_seconds)
+    connection = await connect(servers, clock, tls=tls, wait_seconds=wait_seconds, login=login)
     try:
         backbone = NatsBackbone(connection, names, clock, replicas=replicas)
         await backbone.begin()

@@ -14,11 +14,13 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 from anyio.lowlevel import current_token
 
+from bus.backbone.nats.login import NO_LOGIN, Login
 from bus.clock import Clock
 from bus.errors import BackboneError, ClosedError
 
@@ -227,7 +229,9 @@ def _arrived(message: Msg) -> Arrived:
     return Arrived(message.subject, message.reply, number, headers.get("Description", ""), headers, message.data)
 
 
-async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext | None, wait_seconds: float) -> Connection:
+async def connect(
+    servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext | None, wait_seconds: float, login: Login = NO_LOGIN
+) -> Connection:
     """Raises BackboneError: "unsuitable", "disk" (nobody answers there)."""
     _check_loop()
     try:
@@ -247,9 +251,6 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
         """nats-py tells of each attempt. Once there was a connection, who waits for an answer finds out by itself."""
         reasons[:] = [error]
 
-    options: dict[str, Any] = {"reconnect_time_wait": 0.25}  # seconds, and parts of them, whatever its type says
-    if tls is not None:
-        options["tls"] = tls
     try:
         with clock.fail_after(wait_seconds):
             await client.connect(
@@ -261,7 +262,7 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
                 pending_size=PENDING_BYTES,
                 error_cb=failed,
                 disconnected_cb=lost,
-                **options,
+                **_options(tls, login),
             )
         connection = Connection(client, clock)
         _check_server(client)
@@ -273,8 +274,28 @@ async def connect(servers: Sequence[str], clock: Clock, *, tls: ssl.SSLContext |
             reason = reasons[0] if reasons else error
             text = f"no NATS server can be used at {', '.join(map(_without_secrets, servers))} ({type(reason).__name__} {reason})"
             raise BackboneError("disk", f"{text}: is it running, and may this broker log in there?") from error
+        if isinstance(error, ImportError):
+            raise BackboneError(
+                "unsuitable", "to log in to NATS with a key, nkeys is needed: pip install 'tpmbus[nats]'"
+            ) from error
         raise
     return connection
+
+
+def _options(tls: ssl.SSLContext | None, login: Login) -> dict[str, Any]:
+    """Raises BackboneError("unsuitable")."""
+    options: dict[str, Any] = {"reconnect_time_wait": 0.25}  # seconds, and parts of them, whatever its type says
+    if tls is not None:
+        options["tls"] = tls
+    if login != NO_LOGIN and find_spec("nkeys") is None:
+        raise BackboneError("unsuitable", "to log in to NATS with a key, nkeys is needed: pip install 'tpmbus[nats]'")
+    if login.seed:
+        options["nkeys_seed_str"] = login.seed
+    elif login.credentials:
+        from nats.aio.client import RawCredentials  # noqa: PLC0415  an extra
+
+        options["user_credentials"] = RawCredentials(login.credentials)
+    return options
 
 
 def _without_secrets(url: str) -> str:
