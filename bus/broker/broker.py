@@ -32,10 +32,6 @@ from bus.broker.lanes import Lanes
 from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.neighbour import Neighbour, Way
-from bus.broker.neighbour_crossing import NeighbourCrossing
-from bus.broker.neighbour_interest import NeighbourInterest
-from bus.broker.neighbour_seats import NeighbourSeats
-from bus.broker.neighbour_serving import NeighbourServing
 from bus.broker.neighbours import Neighbours
 from bus.broker.offences import Offences
 from bus.broker.outbox import Outbox
@@ -51,7 +47,7 @@ from bus.broker.serving import Serving
 from bus.broker.subscribing import Subscribing
 from bus.broker.watching import TICK_SECONDS, Watching
 from bus.clock import Clock
-from bus.errors import BusError, ClosedError, LocalProtocolError, RemoteProtocolError
+from bus.errors import BusError, LocalProtocolError, RemoteProtocolError
 from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
@@ -133,23 +129,12 @@ class Broker:
             interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences, petitions=self.petitions,
             publishing=self._publishing, router=self._router, subscribing=self._subscribing,
         )  # fmt: skip
-        self._neighbours = self._make_neighbours(verifier, random)
-
-    def _make_neighbours(self, verifier: Verifier, random: Callable[[int], bytes]) -> Neighbours:
-        links: dict[Neighbour, None] = {}
-        places = NeighbourSeats(self._seats, self._joining, self._offences, links, now_ms=self.now_ms, random=random)
-        listening = NeighbourInterest(self._interest, self._subscribing, links)
-        crossing = NeighbourCrossing(
-            admission=self._admission, counts=self.counts, listing=self.listing, offences=self._offences, pacing=self._pacing,
-            publishing=self._publishing, requests=self._requests, router=self._router, watching=self._watching,
-        )  # fmt: skip
-        serving = NeighbourServing(
-            asking=self._asking, crossing=crossing, groups=self._groups, interest=self._interest, listening=listening, seats=places
-        )
-        return Neighbours(
-            self._snapshot, verifier, accounts=self._accounts, interest=self._interest, listening=listening, open_=links,
-            places=places, seats=self._seats, serving=serving, watching=self._watching, random=random,
-            lose=lambda neighbour: self._neighbour_lost(neighbour, ClosedError("another link took its place")),
+        self._neighbours = Neighbours(
+            snapshot, verifier, accounts=self._accounts, admission=self._admission, asking=self._asking, counts=self.counts,
+            groups=self._groups, hosts=self._hosts, interest=self._interest, joining=self._joining, lanes=self._lanes,
+            listing=self.listing, offences=self._offences, pacing=self._pacing, publishing=self._publishing,
+            requests=self._requests, router=self._router, seats=self._seats, subscribing=self._subscribing,
+            watching=self._watching, lose=self._neighbour_lost, now_ms=self.now_ms, random=random,
         )  # fmt: skip
 
     # ---- links ---------------------------------------------------------------------------------------------------------------
@@ -206,7 +191,7 @@ class Broker:
 
     def _neighbour_frame(self, neighbour: Neighbour, fields: list[Any]) -> None:
         if not neighbour.cut_for:
-            self._neighbours.frame(neighbour, fields, self._now, self._hosts)
+            self._neighbours.frame(neighbour, fields, self._now)
 
     def _neighbour_lost(self, neighbour: Neighbour, error: BusError) -> None:
         if not neighbour.is_gone:

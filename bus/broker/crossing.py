@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bus.broker.host_link import HostLink, Subscription
-from bus.broker.lanes import Lane
+from bus.broker.stopping import Stoppable
 from bus.identity.envelopes.believe import Believed
 from bus.protocol.frames import UNHEARD, column
 from bus.protocol.header import Header
@@ -24,7 +24,7 @@ class Crossing:
     believed: Believed = field(repr=False)
     """Whose papers its readers need."""
     turn: Turn = field(repr=False)
-    lane: Lane | None = field(default=None, repr=False)
+    lane: Stoppable | None = field(default=None, repr=False)
     asked: Asked | None = field(default=None, repr=False)
     """Of a request: who was asked, so that they may answer."""
 

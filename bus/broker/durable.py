@@ -68,6 +68,9 @@ class Durable(Protocol):
 
     def show_inbox(self, host: HostLink, papers: bytes) -> None: ...
 
+    def hear_inbox(self, papers: bytes) -> None:
+        """A neighbour tells of one that was shown there; it has been verified."""
+
     def go_on(self, host: HostLink) -> None:
         """Its link has room again."""
 
@@ -114,6 +117,8 @@ class Nothing:
 
     def show_inbox(self, host: HostLink, papers: bytes) -> None:
         """Nobody asks for one where nothing is kept."""
+
+    def hear_inbox(self, papers: bytes) -> None: ...
 
     def go_on(self, host: HostLink) -> None: ...
 
@@ -172,7 +177,7 @@ class Keeping:
         self.settle, self.go_on = self._consuming.settle, self._consuming.go_on
         self.ping = self._syncing.ping
         self.ask, self.ask_papers = self._kept.ask, self._kept.ask_papers
-        self.show_inbox = self._inboxes.show
+        self.show_inbox, self.hear_inbox = self._inboxes.show, self._inboxes.hear
         self.lost = self._storing.lost
 
     def follow(self, snapshot: Snapshot) -> None:

@@ -4,6 +4,7 @@ shown    on the link on which the agent is live, with the identity that it prove
          signature holds is the business of those who seal to it: a false one harms nobody but the agent itself
 kept     in the backbone, beside the grants that will be sealed to it, until it ends
 loaded   when a broker begins, of all who have a durable subscription
+heard    from a neighbour, of those who are live there or have a durable subscription; that broker keeps them
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ class Inboxes:
         self._of[agent] = inbox
         self._unkept[agent] = None
         self._wanted.set()
+        self.changed(agent)
+
+    def hear(self, data: bytes) -> None:
+        """Verified already. Raises RemoteProtocolError("malformed")."""
+        agent, inbox = Inbox.parse(data)
+        known = self._of.get(agent)
+        if known is not None:
+            is_same = known.identity == inbox.identity
+            if (known.counter >= inbox.counter) if is_same else (known.not_after_ms >= inbox.not_after_ms):
+                return
+        self._of[agent] = inbox
         self.changed(agent)
 
     async def load(self, agents: Iterable[str]) -> None:

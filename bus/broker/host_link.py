@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from bus.identity.envelopes.believe import Believed
 from bus.identity.trust_documents import TrustDocuments
@@ -96,6 +96,16 @@ class Subscription:
         return "" if self.taker is None else self.taker.reading.what.name.name
 
 
+class Where(NamedTuple):
+    """For the people who run it."""
+
+    process: int | None
+    kind: str
+    """Of the link: memory, unix, tls; or neighbour."""
+    address: str
+    """Of a neighbour, its name and where its link goes."""
+
+
 class HostLink:
     is_neighbour: ClassVar[bool] = False
     """Whether another broker is at the other end, and not a host (see `neighbour`)."""
@@ -168,6 +178,12 @@ class HostLink:
         self.serial = self.seen = 0
         self.heard_at = self.pinged_at = self.writable_at = now
         self.junk = 0
+
+    @property
+    def where(self) -> Where:
+        """Its agents are."""
+        peer = self.link.peer
+        return Where(peer.pid, peer.kind, peer.address)
 
     def send(self, frame: Frame, *fields: Any) -> None:
         self.link.send(encode(frame, *fields))

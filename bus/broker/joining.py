@@ -22,14 +22,15 @@ from bus.broker.moment import Moment
 from bus.broker.seats import Seats
 from bus.broker.subscribing import Subscribing
 from bus.errors import NotPermittedError, VerificationError
-from bus.identity.envelopes.believe import Believed
+from bus.identity.envelopes.believe import Believed, believe_inbox
+from bus.identity.envelopes.granting import check_not_revoked
 from bus.identity.envelopes.held import Held
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.known import Known
 from bus.identity.trust_memory import TrustMemory
 from bus.protocol import signatures
-from bus.protocol.codec import unpack
+from bus.protocol.codec import array, sized, unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
 from bus.protocol.papers import claimed
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 MAX_HOST_KEYS: Final = 64
 """Of one link; a host changes its key every few minutes, and the oldest count no more."""
 _SESSION_FIELDS: Final = 4
+_INBOX_FIELDS: Final = 2
 
 
 class Refused(NamedTuple):
@@ -102,6 +104,16 @@ class Joining:
         check_counts(found, self._snapshot, now_ms=moment.now_ms)
         return found
 
+    def inbox_afar(self, data: bytes, moment: Moment) -> None:
+        """A neighbour shows the inbox of an agent, which is live there or away.
+
+        Raises RemoteProtocolError("malformed"), VerificationError.
+        """
+        certificate, identity = array(unpack(data, longest=_INBOX_FIELDS, arrays=1), _INBOX_FIELDS)
+        believed = believe_inbox(sized(certificate), sized(identity), self._held.verifier, now_ms=moment.now_ms)
+        check_not_revoked(believed.identity, self._snapshot.trust, now_ms=moment.now_ms)
+        self.durable.hear_inbox(data)
+
     def join(self, host: HostLink, found: Sequence[Believed], moment: Moment) -> None:
         """They are on this link from now on."""
         for one in found:
@@ -118,7 +130,7 @@ class Joining:
         """
         refused: list[Refused] = []
         for data in items:
-            is_session = len(unpack(data, longest=_SESSION_FIELDS, arrays=1)) == _SESSION_FIELDS
+            is_session = is_of_session(data)
             try:
                 if not is_session:
                     self.durable.show_inbox(host, data)
@@ -206,6 +218,11 @@ class Joining:
 
     def statistics(self) -> dict[str, object]:
         return {"sessions": len(self._known), "papers_refused": dict(self._known.refused), **self._held.verifier.statistics()}
+
+
+def is_of_session(papers: bytes) -> bool:
+    """Or else of an inbox. Raises RemoteProtocolError("malformed")."""
+    return len(unpack(papers, longest=_SESSION_FIELDS, arrays=1)) == _SESSION_FIELDS
 
 
 def _leaf_is_revoked(leaf: bytes | None, trust: TrustView) -> bool:

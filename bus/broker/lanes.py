@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bus.broker.host_link import HostLink
+from bus.broker.stopping import Stops
 from bus.flow.topic_tree import TopicTree
 from bus.identity.envelopes.reserved import why_not_publish
 from bus.identity.envelopes.snapshot import Snapshot
@@ -47,6 +48,8 @@ class Lanes:
     def __init__(self) -> None:
         self._of_topic: dict[str, dict[Lane, None]] = {}
         self._topics = TopicTree()
+        self._stopped: dict[str, dict[Stops, None]] = {}
+        """Topics that neighbours have stopped, for their readers."""
 
     def __len__(self) -> int:
         """Topics that are open somewhere."""
@@ -71,6 +74,8 @@ class Lanes:
                 lanes = self._of_topic[lane.topic] = {}
                 self._topics.add(lane.topic)
             lanes[lane] = None
+            for queue in self._stopped.get(lane.topic, ()):
+                queue.stop(lane)
         elif not hears:
             self._mute(lane)
 
@@ -83,6 +88,19 @@ class Lanes:
         if not lanes:
             del self._of_topic[lane.topic]
             self._topics.remove(lane.topic)
+
+    def stop_for(self, topic: str, queue: Stops) -> None:
+        """All of this topic, those that open later too, until that is over."""
+        self._stopped.setdefault(topic, {})[queue] = None
+        for lane in self.of(topic):
+            queue.stop(lane)
+
+    def stop_no_more_for(self, topic: str, queue: Stops) -> None:
+        queues = self._stopped.get(topic, {})
+        queues.pop(queue, None)
+        if not queues:
+            self._stopped.pop(topic, None)
+        queue.emptied()
 
     def reached(self, pattern: str) -> list[Lane]:
         """The lanes whose topics this pattern matches."""

@@ -27,12 +27,12 @@ MAX_WATCHERS: Final = 16
 
 
 class Live(NamedTuple):
-    """An agent that is here."""
+    """An agent that is here, or at a neighbour."""
 
     agent: str
     process: int | None
     kind: str
-    """Of its link: memory, unix, tls."""
+    """Of its link: memory, unix, tls; neighbour, if it is live at another broker."""
     address: str
     subscriptions: int
     until_ms: int
@@ -80,8 +80,8 @@ class Listing:
     def live(self) -> list[Live]:
         found = []
         for agent, host in self._seats:
-            peer, listens = host.link.peer, sum(one.agent == agent for one in host.subscriptions.values())
-            found.append(Live(agent, peer.pid, peer.kind, peer.address, listens, host.agents[agent].not_after_ms))
+            listens = sum(one.agent == agent for one in host.subscriptions.values())
+            found.append(Live(agent, *host.where, listens, host.agents[agent].not_after_ms))
         return sorted(found)
 
     def subscriptions(self) -> list[Subscription]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bus.broker.crossing import LINK_FULL, NEIGHBOUR_FULL, Crossing, Reader
-from bus.broker.host_link import HostLink, Subscription
+from bus.broker.host_link import HostLink, Subscription, Where
 from bus.broker.outbox import Outbox
 from bus.identity.envelopes.believe import Believed
 from bus.protocol import neighbour_frames
@@ -71,6 +71,11 @@ class Neighbour(HostLink):
         self.waits: dict[int, Barrier] = {}
         """By number of ours: who waits until it has told its publishers."""
         self.asked: dict[bytes, Crossing] = {}
+
+    @property
+    def where(self) -> Where:
+        name = "" if self.broker is None else self.broker.name
+        return Where(None, "neighbour", f"{name} {self.link.peer.address}")
 
     def say(self, frame: Between, *fields: Any) -> None:
         self.link.send(neighbour_frames.encode(frame, *fields))

@@ -4,7 +4,8 @@ papers     of its session were shown on this link. Whether the signature holds i
 policy     and time and size are asked again: a neighbour that goes by another policy changes nothing here
 kept       never here: the broker of its sender has it on disk, and gives it to neighbours for those who listen live
 requests   are noted, so that who gets one may answer it here; the answer goes back where the request came from
-pace       each delivery is a turn, credited when the readers here have taken it in, or after 5 ms
+pace       each delivery is a turn, credited when the readers here have taken it in, or after 5 ms; a reader that blocks and is full
+           stops the topic at the neighbour (`neighbour_lanes`)
 refused    is counted here. What nobody could believe is counted against the neighbour, which is cut for too much of it
 """
 
@@ -18,6 +19,7 @@ from bus.broker.crossing import Crossing
 from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.neighbour import Neighbour
+from bus.broker.neighbour_lanes import NeighbourLanes
 from bus.broker.offences import Offences
 from bus.broker.outbox import MAX_UNTAKEN
 from bus.broker.pacing import Pacing
@@ -47,6 +49,7 @@ class NeighbourCrossing:
         *,
         admission: Admission,
         counts: Counts,
+        lanes: NeighbourLanes,
         listing: Listing,
         offences: Offences,
         pacing: Pacing,
@@ -57,7 +60,7 @@ class NeighbourCrossing:
     ) -> None:
         self._admission, self._counts, self._listing, self._offences = admission, counts, listing, offences
         self._pacing, self._publishing, self._requests, self._router = pacing, publishing, requests, router
-        self._watching = watching
+        self._lanes, self._watching = lanes, watching
 
     def deliver(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         """A DELIVER. Raises RemoteProtocolError("malformed") for a number that is out already."""
@@ -89,6 +92,7 @@ class NeighbourCrossing:
                 raise malformed("what goes on a topic is no reply, and a request is one record")
             crossing.asked = self._requests.open(header, now_ms=moment.now_ms)
             crossing.asked.copies += 1
+        crossing.lane = self._lanes.of(neighbour, header.topic)
         self._publishing.admitted(header)
         groups = _groups(neighbour, chosen) if chosen else _NOBODY
         self._publishing.spread(crossing, self._router.here(header.topic, groups), now=moment.now)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from bus.broker.host_link import HostLink
-from bus.broker.joining import Joining
+from bus.broker.joining import Joining, is_of_session
 from bus.broker.moment import Moment
 from bus.broker.neighbour import MAX_AGENTS, Neighbour
 from bus.broker.offences import Offences
@@ -111,10 +111,16 @@ class NeighbourSeats:
         self._joining.close(neighbour, agent, moment)
 
     def papers(self, neighbour: Neighbour, items: list[bytes], moment: Moment) -> None:
-        """Of sessions under which something comes, though their agent may have left. Raises RemoteProtocolError("malformed")."""
+        """Of sessions under which something comes, though their agent may have left; and of inboxes.
+
+        Raises RemoteProtocolError("malformed").
+        """
         for data in items:
             try:
-                neighbour.knows(self._joining.believed_afar(data, moment))
+                if is_of_session(data):
+                    neighbour.knows(self._joining.believed_afar(data, moment))
+                else:
+                    self._joining.inbox_afar(data, moment)
             except (VerificationError, NotPermittedError) as error:
                 self._offences.note(neighbour.link.peer, "a neighbour's papers refused", str(error), now=moment.now)
 

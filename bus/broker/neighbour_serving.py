@@ -12,6 +12,7 @@ from bus.broker.moment import Moment
 from bus.broker.neighbour import Neighbour
 from bus.broker.neighbour_crossing import NeighbourCrossing
 from bus.broker.neighbour_interest import NeighbourInterest
+from bus.broker.neighbour_lanes import NeighbourLanes
 from bus.broker.neighbour_seats import NeighbourSeats
 from bus.protocol.codec import malformed
 from bus.protocol.frames import UNHEARD, Frame
@@ -32,6 +33,7 @@ class NeighbourServing:
         crossing: NeighbourCrossing,
         groups: Groups,
         interest: Interest,
+        lanes: NeighbourLanes,
         listening: NeighbourInterest,
         seats: NeighbourSeats,
     ) -> None:
@@ -41,6 +43,7 @@ class NeighbourServing:
             Frame.CREDIT: self._credit,
             Between.SEATED: seats.seated,
             Between.UNSEATED: seats.unseated,
+            Between.STOP: lanes.stop,
             Frame.PAPERS: self._papers,
             Frame.SUBSCRIBE: listening.subscribe,
             Frame.SUBSCRIBED: self._subscribed,

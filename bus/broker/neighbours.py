@@ -17,17 +17,32 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from bus.broker.accounts import Accounts
+from bus.broker.admission import Admission
+from bus.broker.asking import Asking
+from bus.broker.counts import Counts
+from bus.broker.groups import Groups
 from bus.broker.host_link import HostLink
 from bus.broker.interest import Interest
+from bus.broker.joining import Joining
+from bus.broker.lanes import Lanes
+from bus.broker.listing import Listing
 from bus.broker.moment import Moment
 from bus.broker.neighbour import Neighbour
+from bus.broker.neighbour_crossing import NeighbourCrossing
 from bus.broker.neighbour_greeting import MAX_SECONDS, Meeting, check_broker
 from bus.broker.neighbour_interest import NeighbourInterest
+from bus.broker.neighbour_lanes import NeighbourLanes
 from bus.broker.neighbour_seats import NeighbourSeats
 from bus.broker.neighbour_serving import NeighbourServing
+from bus.broker.offences import Offences
+from bus.broker.pacing import Pacing
+from bus.broker.publishing import Publishing
+from bus.broker.requests import Requests
+from bus.broker.router import Router
 from bus.broker.seats import Seats
+from bus.broker.subscribing import Subscribing
 from bus.broker.watching import Watching
-from bus.errors import VerificationError
+from bus.errors import BusError, ClosedError, VerificationError
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
@@ -44,25 +59,44 @@ class Neighbours:
         verifier: Verifier,
         *,
         accounts: Accounts,
+        admission: Admission,
+        asking: Asking,
+        counts: Counts,
+        groups: Groups,
+        hosts: Iterable[HostLink],
         interest: Interest,
-        listening: NeighbourInterest,
-        open_: dict[Neighbour, None],
-        places: NeighbourSeats,
+        joining: Joining,
+        lanes: Lanes,
+        listing: Listing,
+        offences: Offences,
+        pacing: Pacing,
+        publishing: Publishing,
+        requests: Requests,
+        router: Router,
         seats: Seats,
-        serving: NeighbourServing,
+        subscribing: Subscribing,
         watching: Watching,
-        lose: Callable[[Neighbour], None],
+        lose: Callable[[Neighbour, BusError], None],
+        now_ms: Callable[[], int],
         random: Callable[[int], bytes],
     ) -> None:
-        """`open_` are those that are open; kept here, and looked at by the others. `lose`: take away at once all that one had."""
+        """`lose`: take away at once all that one had."""
         self._snapshot, self._verifier = snapshot, verifier
-        self._accounts, self._listening, self._places, self._seats = accounts, listening, places, seats
-        self._serving, self._watching, self._lose, self._random = serving, watching, lose, random
+        self._accounts, self._hosts, self._watching, self._lose, self._random = accounts, hosts, watching, lose, random
         self._boot = random(BOOT_BYTES)
-        self._open = open_
+        self._open: dict[Neighbour, None] = {}
         self._half_open: dict[Neighbour, None] = {}
-        seats.watch = places
-        interest.across = listening
+        self._places = seats.watch = NeighbourSeats(seats, joining, offences, self._open, now_ms=now_ms, random=random)
+        self._listening = interest.across = NeighbourInterest(interest, subscribing, self._open)
+        self._lanes = NeighbourLanes(lanes, router)
+        crossing = NeighbourCrossing(
+            admission=admission, counts=counts, lanes=self._lanes, listing=listing, offences=offences, pacing=pacing,
+            publishing=publishing, requests=requests, router=router, watching=watching,
+        )  # fmt: skip
+        self._serving = NeighbourServing(
+            asking=asking, crossing=crossing, groups=groups, interest=interest, lanes=self._lanes, listening=self._listening,
+            seats=self._places,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._open)
@@ -75,29 +109,29 @@ class Neighbours:
         if len(self._half_open) + len(self._open) > MAX_NEIGHBOURS:
             self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
 
-    def frame(self, neighbour: Neighbour, fields: list[Any], moment: Moment, hosts: Iterable[HostLink]) -> None:
+    def frame(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         """Raises RemoteProtocolError: the link is over."""
         if neighbour.is_open:
             self._serving.frame(neighbour, fields, moment)
             return
         try:
             if neighbour.meeting.received(fields, self._snapshot, moment):
-                self._is_open(neighbour, moment, hosts)
+                self._is_open(neighbour, moment)
         except VerificationError as error:
             self._watching.cut(neighbour, "no_neighbour", str(error), now=moment.now)
 
-    def _is_open(self, neighbour: Neighbour, moment: Moment, hosts: Iterable[HostLink]) -> None:
+    def _is_open(self, neighbour: Neighbour, moment: Moment) -> None:
         """Both have proved themselves: it hears what there is."""
         del self._half_open[neighbour]
         for other in [*self._open]:
             if other.boot == neighbour.boot and other.broker is not None and other.broker.name == _name(neighbour):
                 self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
-                self._lose(other)
+                self._lose(other, ClosedError("another link took its place"))
         neighbour.is_open = True
         neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now))
         self._open[neighbour] = None
         self._places.introduce(neighbour)
-        self._listening.introduce(neighbour, [one for host in hosts for one in host.subscriptions.values()])
+        self._listening.introduce(neighbour, [one for host in self._hosts for one in host.subscriptions.values()])
 
     # ---- following -----------------------------------------------------------------------------------------------------------
 
@@ -130,6 +164,7 @@ class Neighbours:
         self._half_open.pop(neighbour, None)
         self._open.pop(neighbour, None)
         self._listening.lost(neighbour)
+        self._lanes.lost(neighbour)
         neighbour.asked.clear()
 
     def statistics(self) -> dict[str, object]:

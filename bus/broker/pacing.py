@@ -20,8 +20,7 @@ from bus.protocol.codec import malformed
 from bus.protocol.frames import MAX_TURNS_OUT, Frame
 
 if TYPE_CHECKING:
-    from bus.broker.lanes import Lane
-    from bus.broker.stopping import Stops
+    from bus.broker.stopping import Stoppable, Stops
 
 TURN_SECONDS: Final = 0.005
 _U32: Final = (1 << 32) - 1
@@ -39,10 +38,10 @@ class Turn:
     is_late: bool = False
     """Its 5 ms are over."""
     is_credited: bool = False
-    held: list[tuple[Stops, Lane]] | None = None
+    held: list[tuple[Stops, Stoppable]] | None = None
     """Where its envelopes wait for credit."""
 
-    def is_held(self, queue: Stops, lane: Lane) -> None:
+    def is_held(self, queue: Stops, lane: Stoppable) -> None:
         if self.is_late:
             queue.stop(lane)
         elif self.held is None:

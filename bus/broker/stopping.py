@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bus.broker.lanes import Lane
+from typing import Protocol
+
+
+class Stoppable(Protocol):
+    """A lane, or what stands for those at a neighbour."""
+
+    def stop(self) -> None: ...
+
+    def go_on(self) -> None: ...
 
 
 class Stops:
@@ -12,9 +20,9 @@ class Stops:
 
     def __init__(self) -> None:
         self.is_empty = False
-        self._stopped: dict[Lane, None] = {}
+        self._stopped: dict[Stoppable, None] = {}
 
-    def stop(self, lane: Lane) -> None:
+    def stop(self, lane: Stoppable) -> None:
         if not self.is_empty and lane not in self._stopped:
             self._stopped[lane] = None
             lane.stop()
