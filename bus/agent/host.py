@@ -358,6 +358,7 @@ class Host:
             self.inbox.take(self.keyring.expire())
             self.acquaintance.ask()
             self.connection.watch()
+            self.outbox.tick()
             if self.clock.monotonic() - forgotten >= FORGET_SECONDS:
                 forgotten = self.clock.monotonic()
                 await self._forget()

@@ -4,6 +4,8 @@
     answered   with whoever listens now; later changes are told in INTEREST, and stay true until the next one. How much of it there
                may be has a bound: nobody has so many readers, so a broker that tells of more is none
     stopped    somebody who must not lose anything is full: its lanes wait, other topics do not
+    expected   who listened before the link was lost; after a broker was started anew they come back one by one, and what is said
+               live waits for them, for two seconds
 
 After a reconnect everything is opened again under the aliases that it had, so that frames which are sent again mean the same.
 """
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_OPEN: Final = 4_096
 """Idle topics beyond this are closed, the longest unused first."""
+EXPECTED_SECONDS: Final = 2.0
+"""After a reconnect: what nobody hears is sealed to nobody, and would be lost without a gap that shows."""
 MAX_INTEREST: Final = 1 << 18
 """Tokens of all patterns that are known, and one more for each: what ten thousand agents need that listen to a few each."""
 
@@ -42,7 +46,7 @@ NOBODY: Final = Readers((), ())
 
 
 class OpenTopic:
-    __slots__ = ("alias", "answered", "flowing", "lanes", "readers", "record_units", "text")
+    __slots__ = ("alias", "answered", "expected", "flowing", "lanes", "readers", "record_units", "text")
 
     def __init__(self, text: str, alias: int) -> None:
         self.text, self.alias = text, alias
@@ -51,6 +55,8 @@ class OpenTopic:
         self.record_units = False
         """Whether each record travels alone, because a queue group or policy wants it so."""
         self.readers = NOBODY
+        self.expected: frozenset[str] = frozenset()
+        """Who is not back yet."""
         self.lanes: dict[Lane, None] = {}
 
     @property
@@ -76,6 +82,7 @@ class OpenTopics:
         self._told: set[tuple[str, str, int]] = set()
         self._told_tokens = 0
         self._next = FIRST_ALIAS
+        self._expected_until: float | None = None
 
     def __len__(self) -> int:
         return len(self._by_text)
@@ -111,7 +118,7 @@ class OpenTopics:
         if topic is None:
             return  # it was closed meanwhile
         if not topic.answered:
-            topic.readers = self._readers(topic.text)
+            self._listens(topic)
         topic.answered, topic.flowing, topic.record_units = True, bool(credit), bool(unit)
         if credit:
             self._wake(topic)
@@ -128,7 +135,7 @@ class OpenTopics:
                 self._remember(agent, pattern, how)
         for topic in self:
             if topic.answered and patterns.match(topic.text):
-                topic.readers = self._readers(topic.text)
+                self._listens(topic)
                 for lane in topic.lanes:
                     lane.sealing = None  # its grants have to be looked at again
                 self._wake(topic)
@@ -143,14 +150,26 @@ class OpenTopics:
     def lost(self) -> None:
         """The link is gone. Nothing of what was told is true any more."""
         self._interest, self._told, self._told_tokens = Trie(), set(), 0
+        self._expected_until = None
         for topic in self:
+            topic.expected |= {*topic.readers.listening}
             topic.answered, topic.flowing, topic.readers = False, True, NOBODY
             for lane in topic.lanes:
                 lane.sealing = None
 
-    def open_again(self) -> None:
+    def open_again(self, now: float) -> None:
+        self._expected_until = now + EXPECTED_SECONDS
         for topic in self:
             self._send(encode(Frame.OPEN, topic.alias, topic.text))
+
+    def tick(self, now: float) -> None:
+        """Whoever was expected and has not come back by now is not waited for any longer."""
+        if self._expected_until is not None and now >= self._expected_until:
+            self._expected_until = None
+            for topic in self:
+                if topic.expected:
+                    topic.expected = frozenset()
+                    self._wake(topic)
 
     def _remember(self, agent: str, pattern: str, how: int) -> None:
         tokens = pattern.count(".") + 2
@@ -165,6 +184,11 @@ class OpenTopics:
             self._told.remove((agent, pattern, kind))
             self._told_tokens -= pattern.count(".") + 2
             self._interest.remove(pattern, (agent, kind))
+
+    def _listens(self, topic: OpenTopic) -> None:
+        """Who does now."""
+        topic.readers = self._readers(topic.text)
+        topic.expected -= {*topic.readers.listening}
 
     def _readers(self, text: str) -> Readers:
         found = self._interest.match(text)

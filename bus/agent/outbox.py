@@ -145,11 +145,14 @@ class Outbox:
         self._link, self._soon = link, scheduler()
         for way in self._ways:
             way.window.is_far = link.peer.kind == "tls"
-        self.topics.open_again()
+        self.topics.open_again(self._clock.monotonic())
         for turn in self._turns.values():
             link.send(turn.frame)
             turn.window.sent(self._clock.monotonic())
         self.wake()
+
+    def tick(self) -> None:
+        self.topics.tick(self._clock.monotonic())
 
     def lost(self) -> None:
         self._link = None
@@ -269,7 +272,7 @@ class Outbox:
     def _prepare(self, lane: Lane, now_ms: int) -> bool:
         """Whether it can go on now; if not, whatever makes it able to lists it again."""
         topic = lane.topic
-        if topic is None or not topic.may_send or lane.signing:
+        if topic is None or not topic.may_send or lane.signing or (topic.expected and not lane.rule.is_durable):
             return False
         sealing = lane.sealing
         if sealing is not None and sealing.still_good(now_ms):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+
 import anyio
 import pytest
 from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
 from bus.agent.connection import FIRST_TRIES
 from bus.agent.events import Connected, Disconnected
+from bus.agent.opened_topics import EXPECTED_SECONDS
 from bus.errors import ConnectError, ConnectionLostError, SessionReplacedError
+from bus.transport.link import Link
 from bus.transport.listening_links import listening
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +57,58 @@ async def test_what_is_published_while_there_is_no_link_waits_for_the_next():
             await back(hub)
             await sent.result()
         assert await rest(hub, tasks) == list(range(11))
+
+
+@asynccontextmanager
+async def both_cut(hub, lead_host, painter_host, painter):
+    """The broker is gone for both, and at first only the publisher gets through again. Gives what lets the reader through."""
+    connection = inside(painter).connection
+    dial, may_come = connection._dial, anyio.Event()
+
+    async def when_it_may() -> Link:
+        await may_come.wait()
+        return await dial()
+
+    connection._dial = when_it_may
+    painter_host.disconnect()
+    lead_host.disconnect()
+    await back(hub)
+    yield may_come.set
+
+
+async def test_what_is_said_before_a_reader_is_back_from_the_same_outage_waits_for_it():
+    async with scene() as (hub,):
+        here, there = hub.host(), hub.host()
+        async with here.agent("LEAD") as lead, there.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+            await lead.publish("tasks.paint", 0)
+            await hub.settle()
+            async with both_cut(hub, here, there, painter) as let_through:
+                for number in range(1, 8):
+                    await lead.publish("tasks.paint", number)
+                await hub.settle()
+                let_through()
+                await back(hub)
+            assert await rest(hub, tasks) == list(range(8))
+        assert lead._host.outbox.counts["unheard"] == 0
+
+
+async def test_a_reader_that_does_not_come_back_is_waited_for_for_two_seconds():
+    async with scene() as (hub,):
+        here, there = hub.host(), hub.host()
+        async with here.agent("LEAD") as lead, there.agent("PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+            await lead.publish("tasks.paint", 0)
+            await hub.settle()
+            async with both_cut(hub, here, there, painter) as let_through:
+                await lead.publish("tasks.paint", 1)
+                await hub.settle()
+                assert not lead._host.outbox.is_idle
+                await hub.advance(EXPECTED_SECONDS)
+                await soon(lead.drain())
+                assert lead._host.outbox.counts["unheard"] == 1
+                let_through()
+                await back(hub)
+            await lead.publish("tasks.paint", 2)
+            assert await rest(hub, tasks) == [0, 2]
 
 
 async def test_a_readers_link_is_cut_and_its_subscriptions_go_on():
