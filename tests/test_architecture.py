@@ -383,6 +383,7 @@ PREFIX_ON_PURPOSE = {
     ("ENROLL", "ENROLL_REQUEST"): "what follows ENROLL is an array of seven, which begins with 0x97",
     ("HELLO", "HELLO_BROKER"): "what follows HELLO is an array of three, which begins with 0x93",
     ("HELLO", "HELLO_AGENT"): "the same",
+    ("HELLO", "HELLO_NEIGHBOUR"): "the same",
     ("SESSION", "SESSION_ID"): "a session id is a name that is only compared: nothing is signed or derived with it",
 }
 """A context that another one begins with is safe only for a reason."""
