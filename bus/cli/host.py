@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bus.cli.authority import date
+from bus.cli.gateway import gateway
 from bus.cli.options import command
 from bus.cli.output import Output
 
@@ -25,30 +26,35 @@ def host() -> None:
     """A machine without a hub of its own: its agents' keys are made there, and their papers come from the hub's."""
 
 
+host.add_command(gateway)
+
+
 @host.command()
+@click.option("--gateways", is_flag=True, help="For who may make gateways: certify the keys of their brokers, and nothing else.")
 @command(state=True)
-def desk(*, state: Path | None, output: Output) -> None:
+def desk(*, gateways: bool, state: Path | None, output: Output) -> None:
     """On the hub's machine: answer the other machine, over standard input and output, until it hangs up.
 
     It hears what is public, and enrols whom an operator has let in (`tpmbus trust enroll --token`, `--ek`). So this may be the one
-    command that its ssh key is good for.
+    command that its ssh key is good for. With --gateways it is the operator's own, for `tpmbus host gateway`.
     """
     import anyio
 
+    from bus.hub import gateway_papers
     from bus.hub.admin import MAX_REQUEST_BYTES
-    from bus.hub.far_desk import answered
+    from bus.hub.far_desk import VERBS, answered
     from bus.hub.state import open_state
 
     if output.json:
         raise click.UsageError("what it speaks is JSON already, and not for people")
     socket = open_state(state).admin_socket
     while line := sys.stdin.buffer.readline(MAX_REQUEST_BYTES + 1):
-        sys.stdout.buffer.write(anyio.run(answered, socket, line))
+        sys.stdout.buffer.write(anyio.run(answered, socket, line, gateway_papers.VERBS if gateways else VERBS))
         sys.stdout.buffer.flush()
 
 
 @host.command()
-@click.option("--tpm", help="Which TPM: swtpm, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option("--tpm", help="Which TPM: swtpm, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]")
 @command(state=True)
 def chip(*, tpm: str | None, state: Path | None, output: Output) -> None:
     """On the other machine: what its chip is called, for `tpmbus trust enroll --ek` on the hub's."""
@@ -63,7 +69,9 @@ def chip(*, tpm: str | None, state: Path | None, output: Output) -> None:
 @click.argument("agents", nargs=-1, required=True, metavar="AGENT...")
 @click.option("--over", required=True, metavar="COMMAND", help="What leads to the hub's desk: 'ssh hub.example tpmbus host desk'.")
 @click.option("--token", "tokens", multiple=True, metavar="AGENT=TOKEN", help="The one-time token of an agent that is new.")
-@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option(
+    "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"
+)
 @command(state=True)
 def join(
     agents: tuple[str, ...], *, over: str, tokens: tuple[str, ...], tpm: str | None, state: Path | None, output: Output

@@ -13,6 +13,7 @@ import click
 
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
+from bus.cli.run_gateway import run_gateway
 from bus.cli.run_part import be_a_part, command_of
 from bus.cli.run_plan import Plan, Wanted, crew_of, planned
 from bus.errors import StateInUseError
@@ -53,7 +54,9 @@ TAKEN_OVER = "SessionReplacedError"
     metavar="URL[,URL]...",
     help="Keep durable topics on these NATS servers (nats://host:4222).  [TPMBUS_BACKBONE, else this folder's journal]",
 )
-@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option(
+    "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"
+)
 @click.option("--part", type=int, hidden=True, help="Be this one of the processes.")
 @command(state=True, policy=True)
 def run(
@@ -78,6 +81,8 @@ def run(
     Each agent does what its role does (agents/handlers), and beside that all play the reference traffic (agents/mix.yaml). Others
     reach the bus at the state folder's own socket: `tpmbus sub`, `pub`, `request`, `status`.
 
+    In the state folder of a gateway (`tpmbus host gateway`) it is the broker alone, on the NATS servers of --backbone.
+
     With --seconds and --json, one document at the end. In its `books` every message is counted once for each reader:
     published = delivered + dropped + refused + unaccounted. Exit code 1 where something is unaccounted for, or an agent was
     lost that nobody took over. (For an agent that was lost, messages are due all the same.)
@@ -96,9 +101,12 @@ async def _run(wanted: Wanted, output: Output) -> int:
     from bus.cli.loop import until_stopped
     from bus.clock import SystemClock
     from bus.fleet.running import Measured, running
-    from bus.hub.open import supervise
+    from bus.hub.open import authority_is_elsewhere, supervise
+    from bus.hub.state import open_state
     from bus.tpm.serving import notify
 
+    if await to_thread.run_sync(lambda: authority_is_elsewhere(open_state(wanted.state))):
+        return await run_gateway(wanted, output)
     plan = await to_thread.run_sync(planned, wanted)
     await _provision(wanted, plan, output)
     async with supervise(

@@ -47,10 +47,14 @@ MAX_LINE_BYTES: Final = 65_536
 
 class BrokerApart:
     def __init__(
-        self, state: State, clock: Clock, *, servers: NatsServers | None = None, renew: Callable[[], Awaitable[object]]
-    ) -> None:
-        """`servers`: of NATS, in place of the journal. `renew`: what is shown over TLS, if that is due."""
-        self._state, self._clock, self._renew, self._servers = state, clock, renew, servers
+        self, state: State, clock: Clock, *, servers: NatsServers | None = None, is_authority: bool = True,
+        renew: Callable[[], Awaitable[object]],
+    ) -> None:  # fmt: skip
+        """`servers`: of NATS, in place of the journal. `is_authority`: whether this hub has it. `renew`: what is shown over TLS, if
+        that is due.
+        """
+        self._state, self._clock, self._renew = state, clock, renew
+        self._servers, self._is_authority = servers, is_authority
         self._urls: list[str] = []
         self._asked: Sequence[str] = ()
         self._tasks: TaskGroup
@@ -126,7 +130,7 @@ class BrokerApart:
             raise ConnectError("the broker's process has no pipes")
         order: dict[str, Any] = {"folder": str(self._state.folder), "runtime": str(self._state.runtime), "urls": [*self._asked]}
         if self._servers is not None:  # told over a pipe: there may be a password in it
-            order["servers"] = self._servers.text
+            order |= {"servers": self._servers.text, "authority": self._is_authority}
         await process.stdin.send(json.dumps(order).encode() + b"\n")
         said = b""
         with anyio.fail_after(START_SECONDS):

@@ -3,6 +3,8 @@
     STATE/broker/       a vault of the software keystore that holds this one key; 0700
     trust/public/       certificates/broker.NAME.pem, and brokers.json, the names that agents pin
 
+The hub that has the authority calls its broker BROKER. A gateway's broker has a name of its own, so that it can be revoked alone.
+
 The broker is what strangers talk to, so its process gets nothing that is anybody else's: not the TPM's socket, not the vault of the
 agents. A key in the TPM would mean the one or the other. So it is a software key, and says so in its certificate. What that costs:
 who copies this folder can pose as the broker until its certificate is revoked, and a broker is believed no content anyway. And
@@ -21,11 +23,13 @@ from typing import Final
 from anyio import to_thread
 
 from bus.clock import Clock
+from bus.errors import VaultError
 from bus.hub.enrolling import fits
 from bus.hub.state import State
-from bus.identity.anchor import BROKER, BROKERS, encode_brokers, read_brokers
+from bus.identity.anchor import BROKER, BROKERS, Anchor, encode_brokers, read_brokers
 from bus.identity.authority import Authority
 from bus.identity.host.session import Holder
+from bus.identity.public_trust import read_broker
 from bus.protocol import kem
 from bus.protocol.papers import MAX_SESSION_MS
 from bus.protocol.suites import IDENTITY_SUITES, Suite
@@ -57,13 +61,33 @@ async def enroll_broker(authority: Authority, engine: TpmEngine, *, name: str = 
     return holder_of(await to_thread.run_sync(_certified, authority, key, clock.now_ms()), key)
 
 
+async def gateway_holder(state: State, engine: TpmEngine, anchor: Anchor) -> Holder:
+    """Of a gateway, whose one key and its name were made by `tpmbus host gateway`. Raises VaultError("missing")."""
+    key = await gateway_key(engine)
+    public = state.trust / "public"
+    found: Certificate | None = None
+    if key is not None:
+        name = key.name
+        found = await to_thread.run_sync(lambda: read_broker(public, name, root=anchor.root, domain=anchor.domain))
+    if key is None or found is None or found.spki != key.spki:
+        text = "this state folder has no papers of a gateway: `tpmbus host gateway NAME --over COMMAND` brings them"
+        raise VaultError("missing", text, path=str(public / "certificates"))
+    return holder_of(found, key)
+
+
+async def gateway_key(engine: TpmEngine) -> KeyInfo | None:
+    """The key that this broker's vault has; None before it has one."""
+    keys = [one for one in await engine.keys() if one.ends_ms is None]
+    return keys[-1] if keys else None
+
+
 def holder_of(certificate: Certificate, key: KeyInfo) -> Holder:
     """Nothing is sealed to a broker, so the smaller KEM does."""
     return Holder(certificate, key.id, MAX_SESSION_MS, kem.X25519)
 
 
 def _certified(authority: Authority, key: KeyInfo, now_ms: int) -> Certificate:
-    _pin(authority, key.name)
+    pin_broker(authority, key.name)
     held = authority.holder(key.name, profile=Profile.BROKER)
     if held is not None and fits(found := _read(authority, held.der), key, now_ms=now_ms):
         return found
@@ -81,7 +105,8 @@ def _was_revoked(authority: Authority, key: KeyInfo) -> bool:
     )
 
 
-def _pin(authority: Authority, name: str) -> None:
+def pin_broker(authority: Authority, name: str) -> None:
+    """Among the names that agents take for brokers. Blocks."""
     names = read_brokers(authority.public)
     if name not in names:
         authority.publish(BROKERS, encode_brokers({name, *_others(authority.public, names)}))

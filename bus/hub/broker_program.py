@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -29,16 +30,19 @@ from bus.errors import BusError, VaultError
 from bus.hub.admin import Desk, described
 from bus.hub.backbones import NatsServers
 from bus.hub.broker_here import BrokerHere
-from bus.hub.broker_identity import BROKER_SUITE, holder_of, open_broker_engine
+from bus.hub.broker_identity import BROKER_SUITE, gateway_holder, holder_of, open_broker_engine
 from bus.hub.containment import contain, needed_to_run, no_more_local_sockets
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.household import alone
+from bus.hub.shared_trust import kept_by_gateway, newest_of
 from bus.hub.state import State
 from bus.identity import trust_documents
 from bus.identity.anchor import BROKER, Anchor, read_anchor
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Holder
 from bus.identity.public_trust import read_broker
+from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
 from bus.metrics.sources import plain
 from bus.tpm.interface import SOFTWARE, TpmEngine
@@ -53,8 +57,9 @@ _STATEMENT: Final = "statement.bin"
 class Program:
     """`servers`: of NATS, their names looked up."""
 
-    def __init__(self, state: State, urls: list[str], servers: NatsServers | None, clock: Clock) -> None:
+    def __init__(self, state: State, urls: list[str], servers: NatsServers | None, clock: Clock, *, is_authority: bool) -> None:
         self.state, self.urls, self.servers, self.clock = state, urls, servers, clock
+        self._is_authority = is_authority
         self._public = state.trust / "public"
         self._lock = anyio.Lock()
         self._stamp = (0, 0)
@@ -69,12 +74,12 @@ class Program:
             self._anchor = await to_thread.run_sync(read_anchor, self._public)
             self._memory = await to_thread.run_sync(TrustMemory, self.state.broker, self.clock)
             self._stamp = _stamp(self._public)
-            documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
+            documents, snapshot = await self._trust()
             self._engine = await stack.enter_async_context(open_broker_engine(self.state, clock=self.clock))
             holder = await self._holder()
             self._broker = BrokerHere(
                 self.state, self._anchor, self._memory, snapshot=snapshot, documents=documents, servers=self.servers,
-                clock=self.clock,
+                is_authority=self._is_authority, clock=self.clock,
             )  # fmt: skip
             await stack.enter_async_context(self._broker.running(self._engine, holder, self.urls, issue=None))
             tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -95,8 +100,20 @@ class Program:
     def open_urls(self) -> list[str]:
         return self._broker.urls
 
+    async def _trust(self) -> tuple[TrustDocuments, Snapshot]:
+        """To begin with. A gateway's broker hears what is new before anybody else here does, and keeps it in its own folder."""
+        if self._is_authority:
+            return await trust_documents.accept_from(self._public, self._memory, self._verifier())
+        kept = await to_thread.run_sync(kept_by_gateway, self.state.broker, self._anchor)
+        shown = await to_thread.run_sync(trust_documents.load, self._public)
+        snapshot, documents = await newest_of([shown] if kept is None else [shown, kept], self._memory, self._verifier())
+        return documents, snapshot
+
     async def follow(self) -> None:
         """Read what is public again, and act by it. Raises what does not verify; then nothing changes."""
+        if not self._is_authority:  # what is public here came from this very broker
+            await self._broker.take_holder(await self._holder())
+            return
         async with self._lock:
             self._stamp = _stamp(self._public)
             documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
@@ -118,7 +135,7 @@ class Program:
     async def _keep_looking(self) -> None:
         while True:
             await self.clock.sleep(LOOK_SECONDS)
-            if await to_thread.run_sync(_stamp, self._public) != self._stamp:
+            if self._is_authority and await to_thread.run_sync(_stamp, self._public) != self._stamp:
                 try:
                     await self.follow()
                 except BusError as error:
@@ -129,6 +146,8 @@ class Program:
 
     async def _holder(self) -> Holder:
         """Its key, and the certificate for it that is public."""
+        if not self._is_authority:
+            return await gateway_holder(self.state, self._engine, self._anchor)
         key = await self._engine.create(BROKER, BROKER_SUITE, origin=SOFTWARE)
         anchor = self._anchor
         found = await to_thread.run_sync(lambda: read_broker(self._public, BROKER, root=anchor.root, domain=anchor.domain))
@@ -147,8 +166,8 @@ def _stamp(public: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ino
 
 
-async def _serve(state: State, urls: list[str], servers: NatsServers | None, held: frozenset[str]) -> None:
-    program = Program(state, urls, servers, SystemClock())
+async def _serve(state: State, urls: list[str], servers: NatsServers | None, held: frozenset[str], *, is_authority: bool) -> None:
+    program = Program(state, urls, servers, SystemClock(), is_authority=is_authority)
     async with alone(), program.running():  # alone: what keeps it from running is said as it is, not in a group
         if servers is not None and not no_more_local_sockets():
             held -= {"calls"}
@@ -188,7 +207,8 @@ def main() -> None:
     try:
         servers = NatsServers.parse(order["servers"]).looked_up().logged_in(os.environ) if "servers" in order else None
         held = _contained(state, urls, servers)
-        anyio.run(_serve, state, urls, servers, held, backend_options=backend_options)
+        serve = partial(_serve, state, urls, servers, held, is_authority=bool(order.get("authority", True)))
+        anyio.run(serve, backend_options=backend_options)
     except BusError as error:
         _say(error=described(error))
         sys.exit(1)

@@ -11,11 +11,9 @@ takes long is begun at once (the TPM service, the root's key); then trust; then 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -38,16 +36,18 @@ from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.cosigners import Cosigners
 from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import LocalDesk
+from bus.hub.gateway_papers import GatewayDesk
 from bus.hub.household import Leaving, alone
 from bus.hub.hub import Hub
 from bus.hub.in_force import InForce
 from bus.hub.materials import Materials
 from bus.hub.petitioning import Petitioning
-from bus.hub.state import State, owned
+from bus.hub.state import State, bus_url, owned
 from bus.hub.tpm_process import end_service_of_another_policy, needs_another_service, open_engine, start_service
 from bus.hub.upkeep import Upkeep
 from bus.hub.verbs import Verbs
 from bus.hub.which_tpm import chosen_tpm
+from bus.hub.wishes import Wishes
 from bus.identity.anchor import BROKER, Anchor, read_anchor
 from bus.identity.authority import Authority, TpmSeal
 from bus.identity.host.session import Holder
@@ -58,35 +58,13 @@ from bus.tpm.interface import TpmEngine
 from bus.tpm.values import STATISTICS
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a hub is opened with."""
-
-    policy: str | Path
-    agents: Mapping[str, str]
-    listen: Sequence[str]
-    tpm: str | None
-    environ: Mapping[str, str]
-    clock: Clock
-    apart: bool = False
-    """Whether the broker runs in a process of its own, which can get at nothing but its own key and the journal."""
-    servers: NatsServers | None = None
-    """Of NATS, in place of the journal."""
-
-    @property
-    def policy_word(self) -> str:
-        """As another process takes it: a shipped policy's name, or a path that means the same there."""
-        place = Path(self.policy)
-        return str(place.absolute()) if isinstance(self.policy, Path) or place.exists() else str(self.policy)
-
-
 @asynccontextmanager
 async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncIterator[Hub]:
     """Raises PolicyError, StateInUseError(pid, url), TpmError, VaultError, ConnectError for an address that cannot be had."""
     listed = await to_thread.run_sync(_listed, wishes)
     clock = wishes.clock
     async with AsyncExitStack() as stack:
-        facts = {"url": own_url(state), "policy": wishes.policy_word, "tpm": chosen_tpm(wishes.tpm)}
+        facts = {"url": bus_url(state), "policy": wishes.policy_word, "tpm": chosen_tpm(wishes.tpm)}
         await to_thread.run_sync(lambda: stack.enter_context(owned(state.hub_lock, **facts)))
         forbid_core_dumps()
         prepared = await _begin(state, wishes)
@@ -130,7 +108,7 @@ class _Running:
         self.state, self.wishes, self.clock = state, wishes, wishes.clock
         self.engine, self.authority, self.in_force, self.local = engine, authority, in_force, local
         self._served = in_force.policy
-        self._asked = [own_url(state), *wishes.listen]
+        self._asked = [bus_url(state), *wishes.listen]
         self.broker: BrokerHere | BrokerApart
         self.host: Host
         self._papers: AgentPapers
@@ -152,6 +130,7 @@ class _Running:
                 tasks.start_soon(part)
             desk = Desk()
             Verbs(self).register(desk)
+            GatewayDesk(self.authority, self.in_force, self.policy).register(desk)
             await tasks.start(desk.serve, self.state.admin_socket)
             yield Hub(self.urls, self, self._open, clock=self.clock)
 
@@ -264,8 +243,3 @@ class _Running:
 
 def _local_desk(authority: Authority, in_force: InForce, state: State, clock: Clock) -> LocalDesk:
     return LocalDesk(authority, lambda: in_force.policy, roots=believed_chips(state), clock=clock)
-
-
-def own_url(state: State) -> str:
-    """Where the hub of a state folder always listens, for whoever has that folder."""
-    return f"unix://{state.bus_socket}"

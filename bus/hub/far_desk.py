@@ -28,23 +28,23 @@ VERBS: Final = frozenset(("papers", "enroll_from_afar", "issue_tls"))
 END_SECONDS: Final = 5.0
 
 
-async def answered(socket: Path, line: bytes) -> bytes:
-    """The answer to a line from another machine, as a line."""
+async def answered(socket: Path, line: bytes, verbs: frozenset[str] = VERBS) -> bytes:
+    """The answer to a line from another machine, as a line. `verbs`: what it may ask for."""
     try:
-        said = {"answer": await admin.ask(socket, **_asked(line))}
+        said = {"answer": await admin.ask(socket, **_asked(line, verbs))}
     except BusError as error:
         said = {"error": described(error)}
     return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
 
-def _asked(line: bytes) -> dict[str, Any]:
+def _asked(line: bytes, verbs: frozenset[str]) -> dict[str, Any]:
     try:
         document: Any = json.loads(line) if len(line) <= MAX_REQUEST_BYTES else None
-        if document["verb"] in VERBS and "socket" not in document:
+        if document["verb"] in verbs and "socket" not in document:
             return dict(document)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RemoteProtocolError("malformed", "a request is an object with a `verb`, on one line") from error
-    raise RemoteProtocolError("malformed", f"another machine may ask for {', '.join(sorted(VERBS))}, and for nothing else")
+    raise RemoteProtocolError("malformed", f"another machine may ask for {', '.join(sorted(verbs))}, and for nothing else")
 
 
 class Way:

@@ -1,6 +1,7 @@
 """The state folder of another machine: what is pinned there, its agents' keys and papers, and what they show over TLS.
 
-    public    root, broker names and ML-DSA root key are written once and never replaced; policy, revocations, statement each time
+    public    root and ML-DSA root key are written once and never replaced, and of broker names none goes: the hub whose root that
+              is may name new ones (gateways that came later); policy, revocations, statement each time
     keys      made here, in this machine's TPM; nothing private goes anywhere
     papers    enrolled at the hub's desk: by a token, by a chip that is listed, or by the key that has the name already
     tls       a key and a certificate for a day
@@ -26,7 +27,7 @@ from bus.hub.inboxes import Inboxes
 from bus.hub.state import State
 from bus.hub.tls_papers import TlsPapers
 from bus.identity import durable, kem_keys, trust_documents
-from bus.identity.anchor import BROKERS, Anchor, encode_brokers, read_anchor
+from bus.identity.anchor import BROKERS, Anchor, encode_brokers, parse_brokers, read_anchor, read_brokers
 from bus.identity.enroll import Predecessor, Wish, enroll
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.inbox import Signer
@@ -134,6 +135,13 @@ class FarHost:
         elif known != root:
             text = "this machine believes another root than that hub's: if that hub was made anew, move this state folder away"
             raise VaultError("wrong_domain", text, path=str(place))
+        else:
+            self._name_brokers(said["brokers"])
+
+    def _name_brokers(self, said: bytes) -> None:
+        before = read_brokers(self._public)
+        if (now := before | parse_brokers(said)) != before:
+            durable.replace(self._public / BROKERS, encode_brokers(now))
 
     def _held(self, name: str, anchor: Anchor) -> Certificate | None:
         return read_agent(self._public, name, root=anchor.root, domain=anchor.domain)

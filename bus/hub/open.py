@@ -15,11 +15,13 @@ from bus.agent.agent import Agent
 from bus.clock import SystemClock
 from bus.hub.backbones import NatsServers
 from bus.hub.connecting import Target, connected_agent, joined_hub
-from bus.hub.embedded import Wishes, embedded, own_url
+from bus.hub.embedded import embedded
+from bus.hub.gateway import gateway
 from bus.hub.household import Household, Leaving
 from bus.hub.hub import Hub
-from bus.hub.state import holder_of, open_state
+from bus.hub.state import State, bus_url, holder_of, open_state
 from bus.hub.tpm_process import named_policy
+from bus.hub.wishes import Wishes
 
 JOIN_SECONDS: Final = 10.0
 """For a hub that has the folder and does not listen yet: it is starting."""
@@ -96,9 +98,10 @@ async def _open(folder: Path | None, wishes: Wishes, leaving: Leaving, *, join: 
     holder = await to_thread.run_sync(holder_of, state.hub_lock) if join else None
     inside: AbstractAsyncContextManager[Hub]
     if holder is None:
-        inside = embedded(state, wishes, leaving)
+        is_far = await to_thread.run_sync(authority_is_elsewhere, state)
+        inside = gateway(state, wishes, leaving) if is_far else embedded(state, wishes, leaving)
     else:
-        url = str(holder.get("url") or own_url(state))
+        url = str(holder.get("url") or bus_url(state))
         inside = joined_hub(state, Target(url, JOIN_SECONDS, None, wishes.environ, wishes.clock), leaving)
     async with inside as hub:
         yield hub
@@ -109,6 +112,11 @@ async def _connect(folder: Path | None, target: Target, agent: str, leaving: Lea
     state = await to_thread.run_sync(open_state, folder)
     async with connected_agent(state, target, agent, leaving) as found:
         yield found
+
+
+def authority_is_elsewhere(state: State) -> bool:
+    """Whether this folder goes by another one's authority: `tpmbus host` pinned its root. Blocks."""
+    return (state.trust / "public" / "root.pem").exists() and not (state.trust / "private").exists()
 
 
 def _folder(state: str | Path | None) -> Path | None:

@@ -195,6 +195,15 @@ def kept_by_gateway(folder: Path, anchor: Anchor) -> TrustDocuments | None:
     return None if found is None or found.root != root_digest(anchor) else found.documents
 
 
+def stamp_of_kept(folder: Path) -> tuple[int, int]:
+    """Of that file: it changes when the file does. Blocks."""
+    try:
+        status = (folder / FILE).stat()
+    except OSError:
+        return (0, 0)
+    return status.st_mtime_ns, status.st_ino
+
+
 async def newest_of(candidates: list[TrustDocuments], memory: TrustMemory, verifier: Verifier) -> Believed:
     """The one with the newest statement of those that can be believed. Raises what keeps the last of them from being believed."""
     found: list[tuple[int, TrustDocuments]] = []

@@ -125,6 +125,11 @@ def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None 
     return State(state, runtime)
 
 
+def bus_url(state: State) -> str:
+    """Where the hub of a state folder always listens, for whoever has that folder."""
+    return f"unix://{state.bus_socket}"
+
+
 @contextmanager
 def owned(lock: Path, **facts: str) -> Iterator[None]:
     """Own what this lock file stands for, until the end of the block or of the process. Raises StateInUseError(pid, url).

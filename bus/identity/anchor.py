@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bus.errors import VaultError
+from bus.errors import RemoteProtocolError, VaultError
 from bus.identity import durable
 from bus.identity.public_trust import ML_DSA_ROOT, domain_of, read_root
 from bus.protocol.cosign import PUBLIC_BYTES
@@ -55,6 +55,14 @@ def read_brokers(folder: Path) -> frozenset[str]:
     except (ValueError, TypeError, RecursionError) as error:
         text = f'{path} is no list of broker names ({error}): restore it, or write it anew, as ["{BROKER}"]'
         raise VaultError("damaged", text, path=str(path)) from error
+
+
+def parse_brokers(data: bytes) -> frozenset[str]:
+    """What `encode_brokers` gave. Raises RemoteProtocolError("malformed")."""
+    try:
+        return _names(json.loads(data))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RemoteProtocolError("malformed", "no list of broker names") from error
 
 
 def encode_brokers(names: Iterable[str]) -> bytes:

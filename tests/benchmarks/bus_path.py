@@ -350,10 +350,10 @@ def stop_service(state: str) -> None:
 
 
 def url(state: str) -> str:
-    from bus.hub.embedded import own_url
+    from bus.hub.state import bus_url
     from bus.hub.state import open_state
 
-    return own_url(open_state(Path(state)))
+    return bus_url(open_state(Path(state)))
 
 
 def say(**facts: object) -> None:
