@@ -350,8 +350,7 @@ def stop_service(state: str) -> None:
 
 
 def url(state: str) -> str:
-    from bus.hub.state import bus_url
-    from bus.hub.state import open_state
+    from bus.hub.state import bus_url, open_state
 
     return bus_url(open_state(Path(state)))
 

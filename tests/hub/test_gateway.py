@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import shutil
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,15 +11,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
-from homes import Home, until
+from homes import Home
 
 import bus
+from bus.backbone.nats import authority_line
 from bus.clock import SystemClock
 from bus.errors import AttestationError, BackboneError, ConnectError, NotPermittedError, RevokedError, VaultError
 from bus.hub import admin
 from bus.hub.far_desk import way_over
 from bus.hub.gateway_papers import GatewayPapers
-from bus.hub.open import supervise
 from bus.hub.state import State, open_state
 from bus.identity.anchor import read_brokers
 
@@ -153,3 +152,67 @@ async def test_another_bus_on_the_same_servers_is_not_mixed_with_this_one(home, 
             async with other.open(backbone=server.url):
                 pass
         assert refused.value.code == "another_bus"
+
+
+def move_agents(home: Home, west: State, *names: str) -> None:
+    """As if they had been enrolled there: keys that are in no chip cannot be, from afar."""
+    for folder in ("vault", "inbox"):
+        shutil.copytree(home.folder / folder, west.folder / folder, dirs_exist_ok=True)
+    for name in names:
+        shutil.copy(home.state.trust / "public" / "certificates" / f"{name}.pem", west.trust / "public" / "certificates")
+
+
+@asynccontextmanager
+async def talking(home: Home, west: State, server):
+    """LEAD at the hub with the authority, PAINTER at the gateway."""
+    async with both(home, west, server) as (hub, gateway):
+        async with hub.agent("PAINTER"):
+            pass
+        await to_thread.run_sync(move_agents, home, west, "PAINTER")
+        async with hub.agent("LEAD") as lead, gateway.agent("PAINTER") as painter:
+            with anyio.fail_after(30):
+                while (await hub.statistics())["broker"]["gateways"]["neighbours"] < 1:
+                    await anyio.lowlevel.checkpoint()
+                yield lead, painter
+
+
+async def test_agents_of_two_hubs_talk_live_and_durable(home, west, server):
+    async with talking(home, west, server) as (lead, painter):
+        async with painter.subscribe("tasks.>") as tasks, painter.subscribe("work.>", durable="inbox") as work:
+            await lead.publish("tasks.paint", 1)
+            assert (await anext(tasks)).body == 1
+            await lead.publish("work.paint", 2)
+            message = await anext(work)
+            assert message.body == 2
+            await message.ack(confirmed=True)
+
+
+async def test_a_revocation_cuts_an_agent_off_at_the_gateway(home, west, server):
+    async with talking(home, west, server) as (_, painter):
+        async with painter.subscribe("tasks.>") as tasks:
+            await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+            with anyio.fail_after(10), pytest.raises(RevokedError):
+                await anext(tasks)
+
+
+def let_workers_revoke(home: Home) -> None:
+    home.change("subscribe: [tasks.>, work.>]", "subscribe: [tasks.>, work.>], may: [revoke]")
+
+
+async def test_what_is_asked_of_the_authority_gets_there_from_a_gateway(home, west, server):
+    let_workers_revoke(home)
+    async with talking(home, west, server) as (_, painter):
+        with anyio.fail_after(20):
+            await painter.authority.revoke("LEAD")
+        assert (await trust_of(west))[0] == (await trust_of(home.state))[0]
+
+
+async def test_an_authority_that_is_away_is_said(home, west, server, monkeypatch):
+    monkeypatch.setattr(authority_line, "ANSWER_SECONDS", 0.3)
+    let_workers_revoke(home)
+    async with talking(home, west, server):
+        pass
+    async with bus.open(state=west.folder, tpm="software", backbone=server.url) as gateway, gateway.agent("PAINTER") as painter:
+        with pytest.raises(AttestationError) as refused:
+            await painter.authority.revoke("LEAD")
+        assert refused.value.reason == "authority_away"
