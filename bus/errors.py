@@ -80,10 +80,13 @@ class AttestationError(VerificationError):
 
 
 class TpmError(BusError):
-    """A TPM or its keys; raised as one of its children. `code` is stable, `rc` is the TPM's own response code where it gave one."""
+    """A TPM or its keys; raised as one of its children. `code` is stable, `rc` is the TPM's own response code where it gave one.
 
-    def __init__(self, code: str, message: str, *, rc: int | None = None) -> None:
-        self.code, self.rc = code, rc
+    `tpm` says which TPM, in the words of who named it, where there are several.
+    """
+
+    def __init__(self, code: str, message: str, *, rc: int | None = None, tpm: str = "") -> None:
+        self.code, self.rc, self.tpm = code, rc, tpm
         super().__init__(message if rc is None else f"{message} (TPM response 0x{rc:x})")
 
 
@@ -98,9 +101,9 @@ class TpmRefusedError(TpmError):
 class VaultError(TpmRefusedError):
     """A key file is missing, damaged, or belongs to another TPM."""
 
-    def __init__(self, code: str, message: str, *, path: str) -> None:
+    def __init__(self, code: str, message: str, *, path: str, tpm: str = "") -> None:
         self.path = path
-        super().__init__(code, message)
+        super().__init__(code, message, tpm=tpm)
 
 
 class BackboneError(BusError):

@@ -19,7 +19,9 @@ _MARKS = {"ok": "ok", "warning": "!", "problem": "PROBLEM"}
 
 
 @click.command(short_help="What works on this machine, what does not, and what to do about it.")
-@click.option("--tpm", help="Which TPM: swtpm, software, or a TCTI string.  [default: TPMBUS_TPM, else swtpm]")
+@click.option(
+    "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"
+)
 @click.option("--no-timing", is_flag=True, help="Leave out the timing table, which makes a few keys.")
 @command(state=True, policy=True)
 def doctor(*, tpm: str | None, no_timing: bool, state: Path | None, policy: str | None, output: Output) -> int:

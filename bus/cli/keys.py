@@ -36,13 +36,25 @@ def list_keys(*, state: Path | None, output: Output) -> None:
     from bus.identity.export import fingerprint
     from bus.protocol.names import is_agent_name
 
-    infos = [entry.info for entry in _vault(state).entries() if is_agent_name(entry.info.name)]
+    entries = [entry for entry in _vault(state).entries() if is_agent_name(entry.info.name)]
+    infos = [entry.info for entry in entries]
     output.table(
-        ("key", "suite", "where", "made", "signs until", "fingerprint"),
-        ((info.id, info.suite, info.origin, _date(info.created_ms), _until(info), fingerprint(info)) for info in infos),
+        ("key", "suite", "where", "TPM", "made", "signs until", "fingerprint"),
+        (
+            (
+                one.info.id,
+                one.info.suite,
+                one.info.origin,
+                one.tpm or "-",
+                _date(one.info.created_ms),
+                _until(one.info),
+                fingerprint(one.info),
+            )
+            for one in entries
+        ),
     )
     output.line(f"{len(infos)} keys of {len({info.name for info in infos})} names")
-    output.document({"keys": [_as_json(info) for info in infos]})
+    output.document({"keys": [_as_json(entry.info) | {"tpm": entry.tpm or None} for entry in entries]})
 
 
 @keys.command()
@@ -75,6 +87,7 @@ def show(key: str, *, auth: bool, yes: bool, state: Path | None, output: Output)
         "file": str(folder / f"{entry.info.id}.pem"),
         "public_area": str(folder / f"{entry.info.id}.pub"),
         "parent_name": entry.parent.hex() or None,
+        "tpm": entry.tpm or None,
     }
     if auth:
         facts["auth"] = vault.auth(entry.info).decode()

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.argument("agents", nargs=-1, metavar="[AGENT]...")
 @click.option("--fleet", "roster", help="A roster file (agents and their roles) in place of the policy's own.")
 @click.option(
-    "--tpm", help="Which TPM: swtpm, software, or a TCTI string such as device:/dev/tpmrm0.  [default: TPMBUS_TPM, else swtpm]"
+    "--tpm",
+    help="Which TPM: swtpm, software, a TCTI string such as device:/dev/tpmrm0, or several (swtpm*3, A;B).  "
+    "[default: TPMBUS_TPM, else swtpm]",
 )
 @passphrase_option
 @clock_option

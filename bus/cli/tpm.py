@@ -27,7 +27,10 @@ def tpm() -> None:
 )
 @click.option("--group", help="Also let this Unix group in, for what policy grants its members (socket 0660, folder 0710).")
 @click.option(
-    "--tpm", "which", envvar="TPMBUS_TPM", help="`swtpm`, `software`, or a TCTI string.  [default: the state's own swtpm]"
+    "--tpm",
+    "which",
+    envvar="TPMBUS_TPM",
+    help="`swtpm`, `software`, a TCTI string, or several: `swtpm*3`, `A;B`.  [default: the state's own swtpm]",
 )
 @click.option("--idle-exit", type=click.FloatRange(min=0), metavar="SECONDS", help="End when nobody was connected for so long.")
 @click.option("--ready-fd", type=click.IntRange(min=0), metavar="FD", help="Write a line to this descriptor when ready.")
@@ -90,6 +93,12 @@ def status(*, output: Output, state: Path | None, socket_path: Path | None) -> N
 
     output.document({"socket": str(place), "keys": keys, "facts": FACTS.encode(facts), "statistics": STATISTICS.encode(statistics)})
     output.table(("what", "value"), _rows(place, facts, statistics, keys), title="TPM service")
+    if len(statistics.tpms) > 1:
+        output.table(
+            ("TPM", "there", "origin", "primary key", "contents", "signatures", "waiting", "longest wait", "busy", "failures"),
+            _rows_of_each(statistics),
+            title="Each TPM",
+        )
 
 
 @tpm.command()
@@ -118,6 +127,24 @@ def _rows(place: Path, facts: Facts, statistics: EngineStatistics, keys: int) ->
         ("longest wait", f"{statistics.longest_wait * 1000:.1f} ms"),
         ("busy", f"{statistics.busy:.1f} s"),
         ("failures", ", ".join(f"{code} {count}" for code, count in statistics.failures.items()) or "none"),
+    ]
+
+
+def _rows_of_each(statistics: EngineStatistics) -> list[tuple[object, ...]]:
+    return [
+        (
+            name,
+            "yes" if one.is_there else "AWAY",
+            one.origin or "-",
+            f"{one.primary_name.hex()[:16]}.." if one.primary_name else "-",
+            one.signed_contents,
+            one.signatures,
+            one.waiting,
+            f"{one.longest_wait * 1000:.1f} ms",
+            f"{one.busy:.1f} s",
+            one.failures,
+        )
+        for name, one in statistics.tpms.items()
     ]
 
 

@@ -64,7 +64,7 @@ def figures(before: Mapping[str, Any], now: Mapping[str, Any]) -> Figures:
         tpm_signatures=tpm.get("signatures", 0) / seconds,
         tpm_contents=_share(tpm.get("signed_contents", 0), tpm.get("signatures", 0)),
         tpm_largest=now["tpm"].get("largest_batch", 0),
-        tpm_busy=min(tpm.get("busy", 0.0) / seconds, 1.0),
+        tpm_busy=min(tpm.get("busy", 0.0) / seconds / max(1, len(tpm.get("tpms", ()))), 1.0),
         signature_hits=1 - _share(verifying.get("verifications", 0), verifying.get("handed_over", 0)),
         chain_hits=_share(verifying.get("chain_hits", 0), verifying.get("chain_hits", 0) + verifying.get("chain_misses", 0)),
         talk=_talk(passed.get("play", {}).get("talk", {}), seconds),

@@ -1,6 +1,6 @@
-"""Whose word on a chip is taken in this state folder: the CA of its own software TPM, and what the operator put beside.
+"""Whose word on a chip is taken in this state folder: the CAs of its own software TPMs, and what the operator put beside.
 
-    swtpm/ca/                       made with the state's own software TPM; signs for no other
+    swtpm/ca/ swtpm-2/ca/ ..        made with the state's own software TPMs; each signs for no other
     trust/chips/hardware/*.pem      roots of chip makers: keys under them may call themselves hardware
     trust/chips/software/*.pem      CAs of software TPMs that run elsewhere
     trust/chips/between/*.pem       certificates between a chip's and its maker's root, where the chip does not bring them
@@ -10,7 +10,7 @@ No maker's root is built in: which makers are believed is a decision, and this f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +27,17 @@ _OWN_ISSUER: Final = "issuercert.pem"
 
 def believed_chips(state: State) -> Roots:
     """Blocks. Raises VaultError("damaged") for a file that holds no certificate."""
-    own, beside = state.swtpm / "ca", state.trust / "chips"
+    own, beside = sorted(state.folder.glob(f"{state.swtpm.name}*/ca")), state.trust / "chips"
     return Roots.of(
         hardware=_in_folder(beside / "hardware"),
-        software=[*_in_file(own / _OWN_ROOT), *_in_folder(beside / "software")],
-        intermediates=[*_in_file(own / _OWN_ISSUER), *_in_folder(beside / "between")],
+        software=[*_of_each(own, _OWN_ROOT), *_in_folder(beside / "software")],
+        intermediates=[*_of_each(own, _OWN_ISSUER), *_in_folder(beside / "between")],
     )
+
+
+def _of_each(folders: Sequence[Path], name: str) -> Iterator[bytes]:
+    for folder in folders:
+        yield from _in_file(folder / name)
 
 
 def _in_folder(folder: Path) -> Iterator[bytes]:

@@ -64,7 +64,7 @@ class Cosigners:
         data = await to_thread.run_sync(lambda: durable.read(place, longest=_MAX_BYTES))
         if data is None:
             origin = (await self.engine.facts()).origin
-            sealed = await self.engine.seal(generate().seed, origin=origin)
+            sealed = await self.engine.seal(generate().seed, origin=origin, beside=name)
             made = json.dumps({"version": 1, "origin": origin, "sealed": b64encode(sealed).decode()})
             data = await to_thread.run_sync(_kept, place, made.encode())
         try:

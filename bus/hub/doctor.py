@@ -17,9 +17,10 @@ from cryptography.hazmat.backends.openssl.backend import backend
 
 from bus.errors import TpmError
 from bus.hub.state import State
-from bus.hub.which_tpm import OWN_SWTPM, chosen_tpm
+from bus.hub.which_tpm import chosen_tpm
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.tpm.interface import Facts, Timing, TpmEngine
+from bus.tpm.spelling import OWN_SWTPM, tpms_of
 from bus.tpm.vault import FolderVault
 
 Status = Literal["ok", "warning", "problem"]
@@ -73,7 +74,7 @@ def hardware() -> Iterator[Finding]:
     except OSError as error:
         yield Finding("hardware TPM", "warning", f"{_HARDWARE} does not open: {error.strerror}", "see who else has it open")
     else:
-        used = chosen_tpm().startswith("device:")
+        used = any(name.startswith("device:") for name in tpms_of(chosen_tpm()))
         step = "" if used else f"to use it: TPMBUS_TPM=device:{_HARDWARE}"
         yield Finding("hardware TPM", "ok", f"{_HARDWARE} opens" + ("" if used else ", and is not used"), step)
 
@@ -119,6 +120,8 @@ def vault(state: State) -> Iterator[Finding]:
 
 async def tpm(engine: TpmEngine, state: State) -> AsyncIterator[Finding]:
     """The TPM as it answers."""
+    async for finding in _each(engine):
+        yield finding
     facts = await engine.facts()
     yield Finding("TPM", "ok", f"{chosen_tpm()}: {facts.description}, firmware {facts.firmware or '-'}, keys are `{facts.origin}`")
     yield Finding("algorithms", "ok", f"keys {', '.join(sorted(facts.kinds))}; hashes {', '.join(sorted(facts.hashes))}")
@@ -134,6 +137,17 @@ async def tpm(engine: TpmEngine, state: State) -> AsyncIterator[Finding]:
         yield Finding("endorsement", "warning", str(error), "enrolment needs a TPM with an endorsement key")
         return
     yield _endorsement(certificate, state)
+
+
+async def _each(engine: TpmEngine) -> AsyncIterator[Finding]:
+    """Where there are several: whether each is there. What follows is about the first."""
+    tpms = (await engine.statistics()).tpms
+    for name, one in tpms.items() if len(tpms) > 1 else ():
+        if one.is_there:
+            yield Finding(f"TPM {name}", "ok", f"keys are `{one.origin}`, primary key's Name {one.primary_name.hex()[:24]}..")
+        else:
+            step = "start it or put it back; if it is lost, leave it out of --tpm and rotate its keys: `tpmbus keys list` has them"
+            yield Finding(f"TPM {name}", "problem", "it is away: its keys fail, and no others", step)
 
 
 async def timings(engine: TpmEngine) -> AsyncIterator[Timing | Finding]:
@@ -163,7 +177,7 @@ def _endorsement(der: bytes, state: State) -> Finding:
     except ValueError as error:
         return Finding("endorsement", "problem", f"its certificate does not parse: {error}", "ask the TPM's maker")
     text = f"certificate of {certificate.issuer.rfc4514_string()}"
-    if chosen_tpm() != OWN_SWTPM:
+    if tpms_of(chosen_tpm())[0] != OWN_SWTPM:
         return Finding("endorsement", "ok", text)
     try:
         issuer = x509.load_pem_x509_certificate((state.swtpm / "ca" / "issuercert.pem").read_bytes())

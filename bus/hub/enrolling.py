@@ -109,7 +109,7 @@ class Enrolling:
         old = every.get(held.certificate.spki) if held is not None and held.certificate.spki != key.spki else None
         if held is None or old is None or not self._signs(old):
             return Wish(key.name, inbox_key.kem, inbox_key.public, LOCAL)
-        same_chip = key.origin != SOFTWARE and held.ek_hash == key_hash((await self._engine.endorsement()).spki)
+        same_chip = key.origin != SOFTWARE and held.ek_hash == key_hash((await self._engine.endorsement(beside=key.id)).spki)
         predecessor = Predecessor(self._engine, old.id)
         return Wish(key.name, inbox_key.kem, inbox_key.public, RENEWAL if same_chip else LOCAL, predecessor=predecessor)
 

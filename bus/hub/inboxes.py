@@ -47,7 +47,7 @@ class Inboxes:
     async def open(
         cls, state: State, engine: TpmEngine, policy: Policy, *, places: dict[str, Place] | None = None, clock: Clock
     ) -> Inboxes:
-        """`places`: what the engine has said of itself before, and will say here, by origin."""
+        """`places`: where the engine has said before, and will say here, that keys live."""
         memory = await to_thread.run_sync(TrustMemory, state.trust, clock)
         statement = await to_thread.run_sync(read_statement, state.trust / "public")
         return cls(state, engine, policy, clock, memory, statement, {} if places is None else places)
@@ -58,7 +58,7 @@ class Inboxes:
         role = self.policy.role_of(name)
         public = self.state.trust / "public" / "inbox" / f"{name}.bin"
         published = await to_thread.run_sync(_published, public, name)
-        place = await self._place(certificate.origin)
+        place = await self._place(certificate.origin, signer.key)
         wanted = Wanted(
             certificate.signer,
             kem.BY_WORD[role.inbox],
@@ -90,10 +90,10 @@ class Inboxes:
         now_ms, until_ms = self.clock.now_ms(), 0 if self.statement is None else self.statement.next_update_ms
         return max(self.memory.passed_ms(), min(now_ms, until_ms))
 
-    async def _place(self, origin: str) -> Place:
-        if origin not in self._places:
-            self._places[origin] = await place_of(self.engine, origin)
-        return self._places[origin]
+    async def _place(self, origin: str, key: str) -> Place:
+        if key not in self._places:
+            self._places[key] = await place_of(self.engine, origin, beside=key)
+        return self._places[key]
 
 
 async def renew_inboxes(state: State, engine: TpmEngine, names: Iterable[str], *, clock: Clock) -> dict[str, Kept]:

@@ -24,10 +24,10 @@ import anyio.to_thread
 
 from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
 from bus.hub.state import State, holder_of
-from bus.hub.which_tpm import chosen_tpm
 from bus.policy import Policy
 from bus.policy import files as policy_files
 from bus.tpm.remote import RemoteEngine
+from bus.tpm.spelling import tpms_of
 
 START_SECONDS: Final = 30.0
 """Making a software TPM anew takes some two seconds, on a slow and busy machine more."""
@@ -236,7 +236,7 @@ def _check_same_tpm(state: State, tpm: str | None) -> None:
     named = tpm or os.environ.get("TPMBUS_TPM")
     holder = holder_of(state.tpm_lock) or {}
     used = holder.get("tpm")
-    if named and used and chosen_tpm(named) != used:
+    if named and used and tpms_of(named) != tpms_of(used):
         raise StateInUseError(int(holder["pid"]), f"unix://{state.tpm_socket} (its TPM is {used}; `tpmbus tpm stop` ends it)")
 
 

@@ -3,6 +3,7 @@
 swtpm                 the state folder's own software TPM, made and run by us
 software              no TPM at all: the software keystore, where policy allows it
 device:/dev/tpmrm0    or any other TCTI string of the TSS
+swtpm*3, A;B          several (`bus.tpm.spelling`): keys are spread over them by name
 """
 
 from __future__ import annotations
@@ -23,22 +24,24 @@ from bus.policy.model import Role
 from bus.tpm.engine import Engine
 from bus.tpm.interface import HARDWARE, ORIGINS, SOFTWARE, SOFTWARE_TPM, Tpm
 from bus.tpm.keyring import ATTESTATION
+from bus.tpm.several import SeveralTpms
 from bus.tpm.software import SoftwareTpm
+from bus.tpm.spelling import OWN_SWTPM, is_own, tpms_of
 from bus.tpm.swtpm import Swtpm
 from bus.tpm.vault import FolderVault
 
-OWN_SWTPM = "swtpm"
 _LIBRARY = "install libtss2-dev, pkg-config, gcc and python3-dev, then `pip install --force-reinstall tpm2-pytss`"
 _CHIPS = ("device:", "tabrmd:")
 """TCTIs behind which a chip may be. Of what stands behind any other, nobody knows that it is one."""
 
 
 def chosen_tpm(tpm: str | None = None) -> str:
+    """Whatever it is that is named: `tpms_of` says which TPMs these are."""
     return tpm or os.environ.get("TPMBUS_TPM") or OWN_SWTPM
 
 
 def origin_of(tpm: str) -> str:
-    """What keys made there may call themselves; a TPM that says it is a simulator is none the more hardware (`esapi`)."""
+    """What keys made in this one may call themselves; a TPM that says it is a simulator is none the more hardware (`esapi`)."""
     if tpm == SOFTWARE:
         return SOFTWARE
     return HARDWARE if tpm.startswith(_CHIPS) else SOFTWARE_TPM
@@ -52,29 +55,45 @@ async def open_engine_here(
     tpm: str | None = None,
     around: Callable[[Tpm], Tpm] | None = None,
     facts: Mapping[str, str] = MappingProxyType({}),
-) -> AsyncIterator[Engine]:
+) -> AsyncIterator[Engine | SeveralTpms]:
     """The state folder's engine in this process. Raises StateInUseError if another process has it: reach it over its socket.
 
-    `around`: something that is put around the TPM, such as one that makes it slower. `facts` stand in the lock file, for whoever
-    comes second.
+    `around`: something that is put around each TPM and around the keystore, such as one that makes them slower. `facts` stand in
+    the lock file, for whoever comes second.
     """
     which = chosen_tpm(tpm)
+    names = tpms_of(which)
     with ExitStack() as held:
         lock = partial(owned, state.tpm_lock, **{"url": f"unix://{state.tpm_socket}", "tpm": which, **facts})
         await to_thread.run_sync(lambda: held.enter_context(lock()))
         vault = await to_thread.run_sync(FolderVault, state.vault)
         software: Tpm = SoftwareTpm(await to_thread.run_sync(vault.secret))
-        own = Swtpm(state.swtpm, socket_path=state.swtpm_socket) if which == OWN_SWTPM else None
+        ours = {name: _own_swtpm(state, name) for name in names if is_own(name)}
+        around = around or (lambda chip: chip)
+        openers = {name: _opener(name, ours.get(name), policy, around) for name in names if name != SOFTWARE}
+        permit = permission(policy, joined=(told := Joined(state)), signed=told.role)
         try:
-            opener, permit = _opener(which, own, policy), permission(policy, joined=(told := Joined(state)), signed=told.role)
-            if around is not None:
-                opener, software = _within(around, opener), around(software)
-            async with Engine(opener, vault, software=software, permit=permit) as engine:
+            async with _engine(openers, vault, software=around(software), permit=permit) as engine:
                 yield engine
         finally:
-            if own is not None:
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(own.stop)
+            with anyio.CancelScope(shield=True):
+                for swtpm in ours.values():
+                    await to_thread.run_sync(swtpm.stop)
+
+
+def _engine(
+    openers: Mapping[str, Callable[[], Tpm]], vault: FolderVault, *, software: Tpm, permit: Callable[[str, str], None]
+) -> Engine | SeveralTpms:
+    if len(openers) > 1:
+        return SeveralTpms(openers, vault, origins={name: origin_of(name) for name in openers}, software=software, permit=permit)
+    name, open_tpm = next(iter(openers.items()), ("", None))
+    return Engine(open_tpm, vault, software=software, permit=permit, name=name)
+
+
+def _own_swtpm(state: State, name: str) -> Swtpm:
+    """The first lies where the only one does."""
+    folder, socket = state.swtpm, state.swtpm_socket
+    return Swtpm(folder.with_name(name), socket_path=socket.with_name(f"{name}{socket.suffix}"))
 
 
 class Joined:
@@ -131,14 +150,7 @@ def permission(
     return permit
 
 
-def _within(around: Callable[[Tpm], Tpm], opener: Callable[[], Tpm] | None) -> Callable[[], Tpm] | None:
-    return None if opener is None else lambda: around(opener())
-
-
-def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] | None:
-    if which == SOFTWARE:
-        return None
-
+def _opener(name: str, own: Swtpm | None, policy: Policy, around: Callable[[Tpm], Tpm]) -> Callable[[], Tpm]:
     def open_tpm() -> Tpm:
         try:
             from bus.tpm.esapi import EsapiTpm  # noqa: PLC0415  the TPM library is loaded only where a TPM is used
@@ -147,6 +159,7 @@ def _opener(which: str, own: Swtpm | None, policy: Policy) -> Callable[[], Tpm] 
 
         if own is not None:
             own.start()
-        return EsapiTpm(own.tcti if own else which, origin=origin_of(which), primary_handle=policy.primary_handle)
+        tcti = own.tcti if own is not None else name
+        return around(EsapiTpm(tcti, origin=origin_of(name), primary_handle=policy.primary_handle))
 
     return open_tpm

@@ -1,7 +1,7 @@
 """The agents' side of enrolment: from keys that an engine holds to certificates, over any carrier.
 
 `exchange` carries one message to the authority and gives its answer; what carries it does not matter, since everything that is
-said is proven. All agents of a host share one request for those in its chip (so the chip's certificate is judged once, and one
+said is proven. All agents of a host share one request for those in one chip (so the chip's certificate is judged once, and one
 credential is opened), and one for those in its software keystore.
 """
 
@@ -78,11 +78,10 @@ async def enroll(
         if wish.name not in keys:
             raise TpmRefusedError("unknown_key", f"{wish.name} has no identity key yet: make it with `tpmbus provision`")
     done: dict[str, Enrolled] = {}
-    for in_software in (False, True):
-        group = [wish for wish in wishes if (keys[wish.name].origin == SOFTWARE) == in_software]
+    for group in await _by_chip(engine, wishes, keys):
         for start in range(0, len(group), MAX_AGENTS):
             part = group[start : start + MAX_AGENTS]
-            chip = None if in_software else await _chip(engine, intermediates)
+            chip = await _chip(engine, keys[part[0].name], intermediates)
             ders = await _enroll(engine, part, keys, chip, exchange)
             for wish, der in zip(part, ders, strict=True):
                 info = keys[wish.name]
@@ -98,13 +97,30 @@ async def _enroll(
     opening = half.challenge(await exchange(half.request(chip, applicants)))
     secret = b""
     if chip is not None:
-        secret = await engine.activate(opening.id_object, opening.encrypted_secret)
+        beside = keys[wishes[0].name].id
+        secret = await engine.activate(opening.id_object, opening.encrypted_secret, beside=beside)
     evidence = [await _evidence(engine, wish, keys[wish.name], task) for wish, task in zip(wishes, opening.tasks, strict=True)]
     return half.granted(await exchange(half.proof(secret, evidence)))
 
 
-async def _chip(engine: TpmEngine, intermediates: Sequence[bytes]) -> Chip:
-    endorsement, attester = await engine.endorsement(), await engine.attestation_key()
+async def _by_chip(engine: TpmEngine, wishes: Sequence[Wish], keys: dict[str, KeyInfo]) -> list[list[Wish]]:
+    """Those of each chip together, since a chip vouches for what lives in it; those of the software keystore come last."""
+    chips: dict[bytes, list[Wish]] = {}
+    in_software = []
+    for wish in wishes:
+        info = keys[wish.name]
+        if info.origin == SOFTWARE:
+            in_software.append(wish)
+        else:
+            chips.setdefault((await engine.endorsement(beside=info.id)).public, []).append(wish)
+    return [*chips.values(), in_software]
+
+
+async def _chip(engine: TpmEngine, key: KeyInfo, intermediates: Sequence[bytes]) -> Chip | None:
+    """The one that this key lives in; None for the software keystore."""
+    if key.origin == SOFTWARE:
+        return None
+    endorsement, attester = await engine.endorsement(beside=key.id), await engine.attestation_key(beside=key.id)
     return Chip(endorsement.certificate, tuple(intermediates), endorsement.public, attester.public)
 
 

@@ -126,9 +126,12 @@ class InboxFolder:
         return self.folder / f"{name}.json"
 
 
-async def place_of(engine: TpmEngine, origin: str) -> Place:
-    """Where the keys of an agent are sealed whose identity key has this origin: beside it, so that both open or neither."""
-    return Place(origin, b"" if origin == SOFTWARE else (await engine.facts()).primary_name)
+async def place_of(engine: TpmEngine, origin: str, *, beside: str | None = None) -> Place:
+    """Where the keys of an agent are sealed whose identity key has this origin: beside it, so that both open or neither.
+
+    `beside`: that key, where the engine has several TPMs.
+    """
+    return Place(origin, b"" if origin == SOFTWARE else (await engine.facts(beside=beside)).primary_name)
 
 
 async def keep_inbox(
@@ -199,7 +202,7 @@ async def _make(
             "untrusted", agent=identity.name, detail="its identity certificate has ended: renew that first, `tpmbus provision` does"
         )
     body = InboxBody(identity.domain, identity.name, identity.signer, counter, private.kem, private.public, begins, ends)
-    sealed = await engine.seal(private.to_bytes(), pcrs=pcrs, origin=wanted.place.origin)
+    sealed = await engine.seal(private.to_bytes(), pcrs=pcrs, origin=wanted.place.origin, beside=signer.key)
     certificate = await _certify(engine, signer, body)
     return InboxKey(certificate.encode(), sealed, wanted.place, needed_until(body, wanted))
 

@@ -17,13 +17,14 @@ from bus.tpm.software import SoftwareTpm
 class FakeTpm(SoftwareTpm):
     """`faults` holds functions that are called, one at each operation, before it: to raise, to block, to look."""
 
-    def __init__(self, *, hashes: Sequence[str] = ("sha256", "sha384")) -> None:
-        super().__init__(b"a fake TPM keeps no secret at all")
+    def __init__(self, *, hashes: Sequence[str] = ("sha256", "sha384"), number: int = 0) -> None:
+        """`number` tells fakes apart, as primary keys do chips: what one has sealed, another does not open."""
+        super().__init__(b"a fake TPM keeps no secret at all" + number.to_bytes(2) * bool(number))
         self.faults: deque[Callable[[], None]] = deque()
         self.operations = 0
         self.corrupt_signatures = 0
         """How many of the next signatures come out wrong, as from a chip that is being attacked."""
-        self._hashes = frozenset(hashes)
+        self._hashes, self._number = frozenset(hashes), number
 
     def facts(self) -> Facts:
         return replace(
@@ -33,7 +34,7 @@ class FakeTpm(SoftwareTpm):
             hashes=self._hashes,
             transient_slots=3,
             primary_handle=0x81000001,
-            primary_name=b"\x00\x0b" + bytes(32),
+            primary_name=b"\x00\x0b" + self._number.to_bytes(32),
         )
 
     def create(self, suite: Suite | None, *, auth: bytes) -> WrappedKey:

@@ -89,7 +89,7 @@ class InlineEngine:
 
     # ---- the verbs -----------------------------------------------------------------------------------------------------------
 
-    async def facts(self) -> Facts:
+    async def facts(self, *, beside: str | None = None) -> Facts:
         return FACTS
 
     async def keys(self) -> list[KeyInfo]:
@@ -120,7 +120,7 @@ class InlineEngine:
         job.contents = [(purpose, bytes(content)) for content in contents]
         return cast("list[BatchProof]", await self._wait(job))
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None, beside: str | None = None) -> bytes:
         """Registers are taken and do not count: there are none."""
         return await self._call("seal", lambda: self.seal_nowait(secret))
 
@@ -134,16 +134,16 @@ class InlineEngine:
     async def certify(self, key: str, *, qualifying: bytes) -> Attested:
         raise _no_tpm("certify a key")
 
-    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes) -> Attested:
+    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes, beside: str | None = None) -> Attested:
         raise _no_tpm("quote platform registers")
 
-    async def activate(self, credential: bytes, secret: bytes) -> bytes:
+    async def activate(self, credential: bytes, secret: bytes, *, beside: str | None = None) -> bytes:
         raise _no_tpm("activate a credential")
 
-    async def endorsement(self) -> Endorsement:
+    async def endorsement(self, *, beside: str | None = None) -> Endorsement:
         raise _no_tpm("show an endorsement key")
 
-    async def attestation_key(self) -> AttestationKey:
+    async def attestation_key(self, *, beside: str | None = None) -> AttestationKey:
         raise _no_tpm("attest anything")
 
     async def measure(self, suite: Suite) -> Timing:

@@ -180,11 +180,13 @@ async def _check_attestation(engine: TpmEngine) -> None:
         await _refuses("not_a_tpm", lambda: engine.quote([0], qualifying=qualifying))
         await _refuses("not_a_tpm", engine.endorsement)
         return
-    attester = await engine.attestation_key()
+    attester = await engine.attestation_key(beside="ATTEST")
     _require(attester.name == name_of(attester.public), "the attestation key's Name is not its hash")
-    endorsement = await engine.endorsement()
+    endorsement = await engine.endorsement(beside="ATTEST")
     _require(bool(endorsement.spki), "no endorsement key")
-    for attested in (await engine.certify("ATTEST", qualifying=qualifying), await engine.quote([0, 7], qualifying=qualifying)):
+    certified = await engine.certify("ATTEST", qualifying=qualifying)
+    quoted = await engine.quote([0, 7], qualifying=qualifying, beside="ATTEST")
+    for attested in (certified, quoted):
         _require(attested.attest[:4] == b"\xffTCG", "what the TPM attests begins with its magic number")
         _require(qualifying in attested.attest, "the qualifying data is missing")
         half = 32  # TPMT_SIGNATURE of ECDSA: u16 algorithm, u16 hash, two TPM2B

@@ -48,12 +48,13 @@ class Answers:
     async def _ping(self, _: Fields) -> Fields:
         return {"version": VERSION}
 
-    async def _get_ek(self, _: Fields) -> Fields:
-        found = await self._engine.endorsement()
+    async def _get_ek(self, fields: Fields) -> Fields:
+        found = await self._engine.endorsement(beside=_beside(fields))
         return {"ek_public": found.spki, "ek_cert": found.certificate}
 
-    async def _get_attestation_data(self, _: Fields) -> Fields:
-        found, attester = await self._engine.endorsement(), await self._engine.attestation_key()
+    async def _get_attestation_data(self, fields: Fields) -> Fields:
+        beside = _beside(fields)
+        found, attester = await self._engine.endorsement(beside=beside), await self._engine.attestation_key(beside=beside)
         return {"ek_pub": found.spki, "ek_cert": found.certificate, "aik_name": attester.name}
 
     async def _activate_credential(self, fields: Fields) -> Fields:
@@ -65,14 +66,14 @@ class Answers:
             EncryptedSecret.parse(secret)
         except RemoteProtocolError as error:
             raise TpmRefusedError("malformed_credential", f"this is no credential: {error}") from error
-        return {"decrypted_secret": await self._engine.activate(credential, secret)}
+        return {"decrypted_secret": await self._engine.activate(credential, secret, beside=_beside(fields))}
 
-    async def _endorsement(self, _: Fields) -> Fields:
-        found = await self._engine.endorsement()
+    async def _endorsement(self, fields: Fields) -> Fields:
+        found = await self._engine.endorsement(beside=_beside(fields))
         return {"spki": found.spki, "public": found.public, "certificate": found.certificate}
 
-    async def _attestation_key(self, _: Fields) -> Fields:
-        found = await self._engine.attestation_key()
+    async def _attestation_key(self, fields: Fields) -> Fields:
+        found = await self._engine.attestation_key(beside=_beside(fields))
         return {"spki": found.spki, "public": found.public, "name": found.name}
 
     async def _sign_many(self, fields: Fields) -> Fields:
@@ -93,7 +94,8 @@ class Answers:
         return {"keys": rest[:KEYS_IN_A_PAGE], "more": len(rest) > KEYS_IN_A_PAGE}
 
     async def _seal(self, fields: Fields) -> Fields:
-        return {"blob": await self._engine.seal(fields["secret"], pcrs=fields["pcrs"] or (), origin=fields["origin"])}
+        pcrs, origin = fields["pcrs"] or (), fields["origin"]
+        return {"blob": await self._engine.seal(fields["secret"], pcrs=pcrs, origin=origin, beside=_beside(fields))}
 
     async def _unseal(self, fields: Fields) -> Fields:
         return {"secret": await self._engine.unseal(fields["blob"], origin=fields["origin"])}
@@ -102,13 +104,13 @@ class Answers:
         return _attested(await self._engine.certify(_agents_key(fields["key"]), qualifying=fields["qualifying"]))
 
     async def _quote(self, fields: Fields) -> Fields:
-        return _attested(await self._engine.quote(fields["pcrs"], qualifying=fields["qualifying"]))
+        return _attested(await self._engine.quote(fields["pcrs"], qualifying=fields["qualifying"], beside=_beside(fields)))
 
     async def _measure(self, fields: Fields) -> Fields:
         return {"timing": await self._engine.measure(fields["suite"])}
 
-    async def _facts(self, _: Fields) -> Fields:
-        return {"facts": await self._engine.facts()}
+    async def _facts(self, fields: Fields) -> Fields:
+        return {"facts": await self._engine.facts(beside=_beside(fields))}
 
     async def _statistics(self, _: Fields) -> Fields:
         return {"statistics": await self._engine.statistics()}
@@ -119,6 +121,10 @@ def _agents_key(key: str) -> str:
     if _KEY.fullmatch(key) is None:
         raise TpmRefusedError("unknown_key", f"{key!r} is no key of an agent: NAME, or NAME.GENERATION for an older one")
     return key
+
+
+def _beside(fields: Fields) -> str | None:
+    return None if fields["beside"] is None else _agents_key(fields["beside"])
 
 
 def _attested(found: Attested) -> Fields:

@@ -116,7 +116,7 @@ class Caller:
             command = wire.take_command(document)
             fields = wire.request_fields(command, document)
             permissions = self._permissions()
-            permissions.check(self.uid, command, key=fields.get("key"), purpose=fields.get("purpose"))
+            permissions.check(self.uid, command, key=fields.get("key"), purpose=fields.get("purpose"), beside=fields.get("beside"))
             if not permissions.owns(self.uid):
                 fields = _behind_the_owner(fields)
         except (BusError, WrongFieldError) as error:

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from bus.clock import Clock, SystemClock
+from bus.errors import TpmUnavailableError
 from bus.protocol.contexts import Purpose
 from bus.protocol.proof import MAX_BATCH, BatchProof, check_request
 from bus.protocol.suites import Suite
@@ -51,11 +52,18 @@ class Engine:
         software: Tpm | None = None,
         permit: Callable[[str, str], None] | None = None,
         clock: Clock | None = None,
+        name: str = "",
+        judge: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        """`permit(name, origin)` raises where policy does not let a key live there; without it, nobody asks."""
+        """`permit(name, origin)` raises where policy does not let a key live there; without it, nobody asks.
+
+        `name`: what the TPM is called. `judge(origin, primary_name)` raises where what was opened must not have the vault's
+        keys; without it, the vault decides by itself.
+        """
         clock = clock or SystemClock()
-        self._keyring = Keyring(vault, clock, permit=permit or anywhere)
-        self._executor = Executor(open_tpm, software, self._keyring, clock)
+        self.name = name
+        self._keyring = Keyring(vault, clock, permit=permit or anywhere, tpm=name)
+        self._executor = Executor(open_tpm, software, self._keyring, clock, judge or self._keyring.check_same_tpm)
         self._worker = Worker(self._executor.execute, self._executor.close, clock, MAX_BATCH)
 
     async def __aenter__(self) -> Self:
@@ -68,12 +76,37 @@ class Engine:
             raise
         return self
 
+    async def start(self) -> TpmUnavailableError | None:
+        """The same for a TPM that may come later: what it is away with, or None. Until then its callers hear that it is away."""
+        self._worker.start()
+        try:
+            await self._call("open", self._executor.connect)
+        except TpmUnavailableError as error:
+            self._executor.is_awaited = True
+            return error
+        except BaseException:
+            self._stop()
+            raise
+        return None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the TPM answered when it was last asked."""
+        return self._executor.tpm is not None
+
+    @property
+    def opened(self) -> Facts | None:
+        """What the TPM said of itself when it was opened last; None if it never was."""
+        return self._executor.facts
+
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     # -- the verbs -------------------------------------------------------------------------------------------------------------
 
-    async def facts(self) -> Facts:
+    async def facts(self, *, beside: str | None = None) -> Facts:
+        if beside is not None:
+            return await self._call("facts", self._executor.known_facts)
         return await self._call("facts", lambda: self._executor.chip().facts())
 
     async def keys(self) -> list[KeyInfo]:
@@ -111,7 +144,7 @@ class Engine:
         proofs: list[BatchProof] = await self._worker.run(("sign", key, signer), work, size=len(contents), priority=priority)
         return proofs
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None, beside: str | None = None) -> bytes:
         return await self._call("seal", lambda: self._sealer(origin).seal(secret, pcrs=_checked_pcrs(pcrs)))
 
     async def unseal(self, blob: bytes, *, origin: str | None = None) -> bytes:
@@ -127,7 +160,7 @@ class Engine:
 
         return await self._call("certify", certify)
 
-    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes) -> Attested:
+    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes, beside: str | None = None) -> Attested:
         def quote() -> Attested:
             attester = self._keyring.attester()
             return self._executor.chip().quote(
@@ -136,7 +169,7 @@ class Engine:
 
         return await self._call("quote", quote)
 
-    async def activate(self, credential: bytes, secret: bytes) -> bytes:
+    async def activate(self, credential: bytes, secret: bytes, *, beside: str | None = None) -> bytes:
         def activate() -> bytes:
             attester = self._keyring.attester()
             return self._executor.chip().activate(
@@ -145,10 +178,10 @@ class Engine:
 
         return await self._call("activate", activate)
 
-    async def endorsement(self) -> Endorsement:
+    async def endorsement(self, *, beside: str | None = None) -> Endorsement:
         return await self._call("endorsement", self._executor.endorsement)
 
-    async def attestation_key(self) -> AttestationKey:
+    async def attestation_key(self, *, beside: str | None = None) -> AttestationKey:
         def read() -> AttestationKey:
             info = self._keyring.attester().info
             return AttestationKey(info.spki, info.public, name_of(info.public))
@@ -161,9 +194,12 @@ class Engine:
         )
 
     async def statistics(self) -> EngineStatistics:
-        tpm = self._executor.tpm
+        tpm, facts, tally, waiting = self._executor.tpm, self._executor.facts, self._executor.tally, self._worker.waiting
         slots = tpm.statistics() if tpm is not None else {}
-        return self._executor.tally.snapshot(waiting=self._worker.waiting, slots=slots)
+        name = facts.primary_name if facts is not None else b""
+        origin = facts.origin if facts is not None else ""
+        mine = tally.reading(origin=origin, primary_name=name, is_there=tpm is not None, waiting=waiting)
+        return tally.snapshot(waiting=waiting, slots=slots, tpms={self.name: mine} if self.name else {})
 
     async def aclose(self) -> None:
         """Stop: waiting callers get ClosedError. A TPM that hangs is not waited for longer than a few seconds."""

@@ -44,13 +44,20 @@ class Executor:
     software: Tpm | None
     keyring: Keyring
     clock: Clock
+    judge: Callable[[str, bytes], None]
+    """Raises where the TPM of this origin, with this primary key's Name, must not have the vault's keys."""
     tally: Tally = field(default_factory=Tally)
     tpm: Tpm | None = None
     facts: Facts | None = None
+    """As they were when it was opened last."""
+    is_awaited: bool = False
+    """It was away when the engine started, and is opened when it comes."""
     closing: bool = False
     """Set from outside, for a thread that a TPM holds: what died meanwhile is not opened again."""
     _endorsement: Endorsement | None = None
     _retry_at: float = 0.0
+    _closed_to_us: TpmError | None = None
+    """Why it could not be opened when that was tried last."""
 
     def execute(self, jobs: list[Job]) -> None:
         """Serve jobs of one key together; each gets its result or its error, and the thread lives on."""
@@ -71,7 +78,7 @@ class Executor:
             tpm = self.open_tpm()
             try:
                 facts = tpm.facts()
-                self.keyring.check_same_tpm(facts.origin, facts.primary_name)
+                self.judge(facts.origin, facts.primary_name)
             except BaseException:
                 tpm.close()
                 raise
@@ -99,12 +106,20 @@ class Executor:
         """The TPM; without one, the software keystore."""
         chip = self.tpm or (self.software if self.open_tpm is None else None)
         if chip is None:
-            raise TpmUnavailableError("no_tpm", "the TPM is gone; it is opened again as soon as it answers")
+            raise TpmUnavailableError("no_tpm", f"{self._called} is gone; it is opened again as soon as it answers")
         return chip
+
+    def known_facts(self) -> Facts:
+        """As they were when it was opened: no question to the TPM."""
+        return self.facts if self.facts is not None else self.chip().facts()
+
+    @property
+    def _called(self) -> str:
+        return f"TPM {self.keyring.tpm}" if self.keyring.tpm else "the TPM"
 
     def _with_a_tpm_that_lives(self, jobs: list[Job]) -> None:
         """Everything here can be done twice without harm, so a TPM that died meanwhile is opened again and asked once more."""
-        connected_before = self.facts is not None
+        connected_before = self.facts is not None or self.is_awaited
         if self.tpm is None and connected_before:
             self._reconnect()
         try:
@@ -138,8 +153,8 @@ class Executor:
         if self.closing:
             raise ClosedError("the TPM engine was closed while its TPM hung")
         now = self.clock.monotonic()
-        if now < self._retry_at:
-            raise TpmUnavailableError("no_tpm", "the TPM is gone, and could not be opened again a moment ago")
+        if now < self._retry_at and self._closed_to_us is not None:
+            raise twin(self._closed_to_us)
         self._drop_tpm()
         for pause in (*REOPEN_TRIES_SECONDS, None):
             try:
@@ -147,7 +162,7 @@ class Executor:
                 break
             except TpmError as error:
                 if pause is None or error.code != "no_tpm" or self.closing:
-                    self._retry_at = now + REOPEN_PAUSE_SECONDS
+                    self._retry_at, self._closed_to_us = self.clock.monotonic() + REOPEN_PAUSE_SECONDS, error
                     raise
                 time.sleep(pause)
         self.tally.restarts += 1

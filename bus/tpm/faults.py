@@ -60,9 +60,14 @@ def fault_of(error: Exception) -> Fault | None:
 def _tpm_fault(error: TpmError) -> Fault:
     kind = "unavailable" if isinstance(error, TpmUnavailableError) else "refused"
     message = str(error.args[0] if error.args else error.code)
+    details = _which(error)
     if error.rc is None:
-        return Fault(error.code, kind, message, {})
-    return Fault(error.code, kind, message.removesuffix(f" (TPM response 0x{error.rc:x})"), {"rc": error.rc})
+        return Fault(error.code, kind, message, details)
+    return Fault(error.code, kind, message.removesuffix(f" (TPM response 0x{error.rc:x})"), {"rc": error.rc, **details})
+
+
+def _which(error: TpmError) -> dict[str, str]:
+    return {"tpm": error.tpm} if error.tpm else {}
 
 
 def _not_permitted_fault(error: NotPermittedError) -> Fault:
@@ -76,7 +81,7 @@ def _overloaded_fault(error: OverloadedError) -> Fault:
 
 
 _TELLERS: Final[tuple[tuple[type[Exception], Callable[[Any], Fault]], ...]] = (
-    (VaultError, lambda error: Fault(error.code, "vault", str(error), {"path": error.path})),
+    (VaultError, lambda error: Fault(error.code, "vault", str(error), {"path": error.path, **_which(error)})),
     (TpmError, _tpm_fault),
     (NotPermittedError, _not_permitted_fault),
     (OverloadedError, _overloaded_fault),
@@ -116,10 +121,14 @@ def _rc(details: Mapping[str, Any]) -> int | None:
     return _whole(details["rc"]) if "rc" in details else None
 
 
+def _tpm(details: Mapping[str, Any]) -> str:
+    return _text(details.get("tpm", ""))
+
+
 _MAKERS: Final[Mapping[str, Callable[[str, str, Mapping[str, Any]], Exception]]] = {
-    "unavailable": lambda code, message, details: TpmUnavailableError(code, message, rc=_rc(details)),
-    "refused": lambda code, message, details: TpmRefusedError(code, message, rc=_rc(details)),
-    "vault": lambda code, message, details: VaultError(code, message, path=_text(details.get("path", ""))),
+    "unavailable": lambda code, message, details: TpmUnavailableError(code, message, rc=_rc(details), tpm=_tpm(details)),
+    "refused": lambda code, message, details: TpmRefusedError(code, message, rc=_rc(details), tpm=_tpm(details)),
+    "vault": lambda code, message, details: VaultError(code, message, path=_text(details.get("path", "")), tpm=_tpm(details)),
     "not_permitted": lambda _, message, details: NotPermittedError(
         _text(details.get("agent", "this user")), _text(details.get("action", "do this")), _text(details.get("rule", message))
     ),

@@ -84,6 +84,17 @@ def many(field: Field, *, least: int, most: int) -> Field:
     return Field(lambda values: [field.encode(value) for value in values], decode)
 
 
+def named(field: Field, *, longest_name: int, most: int) -> Field:
+    """An object whose names are anybody's, and whose values are all of one kind."""
+
+    def decode(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict) or len(value) > most or any(len(name) > longest_name for name in value):
+            raise ValueError(f"is no object of at most {most} names")
+        return {name: field.decode(item) for name, item in value.items()}
+
+    return Field(lambda values: {name: field.encode(value) for name, value in values.items()}, decode)
+
+
 def record(shape: Shape, make: Callable[..., Any], take: Callable[[Any], Mapping[str, Any]]) -> Field:
     def decode(value: Any) -> Any:
         if not isinstance(value, dict):

@@ -171,6 +171,24 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TpmReading:
+    """What one of an engine's TPMs has done since the engine started; times in seconds."""
+
+    origin: str
+    primary_name: bytes
+    """Which TPM it is. Empty while it was never reached."""
+    is_there: bool
+    """Whether it answered when it was last asked."""
+    signed_contents: int
+    signatures: int
+    waiting: int
+    longest_wait: float
+    busy: float
+    failures: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatistics:
     """Counters since the engine started; times in seconds."""
 
@@ -188,12 +206,19 @@ class EngineStatistics:
     slots: Mapping[str, int]
     failures: Mapping[str, int]
     restarts: int
+    tpms: Mapping[str, TpmReading] = field(default_factory=dict)
+    """Of each TPM, by what it is called."""
 
 
 class TpmEngine(Protocol):
-    """One TPM for many async callers. A key is `NAME` (its current generation) or `NAME.GENERATION`."""
+    """One TPM, or several, for many async callers. A key is `NAME` (its current generation) or `NAME.GENERATION`.
 
-    async def facts(self) -> Facts: ...
+    `beside` names a key: what is asked is asked of the TPM in which it lives. Without it, of the first one. Where there is but
+    one, it says nothing.
+    """
+
+    async def facts(self, *, beside: str | None = None) -> Facts:
+        """As they are now; with `beside`, as they were when that TPM was opened."""
 
     async def keys(self) -> list[KeyInfo]: ...
 
@@ -214,20 +239,20 @@ class TpmEngine(Protocol):
     ) -> list[BatchProof]:
         """A proof for each content. Everything that waits for one key is covered by one TPM signature."""
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None, beside: str | None = None) -> bytes:
         """By the TPM; `software` by the software keystore beside it, for what must open without the TPM. Give `unseal` the same."""
 
     async def unseal(self, blob: bytes, *, origin: str | None = None) -> bytes: ...
 
     async def certify(self, key: str, *, qualifying: bytes) -> Attested: ...
 
-    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes) -> Attested: ...
+    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes, beside: str | None = None) -> Attested: ...
 
-    async def activate(self, credential: bytes, secret: bytes) -> bytes: ...
+    async def activate(self, credential: bytes, secret: bytes, *, beside: str | None = None) -> bytes: ...
 
-    async def endorsement(self) -> Endorsement: ...
+    async def endorsement(self, *, beside: str | None = None) -> Endorsement: ...
 
-    async def attestation_key(self) -> AttestationKey: ...
+    async def attestation_key(self, *, beside: str | None = None) -> AttestationKey: ...
 
     async def measure(self, suite: Suite) -> Timing:
         """Make a key of this suite, sign with it, verify, throw it away."""

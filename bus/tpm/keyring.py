@@ -45,6 +45,31 @@ class LoadedKey:
     signer: bytes
 
 
+def wrong_tpm(tpm: str, made_under: bytes, found: bytes) -> VaultError:
+    """A vault whose keys belong to another TPM than the one that answers."""
+    called = f"TPM {tpm}: " if tpm else ""
+    return VaultError(
+        "wrong_tpm",
+        f"{called}the keys of this vault were made under another TPM's primary key "
+        f"({made_under.hex()[:16]}.., this one has {found.hex()[:16]}..): put that TPM back, "
+        "or move the vault away and give the agents new keys with `tpmbus provision`",
+        path="index.json",
+        tpm=tpm,
+    )
+
+
+def elsewhere(entry: Entry) -> VaultError:
+    """A key that lives in a TPM which is not here."""
+    called = f"TPM {entry.tpm}" if entry.tpm else "another TPM"
+    return VaultError(
+        "wrong_tpm",
+        f"{entry.info.id} was made under another TPM's primary key ({called}, {entry.parent.hex()[:16]}..): put that TPM back, "
+        f"or name it too; or make a new key with `tpmbus keys rotate {entry.info.name}`",
+        path=f"{entry.info.id}.pem",
+        tpm=entry.tpm,
+    )
+
+
 def anywhere(name: str, origin: str) -> None:
     """Let every key live where it wants: for tests, and for programs without a policy."""
 
@@ -59,6 +84,8 @@ class Keyring:
     """By origin: the Name of the primary key under which that chip wraps."""
     permit: Callable[[str, str], None] = anywhere
     """Raises NotPermittedError where policy does not let the key of a name live there: before it is made, and before it signs."""
+    tpm: str = ""
+    """What the TPM is called: it stands beside the keys that are made there."""
     _loaded: OrderedDict[str, LoadedKey] = field(default_factory=OrderedDict)
 
     def infos(self) -> list[KeyInfo]:
@@ -81,13 +108,7 @@ class Keyring:
         """
         parents = {entry.parent for entry in self.vault.entries() if entry.info.origin == origin}
         if parents and primary_name not in parents:
-            raise VaultError(
-                "wrong_tpm",
-                "the keys of this vault were made under another TPM's primary key "
-                f"({min(parents).hex()[:16]}.., this one has {primary_name.hex()[:16]}..): put that TPM back, "
-                "or move the vault away and give the agents new keys with `tpmbus provision`",
-                path="index.json",
-            )
+            raise wrong_tpm(self.tpm, min(parents), primary_name)
 
     # -- making ----------------------------------------------------------------------------------------------------------------
 
@@ -95,60 +116,86 @@ class Keyring:
         if not is_agent_name(name):
             raise ValueError(f"{name!r} is no agent name: a capital letter, then capital letters and digits, 32 at most")
         self.permit(name, origin)
-        with self.vault.writing():
-            mine = [entry for entry in self.vault.entries() if entry.info.name == name]
-            usable = [entry for entry in mine if self._fits(entry, suite, origin)]
-            current = [entry for entry in mine if entry.info.ends_ms is None]
-            for entry in usable:
-                if entry.info.ends_ms is None:
-                    return entry.info
-            until = self.clock.now_ms() + KEEP_RETIRED_MS
-            if usable:
-                again = vaults.make_current(max(usable, key=lambda entry: entry.info.generation))
-                self.vault.update([*(vaults.retire(entry, ends_ms=until) for entry in current), again])
-                return again.info
-            return self._make(name, suite, origin, mine, ends_ms=until)
+        while True:
+            with self.vault.writing():
+                mine = self._generations(name)
+                found = self._usable(mine, suite, origin)
+            made = found or self._make(name, suite, origin, mine, ends_ms=self.clock.now_ms() + KEEP_RETIRED_MS)
+            if made is not None:
+                return made
 
     def rotate(self, name: str, *, keep_until_ms: int, suite: Suite | None) -> KeyInfo:
         if not is_agent_name(name):  # neither one generation of a key, nor the attestation key, which must stay restricted
             raise TpmRefusedError("unknown_key", f"no agent is called {name!r}: only agents' keys are rotated")
-        with self.vault.writing():
-            entries = self.vault.entries()
-            old = self.vault.find(name).info
+        while True:
+            with self.vault.writing():
+                old = self.vault.find(name).info
+                mine = self._generations(name)
             self.permit(name, old.origin)
-            mine = [entry for entry in entries if entry.info.name == name]
-            return self._make(name, suite or IDENTITY_SUITES[old.suite], old.origin, mine, ends_ms=keep_until_ms)
+            made = self._make(name, suite or IDENTITY_SUITES[old.suite], old.origin, mine, ends_ms=keep_until_ms)
+            if made is not None:
+                return made
 
     def attester(self) -> LoadedKey:
         """The restricted key that vouches for others: it signs only what the chip itself has made."""
-        with self.vault.writing():
-            for entry in self.vault.entries():
-                if (
-                    entry.info.name == ATTESTATION
-                    and entry.info.ends_ms is None
-                    and entry.parent == self.parents.get(entry.info.origin)
-                ):
+        origin = next((origin for origin in self.chips if origin != SOFTWARE), SOFTWARE)
+        while True:
+            with self.vault.writing():
+                mine = self._generations(ATTESTATION)
+            for entry in mine:
+                if entry.info.ends_ms is None and entry.parent in self.parents.values():
                     return self._open(entry)
-            origin = next((origin for origin in self.chips if origin != SOFTWARE), SOFTWARE)
-            mine = [entry for entry in self.vault.entries() if entry.info.name == ATTESTATION]
-            self._make(ATTESTATION, None, origin, mine, ends_ms=self.clock.now_ms())
-            return self._open(self.vault.find(ATTESTATION))
+            made = self._make(ATTESTATION, None, origin, mine, ends_ms=self.clock.now_ms())
+            if made is not None:
+                return self._open(self.vault.find(made.id))
 
-    def _make(self, name: str, suite: Suite | None, origin: str, mine: Sequence[Entry], *, ends_ms: int) -> KeyInfo:
+    def _generations(self, name: str) -> list[Entry]:
+        return [entry for entry in self.vault.entries() if entry.info.name == name]
+
+    def _usable(self, mine: Sequence[Entry], suite: Suite, origin: str) -> KeyInfo | None:
+        """The current key, or an earlier one that is current from now on; None if a new one is due."""
+        usable = [entry for entry in mine if self._fits(entry, suite, origin)]
+        current = [entry for entry in mine if entry.info.ends_ms is None]
+        for entry in current:
+            if entry in usable:
+                return entry.info
+            if entry.info.origin == origin and not self._is_here(entry):
+                raise elsewhere(entry)  # a new one would end the other unasked
+        if not usable:
+            return None
+        until = self.clock.now_ms() + KEEP_RETIRED_MS
+        again = vaults.make_current(max(usable, key=lambda entry: entry.info.generation))
+        self.vault.update([*(vaults.retire(entry, ends_ms=until) for entry in current), again])
+        return again.info
+
+    def _make(self, name: str, suite: Suite | None, origin: str, mine: Sequence[Entry], *, ends_ms: int) -> KeyInfo | None:
+        """The next generation after these; None if somebody else has made it meanwhile.
+
+        The chip works while nobody holds the vault: other TPMs make keys for it at the same time.
+        """
         generation = max((entry.info.generation for entry in mine), default=0) + 1
         now = self.clock.now_ms()
         label = (suite or ATTESTATION_SUITE).name
         draft = KeyInfo(name, generation, label, origin, b"", b"", now, None)
         wrapped = self.chip(origin).create(suite, auth=self.vault.auth(draft))
         info = KeyInfo(name, generation, label, origin, wrapped.spki, wrapped.public, now, None)
-        retired = [vaults.retire(entry, ends_ms=ends_ms) for entry in mine if entry.info.ends_ms is None]
-        self.vault.add(vaults.new_entry(info, wrapped, parent=self.parents.get(origin, b"")), wrapped, retired=retired)
+        entry = vaults.new_entry(
+            info, wrapped, parent=self.parents.get(origin, b""), tpm=self.tpm if origin in self.parents else ""
+        )
+        with self.vault.writing():
+            now_there = self._generations(name)
+            if len(now_there) != len(mine):
+                return None
+            self.vault.add(entry, wrapped, retired=[vaults.retire(old, ends_ms=ends_ms) for old in _replaced(now_there, entry)])
         return info
 
     def _fits(self, entry: Entry, suite: Suite, origin: str) -> bool:
         info = entry.info
         alive = info.ends_ms is None or info.ends_ms > self.clock.now_ms()
-        return alive and info.suite == suite.name and info.origin == origin and entry.parent == self.parents.get(origin, b"")
+        return alive and info.suite == suite.name and info.origin == origin and self._is_here(entry)
+
+    def _is_here(self, entry: Entry) -> bool:
+        return entry.parent == self.parents.get(entry.info.origin, b"")
 
     def measure(self, suite: Suite, chip: Tpm) -> Timing:
         """A key that never reaches the vault: how long it takes to make, and to sign with."""
@@ -197,13 +244,8 @@ class Keyring:
         if cached is not None and cached.info.spki == info.spki:
             self._loaded.move_to_end(info.id)
             return cached if cached.info is info else self._remember(_with_info(cached, info))
-        if info.origin in self.chips and entry.parent != self.parents.get(info.origin, b""):
-            raise VaultError(
-                "wrong_tpm",
-                f"{info.id} was made under another TPM's primary key ({entry.parent.hex()[:16]}..): "
-                f"put that TPM back, or make a new key with `tpmbus keys rotate {info.name}`",
-                path=f"{info.id}.pem",
-            )
+        if info.origin in self.chips and not self._is_here(entry):
+            raise elsewhere(entry)
         wrapped = self.vault.read(entry)
         try:
             public = signatures.load_public(info.spki)
@@ -222,3 +264,9 @@ class Keyring:
 
 def _with_info(key: LoadedKey, info: KeyInfo) -> LoadedKey:
     return LoadedKey(info, key.suite, key.wrapped, key.auth, key.public, key.signer)
+
+
+def _replaced(mine: Sequence[Entry], new: Entry) -> list[Entry]:
+    """What ends with a new key: the current one of the name. Each TPM has an attestation key of its own."""
+    current = [entry for entry in mine if entry.info.ends_ms is None]
+    return [entry for entry in current if entry.info.name != ATTESTATION or entry.parent == new.parent]

@@ -49,7 +49,9 @@ class Permissions:
         """Users other than the owner whom policy lets in."""
         return frozenset(uid for uid in self._grants if not self.owns(uid))
 
-    def check(self, uid: int, command: str, *, key: str | None = None, purpose: Purpose | None = None) -> None:
+    def check(
+        self, uid: int, command: str, *, key: str | None = None, purpose: Purpose | None = None, beside: str | None = None
+    ) -> None:
         """Return if this user may; else raise NotPermittedError."""
         if self.owns(uid):
             return
@@ -57,6 +59,8 @@ class Permissions:
             raise NotPermittedError(f"uid {uid}", "use the TPM service", "no role of the policy lists this uid under `uids:`")
         if command not in FOR_SIGNERS:
             raise NotPermittedError(f"uid {uid}", f"call {command}", "only the service's own user may")
+        if beside is not None and not self.may_see(uid, beside.partition(".")[0]):
+            raise NotPermittedError(f"uid {uid}", f"name the key {beside}", "the `uids:` of no role show it to this user")
         if command == SIGN:
             self._check_signing(uid, key or "", purpose)
 

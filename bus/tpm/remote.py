@@ -89,8 +89,8 @@ class RemoteEngine:
 
     # -- the verbs -------------------------------------------------------------------------------------------------------------
 
-    async def facts(self) -> Facts:
-        found: Facts = (await self._call("facts"))["facts"]
+    async def facts(self, *, beside: str | None = None) -> Facts:
+        found: Facts = (await self._call("facts", beside=beside))["facts"]
         return found
 
     async def keys(self) -> list[KeyInfo]:
@@ -129,8 +129,8 @@ class RemoteEngine:
             return proofs
         return await self._sign_pieces(fields, contents)
 
-    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None) -> bytes:
-        blob: bytes = (await self._call("seal", secret=secret, pcrs=pcrs or None, origin=origin))["blob"]
+    async def seal(self, secret: bytes, *, pcrs: Sequence[int] = (), origin: str | None = None, beside: str | None = None) -> bytes:
+        blob: bytes = (await self._call("seal", secret=secret, pcrs=pcrs or None, origin=origin, beside=beside))["blob"]
         return blob
 
     async def unseal(self, blob: bytes, *, origin: str | None = None) -> bytes:
@@ -140,19 +140,19 @@ class RemoteEngine:
     async def certify(self, key: str, *, qualifying: bytes) -> Attested:
         return Attested(**await self._call("certify", key=key, qualifying=qualifying))
 
-    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes) -> Attested:
-        return Attested(**await self._call("quote", pcrs=pcrs, qualifying=qualifying))
+    async def quote(self, pcrs: Sequence[int], *, qualifying: bytes, beside: str | None = None) -> Attested:
+        return Attested(**await self._call("quote", pcrs=pcrs, qualifying=qualifying, beside=beside))
 
-    async def activate(self, credential: bytes, secret: bytes) -> bytes:
-        found = await self._call("activateCredential", credential_blob=credential, encrypted_secret=secret)
+    async def activate(self, credential: bytes, secret: bytes, *, beside: str | None = None) -> bytes:
+        found = await self._call("activateCredential", credential_blob=credential, encrypted_secret=secret, beside=beside)
         decrypted: bytes = found["decrypted_secret"]
         return decrypted
 
-    async def endorsement(self) -> Endorsement:
-        return Endorsement(**await self._call("endorsement"))
+    async def endorsement(self, *, beside: str | None = None) -> Endorsement:
+        return Endorsement(**await self._call("endorsement", beside=beside))
 
-    async def attestation_key(self) -> AttestationKey:
-        return AttestationKey(**await self._call("attestationKey"))
+    async def attestation_key(self, *, beside: str | None = None) -> AttestationKey:
+        return AttestationKey(**await self._call("attestationKey", beside=beside))
 
     async def measure(self, suite: Suite) -> Timing:
         async with self._slow:

@@ -56,7 +56,7 @@ def manufacture(folder: Path) -> None:
     if not is_installed():
         raise TpmUnavailableError("no_swtpm", _MISSING)
     try:
-        with _alone_in(folder.parent):
+        with _alone_at(folder):
             if not (folder / "state").is_dir():
                 _manufacture(folder)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -89,10 +89,12 @@ def _set_up(making: Path, *, at: Path) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Exclude other makers, by a lock that the kernel gives back when a process dies: on a file, which nobody else can open."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / ".swtpm.making.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _alone_at(folder: Path) -> Iterator[None]:
+    """Exclude others who make this one, by a lock that the kernel gives back when a process dies: on a file of our own."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(
+        folder.with_name(f".{folder.name}.making.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

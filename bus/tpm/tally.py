@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
-from bus.tpm.interface import EngineStatistics
+from bus.tpm.interface import EngineStatistics, TpmReading
 
 
 @dataclass(slots=True)
@@ -32,7 +34,9 @@ class Tally:
         self.largest_batch = max(self.largest_batch, contents)
         self.batch_sizes[1 << (contents - 1).bit_length()] += 1
 
-    def snapshot(self, *, waiting: int, slots: Mapping[str, int]) -> EngineStatistics:
+    def snapshot(
+        self, *, waiting: int, slots: Mapping[str, int], tpms: Mapping[str, TpmReading] = MappingProxyType({})
+    ) -> EngineStatistics:
         return EngineStatistics(
             operations=dict(self.operations),
             signed_contents=self.signed_contents,
@@ -47,4 +51,47 @@ class Tally:
             slots=dict(slots),
             failures=dict(self.failures),
             restarts=self.restarts,
+            tpms=dict(tpms),
         )
+
+    def reading(self, *, origin: str, primary_name: bytes, is_there: bool, waiting: int) -> TpmReading:
+        """Of the one TPM that this engine has."""
+        return TpmReading(
+            origin=origin,
+            primary_name=primary_name,
+            is_there=is_there,
+            signed_contents=self.signed_contents,
+            signatures=sum(self.algorithms.values()),
+            waiting=waiting,
+            longest_wait=self.longest_wait,
+            busy=self.busy,
+            failures=sum(self.failures.values()),
+            restarts=self.restarts,
+        )
+
+
+def together(parts: Sequence[EngineStatistics]) -> EngineStatistics:
+    """Of several TPMs as of one: what is counted is added up; `longest` and `largest` are those of any."""
+
+    def counted(of: Callable[[EngineStatistics], Mapping[Any, int]]) -> dict[Any, int]:
+        whole: Counter[Any] = Counter()
+        for part in parts:
+            whole.update(of(part))
+        return dict(sorted(whole.items()))
+
+    return EngineStatistics(
+        operations=counted(lambda part: part.operations),
+        signed_contents=sum(part.signed_contents for part in parts),
+        signatures=sum(part.signatures for part in parts),
+        largest_batch=max((part.largest_batch for part in parts), default=0),
+        batch_sizes=counted(lambda part: part.batch_sizes),
+        algorithms=counted(lambda part: part.algorithms),
+        waiting=sum(part.waiting for part in parts),
+        longest_wait=max((part.longest_wait for part in parts), default=0.0),
+        total_wait=sum(part.total_wait for part in parts),
+        busy=sum(part.busy for part in parts),
+        slots=counted(lambda part: part.slots),
+        failures=counted(lambda part: part.failures),
+        restarts=sum(part.restarts for part in parts),
+        tpms={name: reading for part in parts for name, reading in part.tpms.items()},
+    )

@@ -14,8 +14,24 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.names import is_agent_name
 from bus.protocol.proof import MAX_BATCH, SIGNER_BYTES, BatchProof
 from bus.protocol.suites import BY_NUMBER, IDENTITY_SUITES
-from bus.tpm.fields import COUNT, COUNTS, FLAG, MAX_INTEGER, SECONDS, Field, binary, integer, many, nullable, record, text, word
-from bus.tpm.interface import ORIGINS, EngineStatistics, Facts, KeyInfo, Lockout, Priority, Timing
+from bus.tpm.fields import (
+    COUNT,
+    COUNTS,
+    FLAG,
+    MAX_INTEGER,
+    SECONDS,
+    Field,
+    binary,
+    integer,
+    many,
+    named,
+    nullable,
+    record,
+    text,
+    word,
+)
+from bus.tpm.interface import ORIGINS, EngineStatistics, Facts, KeyInfo, Lockout, Priority, Timing, TpmReading
+from bus.tpm.spelling import MAX_NAME, MAX_TPMS
 
 MAX_CONTENTS: Final = 1_024
 """In one request. More are sent in several, which share a signature all the same: whatever waits for a key is one batch."""
@@ -127,6 +143,23 @@ _SIZES: Final = Field(
     lambda sizes: {str(size): count for size, count in sizes.items()},
     lambda value: {int(size): count for size, count in COUNTS.decode(value).items()},
 )
+_TPM_READING: Final = record(
+    {
+        "origin": text(32),
+        "primary_name": BYTES,
+        "is_there": FLAG,
+        "signed_contents": COUNT,
+        "signatures": COUNT,
+        "waiting": COUNT,
+        "longest_wait": SECONDS,
+        "busy": SECONDS,
+        "failures": COUNT,
+        "restarts": COUNT,
+    },
+    TpmReading,
+    asdict,
+)
+_TPMS: Final = named(_TPM_READING, longest_name=MAX_NAME, most=MAX_TPMS)
 STATISTICS: Final = record(
     {
         "operations": COUNTS,
@@ -142,6 +175,7 @@ STATISTICS: Final = record(
         "slots": COUNTS,
         "failures": COUNTS,
         "restarts": COUNT,
+        "tpms": _TPMS,
     },
     EngineStatistics,
     lambda statistics: {name: getattr(statistics, name) for name in EngineStatistics.__slots__},

@@ -20,10 +20,11 @@ import json
 import os
 import re
 import secrets
+import threading
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -35,7 +36,9 @@ from bus.protocol import contexts
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.tpm.interface import ORIGINS, KeyInfo, WrappedKey
 
-VERSION: Final = 1
+VERSION: Final = 2
+VERSION_WITHOUT_TPMS: Final = 1
+"""How an index was written before keys said which TPM they are in, and still is where none does."""
 KEY_FILE: Final = re.compile(r"([A-Z][A-Z0-9]{0,31}|attestation)\.([1-9][0-9]{0,8})\.(pem|pub)")
 
 
@@ -48,6 +51,8 @@ class Entry:
     """The Name of the primary key that it is wrapped under; empty for the software keystore."""
     pem_sha256: bytes
     public_sha256: bytes
+    tpm: str = ""
+    """What the TPM was called when the key was made there: for people, and while it is away. What it is wrapped under decides."""
 
 
 class Vault(Protocol):
@@ -90,8 +95,8 @@ def find(table: Mapping[str, Entry], key: str) -> Entry:
         raise TpmRefusedError("unknown_key", text) from None
 
 
-def new_entry(info: KeyInfo, key: WrappedKey, *, parent: bytes) -> Entry:
-    return Entry(info, parent, hashlib.sha256(key.pem).digest(), hashlib.sha256(key.public).digest())
+def new_entry(info: KeyInfo, key: WrappedKey, *, parent: bytes, tpm: str = "") -> Entry:
+    return Entry(info, parent, hashlib.sha256(key.pem).digest(), hashlib.sha256(key.public).digest(), tpm)
 
 
 def derive_auth(secret: bytes, info: KeyInfo) -> bytes:
@@ -108,6 +113,7 @@ class MemoryVault:
         self._keys_by_name: dict[str, Entry] = {}
         self._keys: dict[str, WrappedKey] = {}
         self._secret = secrets.token_bytes(32)
+        self._lock = threading.RLock()
 
     def entries(self) -> list[Entry]:
         return list(self._entries.values())
@@ -123,25 +129,38 @@ class MemoryVault:
         self.update([*retired, entry])
 
     def update(self, changed: Iterable[Entry]) -> None:
-        self._entries |= {entry.info.id: entry for entry in changed}
+        self._entries = self._entries | {entry.info.id: entry for entry in changed}
         self._keys_by_name = by_key(self._entries.values())
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        yield
+        with self._lock:
+            yield
 
     def auth(self, info: KeyInfo) -> bytes:
         return derive_auth(self._secret, info)
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The index as it was read last: replaced as a whole, so that threads need no lock to read."""
+
+    seen: tuple[int, int, int] | None = None
+    """Which file that was."""
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    by_key: Mapping[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Entry], *, seen: tuple[int, int, int] | None) -> _Index:
+        return cls(seen, entries, by_key(entries.values()))
+
+
 class FolderVault:
-    """The vault of a state folder. Any number of processes may read it; one writes at a time."""
+    """The vault of a state folder. Any number of processes and threads may read it; one writes at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._seen: tuple[int, int, int] | None = None
-        self._entries: dict[str, Entry] = {}
-        self._keys_by_name: dict[str, Entry] = {}
+        self._read_last = _Index()
         self._index = folder / "index.json"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -154,12 +173,10 @@ class FolderVault:
             raise _disk(error, folder) from error
 
     def entries(self) -> list[Entry]:
-        self._refresh()
-        return list(self._entries.values())
+        return list(self._refresh().entries.values())
 
     def find(self, key: str) -> Entry:
-        self._refresh()
-        return find(self._keys_by_name, key)
+        return find(self._refresh().by_key, key)
 
     def read(self, entry: Entry) -> WrappedKey:
         pem = self._checked(f"{entry.info.id}.pem", entry.pem_sha256)
@@ -173,7 +190,7 @@ class FolderVault:
                 self._write(name, data)
             self.update([*retired, entry])
         except BaseException as error:
-            if entry.info.id not in self._entries:  # the index does not know it, so it never was
+            if entry.info.id not in self._read_last.entries:  # the index does not know it, so it never was
                 for name in files:
                     self._path(name).unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -181,13 +198,14 @@ class FolderVault:
             raise
 
     def update(self, changed: Iterable[Entry]) -> None:
-        entries = self._entries | {entry.info.id: entry for entry in changed}
-        document = {"version": VERSION, "keys": [_to_json(entry) for _, entry in sorted(entries.items())]}
+        entries = {**self._read_last.entries, **{entry.info.id: entry for entry in changed}}
+        version = VERSION if any(entry.tpm for entry in entries.values()) else VERSION_WITHOUT_TPMS
+        document = {"version": version, "keys": [_to_json(entry) for _, entry in sorted(entries.items())]}
         try:
             self._write("index.json", json.dumps(document, indent=1).encode() + b"\n")
+            self._read_last = _Index.of(entries, seen=_seen(self._index))
         except OSError as error:
             raise _disk(error, self.folder) from error
-        self._refresh()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -220,37 +238,34 @@ class FolderVault:
         """Make what a new vault has. The secret comes last: once it is there, the vault is."""
         if not self._path("index.json").exists():
             self.update(())
-        if not self._path("secret").exists() and not self._entries:
+        if not self._path("secret").exists() and not self._read_last.entries:
             self._write("secret", secrets.token_bytes(32))
 
-    def _refresh(self) -> None:
-        """Read the index again if it is not the one that was read last."""
-        path = self._index
+    def _refresh(self) -> _Index:
+        """The index; read again if it is not the one that was read last."""
+        path, last = self._index, self._read_last
         try:
-            status = os.stat(path)  # noqa: PTH116  at every signature; a Path's own takes three times as long
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            seen = _seen(path)
         except FileNotFoundError:
             seen = None
         if seen is None and not self._path("secret").exists():
-            self._take({}, seen=None)
-            return
-        if seen is not None and seen == self._seen:
-            return
+            self._read_last = _Index()
+            return self._read_last
+        if seen is not None and seen == last.seen:
+            return last
         text = self._read("index.json", remedy="restore it from a backup: it says which keys there are")
         try:
             document = json.loads(text)
             version, lines = document["version"], document["keys"]
-            entries = [_from_json(line) for line in lines] if version == VERSION else []
+            entries = [_from_json(line) for line in lines] if version in (VERSION, VERSION_WITHOUT_TPMS) else []
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise VaultError(
                 "damaged", f"the vault's index {path} is not what was written ({error}): restore it from a backup", path=str(path)
             ) from error
-        if version != VERSION:
+        if version not in (VERSION, VERSION_WITHOUT_TPMS):
             raise VaultError("version", f"{path} was written by another version of tpmbus ({version}); upgrade", path=str(path))
-        self._take({entry.info.id: entry for entry in entries}, seen=seen)
-
-    def _take(self, entries: dict[str, Entry], *, seen: tuple[int, int, int] | None) -> None:
-        self._seen, self._entries, self._keys_by_name = seen, entries, by_key(entries.values())
+        index = self._read_last = _Index.of({entry.info.id: entry for entry in entries}, seen=seen)
+        return index
 
     def _checked(self, name: str, digest: bytes) -> bytes:
         path = self._path(name)
@@ -300,10 +315,15 @@ class FolderVault:
             match = KEY_FILE.fullmatch(path.name)
             if path.name.endswith(".new"):
                 path.unlink(missing_ok=True)
-            elif match and f"{match[1]}.{match[2]}" not in self._entries:
+            elif match and f"{match[1]}.{match[2]}" not in self._read_last.entries:
                 aside = self._path("aside")
                 aside.mkdir(mode=0o700, exist_ok=True)
                 path.rename(aside / f"{path.name}.{secrets.token_hex(4)}")
+
+
+def _seen(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)  # noqa: PTH116  at every signature; a Path's own takes three times as long
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def retire(entry: Entry, *, ends_ms: int) -> Entry:
@@ -318,19 +338,20 @@ def _to_json(entry: Entry) -> dict[str, Any]:
     info = asdict(entry.info)
     info |= {"spki": b64encode(entry.info.spki).decode(), "public": b64encode(entry.info.public).decode()}
     digests = {"pem_sha256": entry.pem_sha256.hex(), "public_sha256": entry.public_sha256.hex()}
-    return info | {"parent": entry.parent.hex()} | digests
+    return info | {"parent": entry.parent.hex()} | digests | ({"tpm": entry.tpm} if entry.tpm else {})
 
 
 def _from_json(line: dict[str, Any]) -> Entry:
     fields = dict(line)
     parent, pem, public = (bytes.fromhex(fields.pop(name)) for name in ("parent", "pem_sha256", "public_sha256"))
     fields["spki"], fields["public"] = b64decode(fields["spki"], validate=True), b64decode(fields["public"], validate=True)
+    tpm = fields.pop("tpm", "")
     info = KeyInfo(**fields)
     whole = [type(info.generation), type(info.created_ms), int if info.ends_ms is None else type(info.ends_ms)] == [int] * 3
     known = info.suite in IDENTITY_SUITES and info.origin in ORIGINS
-    if not (whole and known and KEY_FILE.fullmatch(f"{info.id}.pem")):
+    if not (whole and known and isinstance(tpm, str) and KEY_FILE.fullmatch(f"{info.id}.pem")):
         raise ValueError(f"it tells of a key {info.id} in a way that nobody writes")
-    return Entry(info, parent, pem, public)
+    return Entry(info, parent, pem, public, tpm)
 
 
 def _disk(error: OSError, folder: Path) -> VaultError:

@@ -39,14 +39,17 @@ class Command:
     twice: bool = True
 
 
+_BESIDE: Final[Shape] = {"beside": optional(values.KEY)}
+"""A key: the TPM in which it lives is asked. Without it, the first."""
 _ATTESTED: Final[Shape] = {"attest": values.BYTES, "signature": values.BYTES}
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "ping": Command(answer={"version": integer(VERSION, VERSION)}),
-    "getEK": Command(answer={"ek_public": values.BYTES, "ek_cert": values.BYTES}),
-    "getAttestationData": Command(answer={"ek_pub": values.BYTES, "ek_cert": values.BYTES, "aik_name": values.BYTES}),
+    "getEK": Command(_BESIDE, {"ek_public": values.BYTES, "ek_cert": values.BYTES}),
+    "getAttestationData": Command(_BESIDE, {"ek_pub": values.BYTES, "ek_cert": values.BYTES, "aik_name": values.BYTES}),
     "activateCredential": Command(
         {
+            **_BESIDE,
             "credential_blob": optional(values.CREDENTIAL),
             "hmac": optional(values.QUALIFYING),
             "enc": optional(values.BYTES),
@@ -54,8 +57,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
         },
         {"decrypted_secret": values.BYTES},
     ),
-    "endorsement": Command(answer={"spki": values.BYTES, "public": values.BYTES, "certificate": values.BYTES}),
-    "attestationKey": Command(answer={"spki": values.BYTES, "public": values.BYTES, "name": values.BYTES}),
+    "endorsement": Command(_BESIDE, {"spki": values.BYTES, "public": values.BYTES, "certificate": values.BYTES}),
+    "attestationKey": Command(_BESIDE, {"spki": values.BYTES, "public": values.BYTES, "name": values.BYTES}),
     "signMany": Command(
         {
             "key": values.KEY,
@@ -74,13 +77,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "keys": Command({"after": optional(values.KEY)}, {"keys": values.KEY_INFOS, "more": FLAG}),
     "seal": Command(
-        {"secret": values.BYTES, "pcrs": optional(values.PCRS), "origin": optional(values.ORIGIN)}, {"blob": values.BYTES}
+        {"secret": values.BYTES, "pcrs": optional(values.PCRS), "origin": optional(values.ORIGIN), **_BESIDE},
+        {"blob": values.BYTES},
     ),
     "unseal": Command({"blob": values.BYTES, "origin": optional(values.ORIGIN)}, {"secret": values.BYTES}),
     "certify": Command({"key": values.KEY, "qualifying": values.QUALIFYING}, _ATTESTED),
-    "quote": Command({"pcrs": values.PCRS, "qualifying": values.QUALIFYING}, _ATTESTED),
+    "quote": Command({"pcrs": values.PCRS, "qualifying": values.QUALIFYING, **_BESIDE}, _ATTESTED),
     "measure": Command({"suite": values.SUITE}, {"timing": values.TIMING}),
-    "facts": Command(answer={"facts": values.FACTS}),
+    "facts": Command(_BESIDE, {"facts": values.FACTS}),
     "statistics": Command(answer={"statistics": values.STATISTICS}),
 }
 

@@ -301,7 +301,7 @@ async def test_the_certificate_of_another_endorsement_key_does_not_help(world, o
     class Mixed(Lying):
         shown = None
 
-        async def endorsement(self):
+        async def endorsement(self, *, beside=None):
             return self.shown
 
     for shown in (replace(good, public=own.public), replace(own, public=good.public)):
@@ -339,7 +339,7 @@ async def test_the_good_chip_opens_no_credential_for_another_chips_attestation_k
 
 
 class Guess:
-    async def activate(self, credential: bytes, secret: bytes) -> bytes:
+    async def activate(self, credential: bytes, secret: bytes, *, beside: str | None = None) -> bytes:
         return bytes(32)
 
 
@@ -349,8 +349,8 @@ async def test_an_identity_key_does_not_serve_as_attestation_key(world):
     await world.list_chip("LEAD")
 
     class Posing(Lying):
-        async def attestation_key(self):
-            return replace(await self._engine.attestation_key(), spki=info.spki, public=info.public)
+        async def attestation_key(self, *, beside=None):
+            return replace(await self._engine.attestation_key(beside=beside), spki=info.spki, public=info.public)
 
     assert await refused(world.enroll, wish("LEAD"), engine=Posing(world.engine)) == "ak_unrestricted"
 

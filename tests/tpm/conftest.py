@@ -55,6 +55,21 @@ def chip() -> FakeTpm:
 
 
 @pytest.fixture
+def swtpms(tmp_path: Path, runtime: Path) -> Iterator[list[Any]]:
+    """Three software TPMs of their own, without certificates for their endorsement keys: those take seconds to make."""
+    from bus.tpm.swtpm import Swtpm
+
+    processes = []
+    for number in range(3):
+        (tmp_path / f"swtpm-{number}" / "state").mkdir(parents=True)
+        processes.append(Swtpm(tmp_path / f"swtpm-{number}", socket_path=runtime / f"{number}.sock"))
+        processes[-1].start()
+    yield processes
+    for process in processes:
+        process.stop()
+
+
+@pytest.fixture
 def relay(swtpm: Any, runtime: Path) -> Iterator[Relay]:
     """Between the library and this test's software TPM: open `relay.tcti`."""
     relay = Relay(runtime / "relay.sock", to=runtime / "tpm.sock")

@@ -15,6 +15,7 @@ from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing import FakeTpm, SlowTpm, check_tpm
 from bus.tpm.engine import Engine
 from bus.tpm.interface import HARDWARE, SOFTWARE_TPM
+from bus.tpm.several import SeveralTpms
 from bus.tpm.software import SoftwareTpm
 from bus.tpm.vault import MemoryVault
 
@@ -39,6 +40,18 @@ async def test_a_fake_with_all_hashes_passes():
 
 async def test_the_slow_one_passes():
     await check_tpm(lambda: Engine(lambda: SlowTpm(FakeTpm(), 0.001, 0.002), MemoryVault()), suites=QUICK_SUITES)
+
+
+async def test_several_fakes_pass_as_one_engine():
+    fakes = {f"fake {number}": (lambda number=number: FakeTpm(number=number)) for number in range(3)}
+    await check_tpm(lambda: SeveralTpms(fakes, MemoryVault(), software=SoftwareTpm(bytes(32))), suites=QUICK_SUITES)
+
+
+async def test_several_software_tpms_pass_as_one_engine(swtpms, vault, software):
+    from bus.tpm.esapi import EsapiTpm
+
+    openers = {f"swtpm-{number}": (lambda one=one: EsapiTpm(one.tcti, origin=SOFTWARE_TPM)) for number, one in enumerate(swtpms)}
+    await check_tpm(lambda: SeveralTpms(openers, vault, software=software), suites=["ecc256/sha256", "ecc384/sha3-256"])
 
 
 async def test_a_software_tpm_passes_with_every_suite(swtpm, vault, software):

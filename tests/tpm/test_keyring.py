@@ -132,7 +132,7 @@ def test_a_key_whose_place_is_not_open_here_is_refused(keyring):
     assert caught.value.code == "wrong_origin"
 
 
-def test_a_key_of_another_tpm_is_refused_and_creating_makes_a_new_one(tmp_path, clock):
+def test_a_key_of_another_tpm_is_refused_and_replaced_only_when_that_is_asked_for(tmp_path, clock):
     chip = FakeTpm()
     Keyring(FolderVault(tmp_path), clock, {SOFTWARE_TPM: chip}, {SOFTWARE_TPM: b"the old primary"}).create(
         "ALPHA", P256, SOFTWARE_TPM
@@ -141,6 +141,11 @@ def test_a_key_of_another_tpm_is_refused_and_creating_makes_a_new_one(tmp_path, 
     with pytest.raises(VaultError) as caught:
         other.open("ALPHA")
     assert caught.value.code == "wrong_tpm"
+    for suite in (P256, P384):
+        with pytest.raises(VaultError) as caught:
+            other.create("ALPHA", suite, SOFTWARE_TPM)
+        assert caught.value.code == "wrong_tpm"
+    assert other.rotate("ALPHA", keep_until_ms=clock.now_ms(), suite=None).id == "ALPHA.2"
     assert other.create("ALPHA", P256, SOFTWARE_TPM).id == "ALPHA.2"
     sign(other, "ALPHA")
 

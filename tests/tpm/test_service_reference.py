@@ -56,7 +56,7 @@ async def test_every_example_works(swtpm, runtime):
     from bus.tpm.esapi import EsapiTpm
 
     async with (
-        Engine(lambda: EsapiTpm(swtpm.tcti, origin="software-tpm"), MemoryVault()) as engine,
+        Engine(lambda: EsapiTpm(swtpm.tcti, origin="software-tpm"), MemoryVault(), name="swtpm") as engine,
         unix.listening(runtime / "s" / "tpm.sock") as listener,
         anyio.create_task_group() as tasks,
     ):
