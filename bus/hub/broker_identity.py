@@ -87,7 +87,7 @@ def holder_of(certificate: Certificate, key: KeyInfo) -> Holder:
 
 
 def _certified(authority: Authority, key: KeyInfo, now_ms: int) -> Certificate:
-    pin_broker(authority, key.name)
+    _pin(authority, key.name)
     held = authority.holder(key.name, profile=Profile.BROKER)
     if held is not None and fits(found := _read(authority, held.der), key, now_ms=now_ms):
         return found
@@ -105,8 +105,14 @@ def _was_revoked(authority: Authority, key: KeyInfo) -> bool:
     )
 
 
-def pin_broker(authority: Authority, name: str) -> None:
-    """Among the names that agents take for brokers. Blocks."""
+def pin_gateway(authority: Authority, name: str) -> None:
+    """Beside the names that agents take for brokers already, written down or not. Blocks."""
+    names = read_brokers(authority.public)
+    if name not in names:
+        authority.publish(BROKERS, encode_brokers({name, *names}))
+
+
+def _pin(authority: Authority, name: str) -> None:
     names = read_brokers(authority.public)
     if name not in names:
         authority.publish(BROKERS, encode_brokers({name, *_others(authority.public, names)}))

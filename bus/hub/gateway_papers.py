@@ -22,7 +22,7 @@ from anyio import to_thread
 from bus.clock import Clock
 from bus.errors import NotPermittedError, RemoteProtocolError, VaultError
 from bus.hub.admin import Desk
-from bus.hub.broker_identity import BROKER_SUITE, gateway_key, open_broker_engine, pin_broker
+from bus.hub.broker_identity import BROKER_SUITE, gateway_key, open_broker_engine, pin_gateway
 from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import fits
 from bus.hub.far_desk import Way
@@ -64,7 +64,7 @@ class GatewayDesk:
         key = bytes.fromhex(spki)
 
         def work() -> None:
-            pin_broker(self._authority, name)
+            pin_gateway(self._authority, name)
             made.append(self._authority.issue_identity(name, key, BROKER_SUITE, SOFTWARE, 0, b"", profile=Profile.BROKER))
 
         await self._in_force.settle(work)

@@ -66,7 +66,8 @@ async def test_a_gateway_gets_its_papers_once_and_a_key_of_its_own(home, west, s
     async with home.open(backbone=server.url):
         assert (await made_gateway(home, west)).is_new
         assert not (await made_gateway(home, west)).is_new
-        assert await to_thread.run_sync(read_brokers, west.trust / "public") == {"BROKER", "WEST"}
+        for folder in (west, home.state):
+            assert await to_thread.run_sync(read_brokers, folder.trust / "public") == {"BROKER", "WEST"}
         with pytest.raises(VaultError) as refused:
             await made_gateway(home, west, "EAST")
         assert refused.value.code == "wrong_domain"

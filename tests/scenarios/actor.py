@@ -166,9 +166,8 @@ class HubActor(Told):
         if "descriptors" in order:
             resource.setrlimit(resource.RLIMIT_NOFILE, (order["descriptors"], order["descriptors"]))
         open_hub = supervise if order.get("apart") else bus.open
-        self.hub = await self.stack.enter_async_context(
-            open_hub(policy=order["policy"], state=order["state"], listen=order["listen"], tpm=order["tpm"])
-        )
+        options = {"policy": order["policy"], "state": order["state"], "listen": order["listen"], "tpm": order["tpm"]}
+        self.hub = await self.stack.enter_async_context(open_hub(**options, backbone=order.get("backbone")))
         say(urls=self.hub.urls, pid=os.getpid())
 
     async def statistics(self) -> dict[str, Any]:
@@ -406,7 +405,25 @@ class Agents(Told):
     async def numbers(self, key: str, run: int) -> list[int]:
         return sorted(self.readings[key].came.get(run, ()))
 
+    async def reply(self, name: str, pattern: str) -> None:
+        """To every request on this, with its body; for good."""
+        asked = await self.stack.enter_async_context(self.agents[name].subscribe(pattern))
+
+        async def answer() -> None:
+            async for message in asked:
+                await message.reply(message.data)
+
+        self.tasks.start_soon(answer)
+
     # ---- publishing ------------------------------------------------------------------------------------------------------------
+
+    async def request(self, name: str, topic: str, count: int, seconds: float = 20) -> int:
+        """One after the other; how many were answered, each with its own."""
+        right = 0
+        for number in range(count):
+            reply = await self.agents[name].request(topic, HEAD.pack(0, number, 0), timeout=seconds)
+            right += HEAD.unpack_from(reply.data)[1] == number
+        return right
 
     async def publish(self, name: str, topic: str, run: int, count: int, **options: Any) -> None:
         """Begin: `stored` waits for the disk, so many at a time; else `wait` as `Agent.publish` has it."""

@@ -1,0 +1,170 @@
+"""Two hubs on one bus, over a real NATS: agents do not notice where the others are, and one that is killed costs what is said.
+
+East has the authority; West is a gateway with a state folder and a socket of its own. What is live is at most once between them,
+and a gap shows as missed; what was acknowledged as stored is there once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from policies_of_scenarios import POLICY
+from troupe import Actor, Company, Nursery, company
+
+from bus.clock import SystemClock
+from bus.hub import admin
+from bus.hub.gateway_papers import GatewayPapers
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
+
+from nats_servers import NatsServer, nats_server
+
+LIVE, KEPT, SHARED = 1, 2, 3
+
+
+class Straight:
+    """To the desk of a hub on this very machine, in place of ssh."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def ask(self, verb: str, **arguments: Any) -> Any:
+        return await admin.ask(self._socket, verb, **arguments)
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with nats_server() as one:
+        yield one
+
+
+@pytest.fixture
+def west(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    """The state folder of another machine, with the keys and papers of all agents, and no authority."""
+    folder = tmp_path / "west"
+    folder.mkdir()
+    with company(nursery, made, folder, runtime, POLICY) as found:
+        for place in (found.state.trust / "private", found.state.broker, found.state.journal):
+            shutil.rmtree(place)
+        yield found
+
+
+def begun(east: Company, west: Company, server: NatsServer, *, apart: bool = False) -> tuple[Actor, Actor]:
+    """Both hubs, linked to each other."""
+    hub = east.hub(backbone=server.url, apart=apart)
+    anyio.run(GatewayPapers(west.state, Straight(east.state.admin_socket), SystemClock()).bring, "WEST", ())
+    gateway = west.hub(backbone=server.url, apart=apart)
+    until_linked(hub, gateway)
+    return hub, gateway
+
+
+def until_linked(*hubs: Actor) -> None:
+    for hub in hubs:
+        until = time.monotonic() + 30
+        while hub.ask("statistics")["broker"]["gateways"]["neighbours"] != len(hubs) - 1:
+            assert time.monotonic() < until, hub.ask("statistics")["broker"]["gateways"]
+            time.sleep(0.05)
+
+
+def until_shared(count: int, readers: list[tuple[Actor, str, int]]) -> None:
+    """Each number went to one of them, once."""
+    until, parts = time.monotonic() + 30, []
+    while sum(map(len, parts)) < count:
+        assert time.monotonic() < until, [*map(len, parts)]
+        parts = [actor.ask("numbers", key=key, run=run) for actor, key, run in readers]
+    assert sorted(number for part in parts for number in part) == [*range(count)]
+    assert all(actor.ask("report")["readers"][key]["twice"] == 0 for actor, key, _ in readers)
+
+
+@pytest.fixture
+def bus_of_nats(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    with company(nursery, made, tmp_path, runtime, POLICY.replace("ack_wait: 30s", "ack_wait: 5s")) as found:
+        shutil.rmtree(found.state.journal)
+        yield found
+
+
+def test_agents_of_two_hubs_publish_ask_share_and_keep_as_those_of_one(bus_of_nats: Company, west: Company, server: NatsServer):
+    count = 500
+    begun(bus_of_nats, west, server)
+    here = bus_of_nats.agents("LEAD", "ALICE")
+    there = west.agents("BOB", "CAROL")
+    there.ask("subscribe", name="BOB", pattern="tasks.one.>")
+    there.ask("subscribe", name="CAROL", pattern="work.>", durable="inbox")
+    for name in ("BOB", "CAROL"):
+        there.ask("subscribe", name=name, pattern="tasks.shared.>", group="hands", key=f"shared {name}")
+    for actor, name in ((here, "ALICE"), (there, "BOB")):
+        actor.ask("subscribe", name=name, pattern="work.>", group="hands", durable="walls", key="walls")
+    there.ask("reply", name="CAROL", pattern="tasks.ask.>")
+
+    here.ask("publish", name="LEAD", topic="tasks.one.a", run=LIVE, count=count, rate=1_000)
+    here.ask("publish", name="LEAD", topic="work.a", run=KEPT, count=count, stored=True)
+    here.ask("publish", name="LEAD", topic="tasks.shared.a", run=SHARED, count=count, rate=1_000)
+    said, stored, shared = (here.ask("published", run=run) for run in (LIVE, KEPT, SHARED))
+    assert (said["accepted"], shared["accepted"], len(stored["stored"]), stored["positions"]) == (count,) * 4
+
+    bob = there.ask("until", key="BOB", run=LIVE, count=count)
+    carol = there.ask("until", key="CAROL", run=KEPT, count=count)
+    for reader in (bob, carol):
+        assert [reader[what] for what in ("messages", "missed", "twice", "out of order")] == [count, 0, 0, 0]
+    assert here.ask("request", name="LEAD", topic="tasks.ask.me", count=20) == 20
+    until_shared(count, [(there, "shared BOB", SHARED), (there, "shared CAROL", SHARED)])
+    until_shared(count, [(here, "walls", KEPT), (there, "walls", KEPT)])
+
+
+def test_who_is_revoked_at_one_hub_is_cut_off_at_the_other(bus_of_nats: Company, west: Company, server: NatsServer):
+    begun(bus_of_nats, west, server)
+    there = west.agents("BOB")
+    there.ask("subscribe", name="BOB", pattern="tasks.>")
+    bus_of_nats.desk("revoke", name="BOB", reason="compromised")
+    answered = time.monotonic_ns()
+    ended = there.ask("until_ended", key="BOB")
+    assert ended["type"] == "RevokedError"
+    assert ended["at_ns"] - answered < 1e9
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["hub", "broker apart"])
+def test_a_gateway_that_is_killed_costs_what_was_said_live_and_nothing_else(
+    bus_of_nats: Company, west: Company, server: NatsServer, apart: bool
+):
+    kept = 600
+    _, gateway = begun(bus_of_nats, west, server, apart=apart)
+    lead, here, there = bus_of_nats.agents("LEAD"), bus_of_nats.agents("ALICE", "BOB"), west.agents("CAROL", "DAVE")
+    here.ask("subscribe", name="ALICE", pattern="tasks.>")
+    here.ask("subscribe", name="BOB", pattern="work.>", durable="inbox")
+    there.ask("subscribe", name="CAROL", pattern="tasks.>")
+    there.ask("subscribe", name="DAVE", pattern="work.>", durable="inbox")
+    lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=100_000, rate=500)
+    lead.ask("publish", name="LEAD", topic="work.a", run=KEPT, count=kept, rate=300, stored=True)
+    there.ask("until", key="CAROL", run=LIVE, count=50)
+    there.ask("until", key="DAVE", run=KEPT, count=20)
+
+    if apart:
+        west.kill_broker(gateway)
+    else:
+        gateway.kill()
+    here.ask("more", key="ALICE", count=200)  # who reads elsewhere goes on
+    if not apart:
+        west.hub(backbone=server.url)
+    for name in ("CAROL", "DAVE"):
+        there.ask("until_event", name=name, kind="Connected", count=1)
+    there.ask("more", key="CAROL", count=50)
+    there.ask("until", key="DAVE", run=KEPT, count=kept)
+    live, stored = lead.ask("published", run=LIVE, stop=True), lead.ask("published", run=KEPT)
+    assert (len(stored["stored"]), stored["positions"], stored["failed"], live["failed"]) == (kept, kept, {}, {})
+
+    last = live["accepted"]
+    lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=1, first=last)
+    alice, carol = (actor.ask("until", key=key, run=LIVE, number=last) for actor, key in ((here, "ALICE"), (there, "CAROL")))
+    assert [alice[what] for what in ("messages", "missed", "twice", "out of order", "ended")] == [last + 1, 0, 0, 0, None]
+    assert carol["messages"] + carol["missed"] == last + 1
+    assert (carol["missed"] > 0, carol["twice"], carol["out of order"], carol["ended"]) == (True, 0, 0, None)
+    for actor, key in ((here, "BOB"), (there, "DAVE")):
+        reader = actor.ask("until", key=key, run=KEPT, count=kept)
+        assert [reader["came"][str(KEPT)], reader["missed"], reader["twice"]] == [kept, 0, 0]
