@@ -32,6 +32,7 @@ EXIT_CODES = {
 
 _COMMANDS = {
     "agents": ("bus.cli.admin", "agents", "Which agents there are, and which are live."),
+    "backbone": ("bus.cli.backbone", "backbone", "Servers of NATS, for several brokers."),
     "bench": ("bus.cli.bench", "bench", "Measure the bus: load tests, reports, and what changed."),
     "completion": ("bus.cli.completion", "completion", "Print a script that lets the shell complete tpmbus."),
     "consumers": ("bus.cli.kept", "consumers", "Who reads what is kept, and how far behind they are."),

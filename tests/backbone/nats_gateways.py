@@ -9,6 +9,7 @@ import anyio
 
 from bus.backbone.nats.connection import Connection, connect
 from bus.backbone.nats.layout import Names
+from bus.backbone.nats.login import NO_LOGIN, Login
 from bus.backbone.nats.neighbours import Neighbours
 from bus.clock import Clock, SystemClock
 from bus.testing.link_ear import Ear
@@ -39,9 +40,11 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(url: str | Sequence[str], space: str, *, is_started: bool = True) -> AsyncIterator[Gateway]:
+async def gateway(
+    url: str | Sequence[str], space: str, *, is_started: bool = True, login: Login = NO_LOGIN
+) -> AsyncIterator[Gateway]:
     clock = SystemClock()
-    connection = await connect([url] if isinstance(url, str) else url, clock, tls=None, wait_seconds=10)
+    connection = await connect([url] if isinstance(url, str) else url, clock, tls=None, wait_seconds=10, login=login)
     one = Gateway(connection, space, clock, is_started=is_started)
     try:
         async with anyio.create_task_group() as tasks:

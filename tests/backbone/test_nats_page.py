@@ -1,7 +1,8 @@
-"""The page about NATS servers: its configuration is one, its program runs, and who is no broker may do nothing there."""
+"""The page about NATS servers: its commands make a configuration, its program runs, and who is no broker may do nothing there."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nats_servers import NatsServer, free_port
 
 from bus.backbone.nats.backbone import open_nats
+from bus.backbone.nats.login import NKEY_FILE
 from bus.clock import SystemClock
 from bus.errors import BackboneError
 
@@ -27,11 +29,11 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def server(tmp_path):
-    config = tmp_path / "page.conf"
     port = free_port()
-    config.write_text(block("conf").replace("127.0.0.1:4222", f"127.0.0.1:{port}").replace('"nats"', f'"{tmp_path / "nats"}"'))
-    subprocess.run(["nats-server", "-c", config, "-t"], check=True, capture_output=True)
-    one = NatsServer(tmp_path, "page", config=config, port=port)
+    commands = block("sh").replace("127.0.0.1:4222", f"127.0.0.1:{port}").replace("--out nats", f"--out nats --store {tmp_path}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-e"], input=commands.encode(), cwd=tmp_path, env=os.environ | {"PATH": path}, check=True, timeout=60)
+    one = NatsServer(tmp_path, "page", config=tmp_path / "nats" / "n1.conf", port=port)
     one.begin()
     yield one
     one.kill()
@@ -40,8 +42,10 @@ def server(tmp_path):
 def test_the_page_about_nats_does_what_it_says(server, tmp_path):
     program = tmp_path / "try.py"
     program.write_text(block("python"))
-    url = server.url.replace("//", "//broker:change-me@")
-    done = subprocess.run([sys.executable, program, url], capture_output=True, text=True, timeout=60, check=False)
+    environment = os.environ | {NKEY_FILE: str(tmp_path / "nats" / "broker.nk")}
+    done = subprocess.run(
+        [sys.executable, program, server.url], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "stored, read and settled at 1\n"), done.stderr
 
 
