@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
@@ -25,16 +24,14 @@ from bus.broker.durable import Durable, Keeping, Nothing
 from bus.broker.groups import Groups
 from bus.broker.holding import Holding
 from bus.broker.host_link import HostLink, Subscription
-from bus.broker.intake import Intake
 from bus.broker.interest import Interest
 from bus.broker.joining import Joining
 from bus.broker.lanes import Lanes
+from bus.broker.links import Links
 from bus.broker.listing import Listing
 from bus.broker.moment import Moment
-from bus.broker.neighbour import Neighbour, Way
 from bus.broker.neighbours import Neighbours
 from bus.broker.offences import Offences
-from bus.broker.outbox import Outbox
 from bus.broker.pacing import Pacing
 from bus.broker.petitions import Petitions
 from bus.broker.publishing import Publishing
@@ -47,18 +44,15 @@ from bus.broker.serving import Serving
 from bus.broker.subscribing import Subscribing
 from bus.broker.watching import TICK_SECONDS, Watching
 from bus.clock import Clock
-from bus.errors import BusError, LocalProtocolError, RemoteProtocolError
-from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol import neighbour_frames
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import Limits
 from bus.transport.link import Link
-from bus.transport.soon import scheduler, soon
+from bus.transport.soon import soon
 
 LIMITS: Final = Limits(topics=65_536, subscriptions=16_000)
 """What one link may have. A delivery names all subscriptions of a link that get it, in one frame."""
@@ -83,11 +77,7 @@ class Broker:
     ) -> None:
         """`uids`: local users beside this process's own who may open any agent over a Unix socket."""
         self._snapshot, self._memory, self._clock = snapshot, memory, clock
-        self._own: Session | None = None
         self._hosts: dict[HostLink, None] = {}
-        self._numbers = 0
-        self._is_draining = False
-        self._now = self._moment()
         self._forgot_at = 0.0
         self.counts = Counts()
         self._seats, self._lanes, self._router = Seats(), Lanes(), Router(snapshot)
@@ -118,7 +108,6 @@ class Broker:
                 spread=self._stored, subscribing=self._subscribing,
             )  # fmt: skip
         self._subscribing.durable = self._joining.durable = self._durable
-        self._early: list[tuple[Callable[[Link], None], Link]] | None = None if backbone is None else []
         self._publishing = Publishing(
             admission=self._admission, asking=self._asking, counts=self.counts, durable=self._durable, groups=self._groups,
             holding=self._holding, listing=self.listing, offences=self._offences, pacing=self._pacing, requests=self._requests,
@@ -129,114 +118,38 @@ class Broker:
             interest=self._interest, joining=self._joining, lanes=self._lanes, offences=self._offences, petitions=self.petitions,
             publishing=self._publishing, router=self._router, subscribing=self._subscribing,
         )  # fmt: skip
-        self._neighbours = Neighbours(
+        self._links = Links(
+            self._hosts, arriving=self._arriving, counts=self.counts, holding=self._holding, pacing=self._pacing,
+            pushing=self._pushing, room=self._room, serving=self._serving, watching=self._watching,
+            end=self._end, go_on=self._go_on, let_go=self._let_go, moment=self._moment, waits=backbone is not None,
+        )  # fmt: skip
+        self._neighbours = self._links.neighbours = Neighbours(
             snapshot, verifier, accounts=self._accounts, admission=self._admission, asking=self._asking, counts=self.counts,
             groups=self._groups, hosts=self._hosts, interest=self._interest, joining=self._joining, lanes=self._lanes,
             listing=self.listing, offences=self._offences, pacing=self._pacing, publishing=self._publishing,
             requests=self._requests, router=self._router, seats=self._seats, subscribing=self._subscribing,
-            watching=self._watching, lose=self._neighbour_lost, now_ms=self.now_ms, random=random,
+            watching=self._watching, lose=self._links.lose, now_ms=self.now_ms, random=random,
         )  # fmt: skip
 
     # ---- links ---------------------------------------------------------------------------------------------------------------
 
     def take_session(self, session: Session) -> None:
         """The broker's own identity, newly certified; links that are open do not mind."""
-        self._own = session
+        self._links.own = session
 
     def attach(self, link: Link) -> None:
         """A new connection. Raises LocalProtocolError before `take_session`."""
-        own = self._session()
-        if self._early is not None:
-            self._early.append((self.attach, link))  # until it is known who has durable subscriptions
-            return
-        now = self._clock.monotonic()
-        host = HostLink(self._number(), link, now=now)
-        host.outbox = Outbox(host, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken)
-        go_on = partial(self._work, host, lambda _: host.intake.go_on(), [])
-        host.intake = Intake(link, partial(self._frame, host), partial(scheduler(), go_on), now=now)
-        self._hosts[host] = None
-        self._arriving.begin(host, own, now=now)
-        link.start(partial(self._work, host, host.intake.take), partial(self._lost, host), partial(self._writable, host))
-        if self._is_draining:
-            self._arriving.fail(host, "busy", "this broker is about to stop", now=now)
+        self._links.attach(link)
 
     def attach_neighbour(self, link: Link) -> None:
         """A new link to another broker of this domain, whichever of both began. Raises LocalProtocolError before `take_session`."""
-        own = self._session()
-        if self._early is not None:
-            self._early.append((self.attach_neighbour, link))
-            return
-        moment = self._moment()
-        one = Neighbour(self._number(), link, now=moment.now)
-        one.outbox = Way(one, self.counts, self._pacing, self._room, end=self._end, overtaken=self._holding.overtaken).to(one)
-        go_on = partial(self._work, one, lambda _: one.intake.go_on(), [])
-        frame = partial(self._neighbour_frame, one)
-        one.intake = Intake(link, frame, partial(scheduler(), go_on), now=moment.now, parse=neighbour_frames.parse)
-        self._hosts[one] = None
-        link.start(partial(self._work, one, one.intake.take), partial(self._neighbour_lost, one), partial(self._writable, one))
-        self._neighbours.begin(one, own, moment)
-        if self._is_draining:
-            one.cut("shutdown")
+        self._links.attach_neighbour(link)
 
-    def _session(self) -> Session:
-        if self._own is None:
-            raise LocalProtocolError("a broker proves itself to everybody: give it a session first")
-        return self._own
-
-    def _number(self) -> int:
-        """For one link more."""
-        self._numbers += 1
-        self.counts.links += 1
-        return self._numbers
-
-    def _neighbour_frame(self, neighbour: Neighbour, fields: list[Any]) -> None:
-        if not neighbour.cut_for:
-            self._neighbours.frame(neighbour, fields, self._now)
-
-    def _neighbour_lost(self, neighbour: Neighbour, error: BusError) -> None:
-        if not neighbour.is_gone:
-            self._lost(neighbour, error)
-            self._neighbours.lost(neighbour)
-
-    def _work(self, host: HostLink, work: Callable[[list[bytes]], None], frames: list[bytes]) -> None:
-        self._now = self._moment()
-        host.heard_at = self._now.now
-        try:
-            if not host.cut_for:
-                work(frames)
-        except RemoteProtocolError as error:
-            self._watching.cut(host, error.reason, str(error), now=self._now.now)
-        except Exception as error:  # noqa: BLE001  ours, not the peer's: it costs this link, and nobody else
-            _log.exception("a frame of %r could not be worked off", host)
-            self._watching.cut(host, "internal", repr(error), now=self._now.now)
-        finally:
-            self._pacing.flush()
-
-    def _frame(self, host: HostLink, fields: list[Any]) -> None:
-        if host.cut_for:
-            return
-        if host.is_open:
-            self._serving.frame(host, fields, self._now)
-        elif self._arriving.frame(host, fields, self._now):
-            believed: list[Believed] = []
-            host.intake.do_first(lambda: self._believe(host, believed))
-
-    def _believe(self, host: HostLink, believed: list[Believed]) -> bool:
-        is_over = self._arriving.believe(host, believed, self._now)
-        if host.is_open:
-            self._pushing.push(host)
-        return is_over
-
-    def _writable(self, host: HostLink) -> None:
+    def _go_on(self, host: HostLink) -> None:
         host.outbox.go_on(self.now_ms())
         self._durable.go_on(host)
-        self._pacing.flush()
 
-    def _lost(self, host: HostLink, error: BusError) -> None:
-        host.is_gone, moment = True, self._moment()
-        self._hosts.pop(host, None)
-        self._watching.lost(host, error, now=moment.now)
-        self._arriving.lost(host, error, now=moment.now)
+    def _let_go(self, host: HostLink, moment: Moment) -> None:
         for part in (self._pacing, self._holding, self._durable, self.petitions, self._accounts):
             part.lost(host)
         host.outbox.lost()
@@ -248,7 +161,6 @@ class Broker:
             self._lanes.close(lane)
         self._interest.lost(host)
         self._asking.lost(host)
-        self._pacing.flush()
 
     def _stored(self, crossings: list[Crossing]) -> None:
         self._publishing.stored(crossings, now=self._clock.monotonic())
@@ -285,9 +197,7 @@ class Broker:
     async def run(self) -> None:
         """Until it is cancelled."""
         await self._durable.prepare()
-        early, self._early = self._early, None
-        for attach, link in early or ():
-            attach(link)
+        self._links.begin()
         async with anyio.create_task_group() as group:
             group.start_soon(self._pacing.run, self._clock)
             group.start_soon(self._durable.run)
@@ -327,7 +237,7 @@ class Broker:
 
     def drain(self) -> None:
         """Everybody is asked to finish, and nobody comes in any more."""
-        self._is_draining = True
+        self._links.is_draining = True
         for host in self._hosts:
             host.send(Frame.DRAIN, "shutdown")
 
@@ -335,8 +245,7 @@ class Broker:
         """Every link is closed, after what was sent is written."""
         for host in [*self._hosts]:
             host.cut("shutdown")
-        for _, link in self._early or ():
-            link.close(flush=False)
+        self._links.close_early()
         await anyio.lowlevel.checkpoint()
 
     @property

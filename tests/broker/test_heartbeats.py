@@ -100,7 +100,7 @@ async def test_nobody_comes_in_any_more_once_it_drains(stage: Stage):
 
 
 async def test_a_broker_without_an_identity_of_its_own_takes_no_links(stage: Stage):
-    stage.broker._own = None
+    stage.broker._links.own = None
     with pytest.raises(LocalProtocolError):
         stage.broker.attach(memory_pair()[0])
 

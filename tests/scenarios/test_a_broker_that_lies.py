@@ -392,7 +392,7 @@ async def test_in_one_process_policy_still_tells_its_agents_apart():
 async def test_the_broker_cannot_become_a_reader():
     """It names itself, with its own papers and a certificate that is good."""
     async with scene() as one:
-        own = one.liar.hub.broker._own.papers
+        own = one.liar.hub.broker._links.own.papers
         one.to_lead.tell(Frame.PAPERS, [own], b"")
         one.to_lead.tell(Frame.INTEREST, 1_000, [["BROKER", "tasks.>", LISTENS]])
         await one.say()
@@ -837,7 +837,7 @@ async def test_who_is_not_a_pinned_broker_learns_nothing_and_hears_no_proof(lie:
                 said.extend(parse(data) for data in frames)
                 if said[-1][0] != Frame.HELLO_A:
                     return
-                own = liar.hub.broker._own
+                own = liar.hub.broker._links.own
                 papers = HelloA.parse(said[-1][1]).papers[0] if lie == "an_agents_papers" else own.papers
                 hello_b = HelloB(1, bytes(32), papers, Limits(), liar.hub.clock.now_ms()).encode()
                 link.send(encode(Frame.HELLO_B, hello_b))
