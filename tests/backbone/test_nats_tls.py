@@ -16,6 +16,9 @@ from nats_servers import NatsServer, free_port, new_space, on_nats
 
 from bus.backbone.interface import RetentionClass
 from bus.backbone.nats.backbone import open_nats
+from bus.backbone.nats.login import Login
+from bus.backbone.nats.nkeys import public_text, seed_text
+from bus.backbone.nats.server_config import Cluster, config_of, parse_servers
 from bus.clock import SystemClock
 from bus.errors import BackboneError
 
@@ -47,7 +50,7 @@ def papers(tmp_path_factory):
         "-days",
         "2",
     )
-    for name in ("server", "broker"):
+    for name in ("server", "broker", "n1", "n2", "n3"):
         openssl(
             folder, "req", "-newkey", "ed25519", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
         )
@@ -95,3 +98,36 @@ async def test_who_has_none_is_refused(server, papers, case):
     with pytest.raises(BackboneError) as refused:
         await open_nats([server.url], CLOCK, tls=tls, wait_seconds=0.5)
     assert refused.value.code == "disk"
+
+
+@pytest.fixture
+def cluster(papers, tmp_path):
+    """Three servers, as `tpmbus backbone nats-config --tls` writes them."""
+    places = ",".join(f"n{number}=127.0.0.1:{free_port()}:{free_port()}" for number in (1, 2, 3))
+    servers, brokers, look = parse_servers(places), {"broker": public_text(bytes(32))}, public_text(b"\1" * 32)
+    wanted = Cluster("example.com", servers, brokers, look, 1 << 30, str(tmp_path), str(papers), routes_password="routes")
+    running = []
+    for server in servers:
+        config = tmp_path / f"{server.name}.conf"
+        config.write_text(config_of(wanted, server))
+        running.append(NatsServer(tmp_path, server.name, config=config, port=server.port))
+    try:
+        for one in running:
+            one.begin()
+        yield running
+    finally:
+        for one in running:
+            one.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_servers_that_were_configured_are_a_cluster_and_survive_one_of_them(cluster, papers):
+    tls = ssl.create_default_context(cafile=papers / "ca.pem")
+    urls = [one.url.replace("nats://", "tls://") for one in cluster]
+    login = Login(seed=seed_text(bytes(32)))
+    async with on_nats(urls, "tpmbus", tls=tls, login=login, replicas=3, wait_seconds=30) as backbone:
+        await backbone.retain([RetentionClass("work.>", 3_600_000)], passed_ms=0)
+        assert await backbone.append(entries(CLOCK, "work.a")) == [1]
+        cluster[0].kill()
+        assert await backbone.append(entries(CLOCK, "work.b", seed=1)) == [2]
