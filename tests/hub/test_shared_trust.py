@@ -112,9 +112,11 @@ def junk(issued, root: bytes) -> dict[str, bytes]:
 async def test_what_does_not_verify_is_not_taken_and_only_the_authority_writes_over_it(home, tmp_path, server, issued, what):
     async with sides(home, tmp_path, server) as (east, west):
         await west.begin(issued[0])
-        await west.shared.write(junk(issued, root_digest(west.anchor))[what], instead_of=(await west.shared.read()).revision)
+        value = junk(issued, root_digest(west.anchor))[what]
+        await west.shared.write(value, instead_of=(await west.shared.read()).revision)
         await west.trust.look()
         assert west.taken == []
+        assert ((await west.shared.read()).value == value) is (what != "no value")
         await east.begin(issued[1], is_authority=True)
         assert await east.there() == issued[1]
 
