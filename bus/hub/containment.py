@@ -87,8 +87,12 @@ def no_more_local_sockets() -> bool:
 
 
 def needed_to_run() -> list[Path]:
-    """What Python reads while it runs: itself, its packages, the system's libraries."""
-    found = [sys.prefix, sys.base_prefix, *sys.path, "/usr", "/lib", "/lib64", "/etc", "/dev", "/proc", "/sys/devices/system/cpu"]
+    """What Python reads while it runs: itself, its packages, the system's libraries; and of devices only these.
+
+    Beside them, in /dev/shm, is what other programs of this user keep in memory.
+    """
+    found = [sys.prefix, sys.base_prefix, *sys.path, "/usr", "/lib", "/lib64", "/etc", "/proc", "/sys/devices/system/cpu"]
+    found += ["/dev/null", "/dev/random", "/dev/urandom"]
     return [Path(place) for place in dict.fromkeys(found) if place and Path(place).exists()]
 
 

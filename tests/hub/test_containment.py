@@ -23,6 +23,7 @@ FORBIDDEN = {
     "write what is not listed": "open('{outside}/new', 'w')",
     "connect to a socket": "import socket; socket.socket(socket.AF_UNIX).connect('{outside}/socket')",
     "connect to the network": "import socket; socket.socket().connect(('127.0.0.1', 9))",
+    "see the memory that others share": "import os; os.listdir('/dev/shm')",
     "start a program": "import os; os.execv('/bin/true', ['true'])",
     "look into its parent": "import os; open('/proc/%d/mem' % os.getppid(), 'rb')",
 }
