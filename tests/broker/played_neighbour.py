@@ -10,6 +10,8 @@ from small_world import Agent
 
 from bus.errors import BusError
 from bus.identity.host.session import Session
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
 from bus.protocol import neighbour_frames
 from bus.protocol.frames import Frame
 from bus.protocol.frames import encode as encode_common
@@ -84,6 +86,10 @@ class PlayedNeighbour:
         """One of an agent that is live there."""
         world, agent = self.stage.world, self.agents[name]
         return world.send(agent, world.epoch(agent, topic), world.outgoing(agent, topic, (b"hello",), **changes))[0]
+
+    @staticmethod
+    def epoch_of(envelope: bytes) -> bytes:
+        return headers.parse(envelopes.split(envelope)[0]).epoch
 
     async def deliver(self, number: int, envelope: bytes, *, chosen: bytes = b"") -> list[list[Any]]:
         return await self.say(Frame.DELIVER, number, chosen, 1, 0, envelope)
