@@ -22,6 +22,7 @@ PAGES = {
     "how-to/run-a-fleet.md": ("own_provisioned", 8),
     "how-to/embed-the-bus.md": ("fleet", 2),
     "how-to/another-machine.md": ("fleet", 10),
+    "how-to/several-brokers.md": ("fleet", 7),
     "how-to/measure.md": ("fleet", 5),
     "explanation/scale.md": ("fleet", 1),
 }
