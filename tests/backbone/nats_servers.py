@@ -13,7 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ PATIENCE_SECONDS = 30.0
 
 
 class NatsServer:
-    """One process. `begin` it, `kill` it, begin it again."""
+    """One process. `begin` it, `kill` it, begin it again. `health_port`: where one of a cluster says whether it has caught up."""
 
-    def __init__(self, folder: Path, name: str, *, config: Path, port: int) -> None:
-        self.folder, self.name, self.port = folder, name, port
+    def __init__(self, folder: Path, name: str, *, config: Path, port: int, health_port: int = 0) -> None:
+        self.folder, self.name, self.port, self._health_port = folder, name, port, health_port
         self.url = f"nats://127.0.0.1:{port}"
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,17 +45,29 @@ class NatsServer:
             f'listen: "127.0.0.1:{port}"',
             f'jetstream {{ store_dir: "{folder / name}", max_file_store: 1GB, max_memory_store: 64MB }}',
         ]
+        health_port = 0
         if routes is not None:
+            health_port = free_port()
+            lines.append(f'http: "127.0.0.1:{health_port}"')
             others = ", ".join(f'"nats://127.0.0.1:{port}"' for other, port in routes.items() if other != name)
             lines.append(f'cluster {{ name: "tests", listen: "127.0.0.1:{routes[name]}", routes: [{others}] }}')
         config = folder / f"{name}.conf"
         config.write_text("\n".join(lines))
-        return cls(folder, name, config=config, port=port)
+        return cls(folder, name, config=config, port=port, health_port=health_port)
 
     def begin(self) -> None:
+        """Until it can be used; one of a cluster, until it has what the others have."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(["nats-server", "-c", str(self._config)], stdout=log, stderr=log)
-        self._wait_for_port()
+
+    def wait(self) -> None:
+        self._wait_for(self._listens, "does not listen")
+        if self._health_port:
+            self._wait_for(self._is_current, "does not catch up")
 
     def kill(self) -> None:
         """kill -9, as a machine that lost its power would; what the kernel has is still written."""
@@ -78,19 +91,31 @@ class NatsServer:
     def log(self) -> str:
         return (self.folder / f"{self.name}.log").read_text(errors="replace")
 
-    def _wait_for_port(self) -> None:
+    def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             assert self._process is not None
             if self._process.poll() is not None:
-                raise AssertionError(f"nats-server ended before it listened:\n{self.log()}")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
+                raise AssertionError(f"nats-server ended:\n{self.log()}")
+            if condition():
                 return
-        raise AssertionError(f"nats-server does not listen:\n{self.log()}")
+            time.sleep(0.02)
+        raise AssertionError(f"nats-server {otherwise}:\n{self.log()}")
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _is_current(self) -> bool:
+        """With the leader of the cluster, and in each stream and consumer that it has a part of."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self._health_port}/healthz", timeout=1).close()
+        except OSError:  # an answer that says no is one as well
+            return False
+        return True
 
 
 @contextmanager
@@ -112,7 +137,9 @@ def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
         servers = [NatsServer.made(folder, name, routes=routes) for name in names]
         try:
             for server in servers:
-                server.begin()
+                server.launch()
+            for server in servers:
+                server.wait()
             yield servers
         finally:
             for server in servers:
