@@ -82,7 +82,8 @@ def hardware() -> Iterator[Finding]:
 def folders(state: State) -> Iterator[Finding]:
     """Who can read what must be read by nobody else."""
     yield Finding("state folder", "ok", f"{state.folder}, sockets in {state.runtime}")
-    for place in (state.folder, state.swtpm, state.vault, state.vault / "secret", state.runtime):
+    more_swtpms = sorted(state.folder.glob(f"{state.swtpm.name}-*"))
+    for place in (state.folder, state.swtpm, *more_swtpms, state.vault, state.vault / "secret", state.runtime):
         if not place.exists():
             continue
         status = place.stat()

@@ -1,7 +1,7 @@
-"""One TPM, many callers.
+"""A TPM, or several, and many callers.
 
 Tpm        what a chip can do, one call at a time, from one thread     esapi (hardware, swtpm) · software · slow · testing.FakeTpm
-TpmEngine  the same for many async callers, over named keys            engine (here) · remote (in another process, over service)
+TpmEngine  the same for many async callers, over named keys            engine (here) · several (TPMs as one) · remote (over service)
 Vault      the keys themselves: wrapped blobs on disk, or in memory
 """
 
