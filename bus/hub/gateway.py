@@ -125,9 +125,7 @@ class _Running:
         state, clock, anchor, servers = self.state, self.clock, self._anchor, self.wishes.servers
         if self.wishes.apart or loop_is_trio():
             async with open_broker_engine(state, clock=clock) as engine:
-                self._name = (
-                    await gateway_holder(state, engine, anchor)
-                ).name  # what is wrong with it is said before anything is started
+                self._name = (await gateway_holder(state, engine, anchor)).name  # without it nothing is started
             apart = BrokerApart(state, clock, servers=servers, is_authority=False, renew=self._look_at_tls)
             self.broker = apart
             await stack.enter_async_context(apart.running(tasks, self._asked))
@@ -135,6 +133,7 @@ class _Running:
         engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
         holder = await gateway_holder(state, engine, anchor)
         self._name = holder.name
+        await self._look_at_tls()
         memory = await to_thread.run_sync(TrustMemory, state.broker, clock)
         documents = await to_thread.run_sync(trust_documents.load, state.trust / "public")
         verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)

@@ -217,3 +217,22 @@ async def test_an_authority_that_is_away_is_said(home, west, server, monkeypatch
         with pytest.raises(AttestationError) as refused:
             await painter.authority.revoke("LEAD")
         assert refused.value.reason == "authority_away"
+
+
+TLS = "tls://127.0.0.1:0"
+
+
+async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, west, server):
+    async with home.open(backbone=server.url) as hub:
+        await made_gateway(home, west)
+        with pytest.raises(VaultError) as refused:
+            async with bus.open(state=west.folder, tpm="software", backbone=server.url, listen=[TLS]):
+                pass
+        assert refused.value.code == "missing"
+        await made_gateway(home, west, "WEST", TLS)
+        async with bus.open(state=west.folder, tpm="software", backbone=server.url, listen=[TLS]) as gateway:
+            async with home.connect(gateway.url, agent="PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
+                async with hub.agent("LEAD") as lead:
+                    await lead.publish("tasks.paint", b"the door")
+                    with anyio.fail_after(10):
+                        assert (await anext(tasks)).body == b"the door"
