@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, Protocol, TypeVar
-
-import anyio
+from typing import Final, Protocol
 
 from bus.backbone.class_log import ClassLog
 from bus.backbone.interface import DEAD, MAX_OUTSTANDING, ConsumerFacts, ConsumerName, Delivery, Span
+from bus.backbone.open_consumer import OpenConsumer, by_last
 from bus.backbone.storage import Block, ConsumerRow, Storage
 from bus.backbone.tally import Tally
 from bus.clock import Clock
@@ -22,8 +21,6 @@ from bus.flow.start import parse_start
 from bus.flow.unsettled import Given, Kept, Unsettled, Written
 from bus.protocol.codec import pack, unpack
 from bus.protocol.topics import matches
-
-T = TypeVar("T")
 
 _MAX_TOPICS: Final = 4_096
 """Topics of which a consumer knows whether it wants them; a full table starts anew."""
@@ -65,7 +62,7 @@ class _Wanted(dict[str, bool]):
         return wanted
 
 
-class LocalConsumer:
+class LocalConsumer(OpenConsumer):
     """Implements `interface.Consumer`."""
 
     def __init__(
@@ -75,15 +72,11 @@ class LocalConsumer:
         self.log = log
         self.kept = kept
         """Whether it stays when it is closed."""
-        self.error: BusError | None = ClosedError(f"the consumer {row.name} is not open")
-        """Why nothing is handed out; None while it is open."""
+        super().__init__(ClosedError(f"the consumer {row.name} is not open"))
         self._storage, self._clock, self._tally = storage, clock, tally
         self._owner = owner
         self.reads_dead = row.pattern.startswith(DEAD)
         self._wanted = _Wanted(row.pattern)
-        self._allowed = 0
-        self._arrived: anyio.Event | None = None
-        self._taking = False
         self._cursor = max(row.cursor, _first_wanted(row.start))
         """The next position to be looked at."""
         self._behind: list[Block] = []
@@ -165,27 +158,6 @@ class LocalConsumer:
 
     # ---- handing out -----------------------------------------------------------------------------------------------------------
 
-    def allow(self, records: int) -> None:
-        self._allowed = records
-        if records > 0:
-            self._wake()
-
-    async def take(self) -> list[Delivery]:
-        if self._taking:
-            raise anyio.BusyResourceError(f"taking from the consumer {self.name}")
-        self._taking = True
-        try:
-            while True:
-                if self.error is not None:
-                    raise twin(self.error)
-                if taken := await self._take_some():
-                    self._tally.handed_out += len(taken)
-                    return taken
-                self._arrived = anyio.Event()
-                await self._arrived.wait()
-        finally:
-            self._taking, self._arrived = False, None
-
     def stored(self, block: Block, topics: frozenset[str]) -> None:
         """This is new in its class. Who waits at the head passes over what it does not want without waking."""
         if self._arrived is None or any(self._wanted[topic] for topic in topics):
@@ -201,11 +173,12 @@ class LocalConsumer:
             if self.unsettled.has_ready:
                 self._wake()
 
-    def _wake(self) -> None:
-        if self._arrived is not None:
-            self._arrived.set()
+    async def _take_some(self) -> list[Delivery] | None:
+        taken = await self._taken()
+        self._tally.handed_out += len(taken)
+        return taken or None
 
-    async def _take_some(self) -> list[Delivery]:
+    async def _taken(self) -> list[Delivery]:
         now = self._clock.monotonic()
         self._give_up(self.unsettled.advance(now))
         while self._allowed > 0:
@@ -309,13 +282,13 @@ class LocalConsumer:
             settled = unsettled.ack(acks)
             tally.acks += settled
             tally.ignored += settled == 0
-        for delay, spans in _by_last(naks).items():
+        for delay, spans in by_last(naks).items():
             seconds = None if delay is None else min(delay, MAX_DELAY_MS) / 1000
             count, given = unsettled.nak(spans, delay=seconds, now=now)
             tally.naks += count
             tally.ignored += count == 0
             self._give_up(given)
-        for reason, spans in _by_last(terms).items():
+        for reason, spans in by_last(terms).items():
             given = unsettled.term(spans)
             tally.terms += len(given)
             tally.ignored += not given
@@ -354,14 +327,6 @@ class LocalConsumer:
         self.unsettled.settle(position)
         self._tally.expired += 1
         self._owner.changed(self)
-
-
-def _by_last(spans: Sequence[tuple[int, int, T]]) -> dict[T, list[Span]]:
-    """Spans by what is said of them."""
-    found: dict[T, list[Span]] = {}
-    for first, last, what in spans:
-        found.setdefault(what, []).append((first, last))
-    return found
 
 
 def _first_wanted(start: str) -> int:

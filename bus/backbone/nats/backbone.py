@@ -40,7 +40,6 @@ from bus.backbone.nats.jetstream import JetStream, unreachable
 from bus.backbone.nats.keeping import Keeping
 from bus.backbone.nats.layout import EXPIRES, Names, number
 from bus.backbone.nats.login import NO_LOGIN, Login
-from bus.backbone.nats.neighbours import Neighbours
 from bus.backbone.nats.records import outgoing, requeued
 from bus.backbone.nats.registry import Registry
 from bus.backbone.nats.streams import Streams
@@ -50,7 +49,6 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, OverloadedError
 from bus.flow.start import Start
 from bus.protocol.topics import matches
-from bus.transport.link import Link
 
 TICK_SECONDS: Final = 0.1
 USED_SECONDS: Final = 60.0
@@ -182,10 +180,6 @@ class NatsBackbone:
         """Brokers pass on nothing live yet."""
         self._check_open()
         return lambda: None
-
-    def neighbours(self, attach: Callable[[Link], None]) -> Neighbours:
-        """Links to the other gateways of this bus, over the same connection. Its `run` has to run beside ours."""
-        return Neighbours(self._connection, self._names, self._clock, attach)
 
     async def consumers(self) -> list[ConsumerFacts]:
         self._check_open()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 
@@ -23,12 +23,11 @@ from bus.backbone.nats.records import Record, parse_record, parse_requeued
 from bus.backbone.nats.said import Said
 from bus.backbone.nats.source import WAIT_SECONDS, GoneError, Source
 from bus.backbone.nats.tally import NatsTally
+from bus.backbone.open_consumer import OpenConsumer, by_last
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, twin
 from bus.flow.redelivery import redelivery_seconds
 from bus.protocol.topics import matches
-
-T = TypeVar("T")
 
 MAX_DELAY_MS: Final = 86_400_000
 FETCH: Final = 256
@@ -83,7 +82,7 @@ class Owner(Protocol):
     async def closed(self, consumer: NatsConsumer) -> None: ...
 
 
-class NatsConsumer:
+class NatsConsumer(OpenConsumer):
     """Implements `interface.Consumer`."""
 
     def __init__(
@@ -99,9 +98,8 @@ class NatsConsumer:
         owner: Owner,
         kept: bool,
     ) -> None:
+        super().__init__()
         self.row, self.settings, self.kept = row, settings, kept
-        self.error: BusError | None = None
-        """Why nothing is handed out; None while it is open."""
         self.source = source
         self.again: Source | None = None
         self._names, self._clock, self._tally, self._owner = names, clock, tally, owner
@@ -109,10 +107,7 @@ class NatsConsumer:
         self._dying: dict[int, Grave] = {}
         self._said = Said(connection, clock)
         self._looks = 0
-        self._allowed = 0
         self._record_bytes = GUESS_BYTES
-        self._taking = False
-        self._changed: anyio.Event | None = None
 
     @property
     def name(self) -> ConsumerName:
@@ -128,28 +123,6 @@ class NatsConsumer:
 
     # ---- handing out -----------------------------------------------------------------------------------------------------------
 
-    def allow(self, records: int) -> None:
-        self._allowed = records
-        if records > 0:
-            self._wake()
-
-    async def take(self) -> list[Delivery]:
-        if self._taking:
-            raise anyio.BusyResourceError(f"taking from the consumer {self.name}")
-        self._taking = True
-        try:
-            while True:
-                if self.error is not None:
-                    raise twin(self.error)
-                most = self._most()
-                if most <= 0:
-                    self._changed = anyio.Event()
-                    await self._changed.wait()
-                elif deliveries := await self._take_some(most):
-                    return deliveries
-        finally:
-            self._taking, self._changed = False, None
-
     def look_again(self, again: Source) -> None:
         """There is something that was handed out anew."""
         self.again = again
@@ -161,10 +134,6 @@ class NatsConsumer:
         if self._allowed > 0:
             self._wake()
 
-    def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-
     def _most(self) -> int:
         wanted = min(self._allowed, FETCH, max(1, FETCH_BYTES // self._record_bytes))
         if wanted > 0 and len(self.held) + wanted > MAX_OUTSTANDING:
@@ -172,7 +141,10 @@ class NatsConsumer:
             self.held = {position: held for position, held in self.held.items() if held.due > now}  # somebody else may have it
         return min(wanted, MAX_OUTSTANDING - len(self.held))
 
-    async def _take_some(self, most: int) -> list[Delivery]:
+    async def _take_some(self) -> list[Delivery] | None:
+        most = self._most()
+        if most <= 0:
+            return None
         try:
             if self.again is not None and (found := await self._take_again(self.again, most)):
                 return found
@@ -250,13 +222,13 @@ class NatsConsumer:
                 self._said.say(held.pop(position).reply, ACK)
             tally.acks += len(positions)
             tally.ignored += not positions
-        for delay, spans in _by_last(naks).items():
+        for delay, spans in by_last(naks).items():
             positions = self._chosen(spans)
             for position in positions:
                 self._nak(position, held.pop(position), delay)
             tally.naks += len(positions)
             tally.ignored += not positions
-        for reason, spans in _by_last(terms).items():
+        for reason, spans in by_last(terms).items():
             positions = self._chosen(spans)
             for position in positions:
                 self._give_up(position, held.pop(position), reason)
@@ -343,11 +315,3 @@ class NatsConsumer:
             self._said.say(reply, nak(0))
         with suppress(BackboneError, ClosedError):
             await self._said.confirm()
-
-
-def _by_last(spans: Sequence[tuple[int, int, T]]) -> dict[T, list[Span]]:
-    """Spans by what is said of them."""
-    found: dict[T, list[Span]] = {}
-    for first, last, what in spans:
-        found.setdefault(what, []).append((first, last))
-    return found
