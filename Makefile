@@ -4,10 +4,10 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock bench bench-peers soak clean
+.PHONY: help run test lint format lock bench bench-peers bench-targets soak clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: ## set up, then run the hub and the fleet of 76 agents, and show what they do, until Ctrl-C
 	@scripts/setup
@@ -38,6 +38,10 @@ bench: ## measure, and print the numbers beside their targets
 bench-peers: ## install other buses, and measure them and tpmbus in turns (ARGS="--workload reqrep --only nats,zenoh")
 	@scripts/setup test
 	@scripts/bench-peers $(ARGS)
+
+bench-targets: ## measure all that tpmbus must reach, row by row, in 25 minutes (ARGS="--html found.html --only durable")
+	@scripts/setup test
+	@scripts/bench-targets $(ARGS)
 
 soak: ## the long runs: scenarios at full size with a table at the end, much more random and guided input
 	@scripts/setup test

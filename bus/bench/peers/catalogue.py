@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bus.bench.peers.agentmesh import AGENTMESH
+from bus.bench.peers.chip import SESSION, TPM
 from bus.bench.peers.contender import Contender
 from bus.bench.peers.nats import NATS
 from bus.bench.peers.ours import TPMBUS, TPMBUS_MANY
@@ -17,3 +18,5 @@ OURS: Final = (TPMBUS.name, TPMBUS_MANY.name)
 CONTENDERS: Final[dict[str, Contender]] = {
     one.name: one for one in (TPMBUS, TPMBUS_MANY, NATS, ZENOH, PLAIN, CURVE, MLS, NO_MLS, AGENTMESH)
 }
+VARIANTS: Final[dict[str, Contender]] = {one.name: one for one in (SESSION, TPM)}
+"""This bus beside itself: in no table of others."""

@@ -27,7 +27,7 @@ import anyio
 from bus.bench.ear import Ear
 from bus.bench.order import Order
 from bus.bench.peers import workload
-from bus.bench.peers.catalogue import CONTENDERS
+from bus.bench.peers.catalogue import CONTENDERS, VARIANTS
 from bus.bench.peers.contender import Address, Ask, Contender, Send, Take
 from bus.bench.peers.credit import crediting, now_ns
 from bus.bench.peers.processors import spent_seconds
@@ -48,7 +48,7 @@ class WaitingEar(Ear):
 
 class Worker:
     def __init__(self, told: Mapping[str, Any]) -> None:
-        self._contender: Contender = CONTENDERS[told["bus"]]
+        self._contender: Contender = (CONTENDERS | VARIANTS)[told["bus"]]
         self._roles: Sequence[str] = told["roles"]
         self._address: Address = told["address"]
         self._pipe = Path(told["pipe"]) if told.get("pipe") else None
