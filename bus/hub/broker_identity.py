@@ -56,7 +56,7 @@ async def open_broker_engine(state: State, *, clock: Clock) -> AsyncIterator[Eng
 async def enroll_broker(authority: Authority, engine: TpmEngine, *, name: str = BROKER, clock: Clock) -> Holder:
     """With a certificate that is good for a while, and its name among those that are pinned here. Raises VaultError."""
     key = await engine.create(name, BROKER_SUITE, origin=SOFTWARE)
-    if await to_thread.run_sync(_was_revoked, authority, key):
+    if await to_thread.run_sync(was_revoked, authority, name, key.spki):
         key = await engine.rotate(name, keep_until_ms=clock.now_ms())
     return holder_of(await to_thread.run_sync(_certified, authority, key, clock.now_ms()), key)
 
@@ -96,12 +96,12 @@ def _certified(authority: Authority, key: KeyInfo, now_ms: int) -> Certificate:
     return _read(authority, made)
 
 
-def _was_revoked(authority: Authority, key: KeyInfo) -> bool:
-    """Whether somebody took back what was said of this very key."""
+def was_revoked(authority: Authority, name: str, spki: bytes) -> bool:
+    """Whether somebody took back what was said of this very key of a broker. Blocks."""
     return any(
-        revoked is not None and revoked.reason is not Reason.ROTATED and _read(authority, one.der).spki == key.spki
+        revoked is not None and revoked.reason is not Reason.ROTATED and _read(authority, one.der).spki == spki
         for one, revoked in authority.issued()
-        if one.profile is Profile.BROKER and one.name == key.name
+        if one.profile is Profile.BROKER and one.name == name
     )
 
 

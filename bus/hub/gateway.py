@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
-from bus.errors import BusError, ConnectError, NotPermittedError, VaultError
+from bus.errors import BusError, ConnectError, NotPermittedError, VaultError, VerificationError
 from bus.hub.admin import Desk
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.backbones import loop_is_trio
@@ -45,6 +45,7 @@ from bus.hub.wishes import Wishes
 from bus.identity import trust_documents
 from bus.identity.anchor import Anchor, read_anchor
 from bus.identity.envelopes.verifier import Verifier
+from bus.identity.host.session import Holder
 from bus.identity.trust_memory import TrustMemory
 from bus.metrics.sources import plain
 from bus.policy import Policy
@@ -104,7 +105,7 @@ class _Running:
         self.broker: BrokerHere | BrokerApart
         self.host: Host
         self._papers: AgentPapers
-        self._name = ""
+        self._name, self._serial = "", 0
 
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[Hub]:
@@ -125,14 +126,14 @@ class _Running:
         state, clock, anchor, servers = self.state, self.clock, self._anchor, self.wishes.servers
         if self.wishes.apart or loop_is_trio():
             async with open_broker_engine(state, clock=clock) as engine:
-                self._name = (await gateway_holder(state, engine, anchor)).name  # without it nothing is started
+                self._know(await gateway_holder(state, engine, anchor))  # without it nothing is started
             apart = BrokerApart(state, clock, servers=servers, is_authority=False, renew=self._look_at_tls)
             self.broker = apart
             await stack.enter_async_context(apart.running(tasks, self._asked))
             return
         engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
         holder = await gateway_holder(state, engine, anchor)
-        self._name = holder.name
+        self._know(holder)
         await self._look_at_tls()
         memory = await to_thread.run_sync(TrustMemory, state.broker, clock)
         documents = await to_thread.run_sync(trust_documents.load, state.trust / "public")
@@ -144,6 +145,9 @@ class _Running:
         self.broker = here
         await stack.enter_async_context(here.running(engine, holder, self._asked, issue=None))
         tasks.start_soon(self._keep_holder, here, engine)
+
+    def _know(self, holder: Holder) -> None:
+        self._name, self._serial = holder.name, holder.identity.serial
 
     async def _look_at_tls(self) -> None:
         """Nobody here certifies: `tpmbus host gateway` does, each day. Raises VaultError for what is not there."""
@@ -158,7 +162,9 @@ class _Running:
         while True:
             await self.clock.sleep(LOOK_SECONDS)
             try:
-                await here.take_holder(await gateway_holder(self.state, engine, self._anchor))
+                holder = await gateway_holder(self.state, engine, self._anchor)
+                self._know(holder)
+                await here.take_holder(holder)
             except VaultError as error:
                 _log.error("the broker's certificate stays as it is: %s", error)
 
@@ -171,9 +177,13 @@ class _Running:
         return materials
 
     async def _keep_trust(self) -> None:
-        """What the broker hears of trust counts for this host, and is where everything here begins next. Until cancelled."""
+        """What the broker hears of trust counts for this host, and is where everything here begins next. Until cancelled.
+
+        Raises VerificationError("revoked") when that says that this gateway is none any more.
+        """
         known = (0, 0)
         while True:
+            self._check_not_revoked()
             try:
                 stamp = await to_thread.run_sync(stamp_of_kept, self.state.broker)
                 if stamp != known:
@@ -182,6 +192,11 @@ class _Running:
             except BusError as error:
                 _log.warning("what this machine begins with next stays older than what its broker goes by: %s", error)
             await self.clock.sleep(KEEP_SECONDS)
+
+    def _check_not_revoked(self) -> None:
+        if self._serial in self.host.keyring.snapshot.trust.revocations.revoked:
+            detail = "this gateway's certificate was revoked: `tpmbus host gateway` in another state folder makes another one"
+            raise VerificationError("revoked", agent=self._name, detail=detail)
 
     async def _take_trust(self) -> None:
         kept = await to_thread.run_sync(kept_by_gateway, self.state.broker, self._anchor)

@@ -22,7 +22,7 @@ from anyio import to_thread
 from bus.clock import Clock
 from bus.errors import NotPermittedError, RemoteProtocolError, VaultError
 from bus.hub.admin import Desk
-from bus.hub.broker_identity import BROKER_SUITE, gateway_key, open_broker_engine, pin_gateway
+from bus.hub.broker_identity import BROKER_SUITE, gateway_key, open_broker_engine, pin_gateway, was_revoked
 from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import fits
 from bus.hub.far_desk import Way
@@ -33,11 +33,11 @@ from bus.hub.tls_papers import NO_HOSTS
 from bus.identity import durable
 from bus.identity.anchor import BROKER, Anchor, read_anchor
 from bus.identity.authority import Authority
-from bus.identity.public_trust import pem, read_broker
+from bus.identity.public_trust import pem, read_broker, read_crl
 from bus.policy import Policy
 from bus.protocol.names import is_agent_name
 from bus.tpm.interface import SOFTWARE, KeyInfo, TpmEngine
-from bus.trust import certificates
+from bus.trust import certificates, revocations
 from bus.trust.certificates import Certificate, Profile
 
 VERBS: Final = frozenset(("papers", "certify_gateway", "issue_gateway_tls"))
@@ -64,6 +64,10 @@ class GatewayDesk:
         key = bytes.fromhex(spki)
 
         def work() -> None:
+            if was_revoked(self._authority, name, key):
+                raise NotPermittedError(
+                    "operator", f"have {name} back as a gateway", "that key was revoked: make one in another folder"
+                )
             pin_gateway(self._authority, name)
             made.append(self._authority.issue_identity(name, key, BROKER_SUITE, SOFTWARE, 0, b"", profile=Profile.BROKER))
 
@@ -138,7 +142,9 @@ class GatewayPapers:
     async def _certificate(self, key: KeyInfo, anchor: Anchor) -> Brought:
         public = self.state.trust / "public"
         held = await to_thread.run_sync(lambda: read_broker(public, key.name, root=anchor.root, domain=anchor.domain))
-        if held is not None and fits(held, key, now_ms=self.clock.now_ms()) and key.name in anchor.brokers:
+        taken_back = revocations.read(await to_thread.run_sync(read_crl, public), root=anchor.root).revoked
+        is_good = held is not None and fits(held, key, now_ms=self.clock.now_ms()) and held.serial not in taken_back
+        if held is not None and is_good and key.name in anchor.brokers:
             return Brought(held, is_new=False)
         der = _bytes(await self.way.ask("certify_gateway", name=key.name, spki=key.spki.hex()))
         made = certificates.read(der, root=anchor.root, domain=anchor.domain, profile=Profile.BROKER)

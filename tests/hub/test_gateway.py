@@ -16,7 +16,7 @@ from homes import Home
 import bus
 from bus.backbone.nats import authority_line
 from bus.clock import SystemClock
-from bus.errors import AttestationError, BackboneError, ConnectError, NotPermittedError, RevokedError, VaultError
+from bus.errors import AttestationError, BackboneError, ConnectError, NotPermittedError, RevokedError, VaultError, VerificationError
 from bus.hub import admin
 from bus.hub.far_desk import way_over
 from bus.hub.gateway_papers import GatewayPapers
@@ -171,10 +171,8 @@ async def talking(home: Home, west: State, server):
             pass
         await to_thread.run_sync(move_agents, home, west, "PAINTER")
         async with hub.agent("LEAD") as lead, gateway.agent("PAINTER") as painter:
-            with anyio.fail_after(30):
-                while (await hub.statistics())["broker"]["gateways"]["neighbours"] < 1:
-                    await anyio.lowlevel.checkpoint()
-                yield lead, painter
+            await linked(hub, 1)
+            yield lead, painter
 
 
 async def test_agents_of_two_hubs_talk_live_and_durable(home, west, server):
@@ -236,3 +234,28 @@ async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, wes
                     await lead.publish("tasks.paint", b"the door")
                     with anyio.fail_after(10):
                         assert (await anext(tasks)).body == b"the door"
+
+
+async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, west, server):
+    async with home.open(backbone=server.url) as hub:
+        await made_gateway(home, west)
+
+        async def until_it_ends() -> None:
+            async with bus.open(state=west.folder, tpm="software", backbone=server.url):
+                await linked(hub, 1)
+                await admin.ask(home.state.admin_socket, "revoke", name="WEST", reason="compromised", profile="broker")
+                await linked(hub, 0)
+                with anyio.fail_after(10):
+                    await anyio.sleep_forever()
+
+        with pytest.raises(VerificationError) as ended:
+            await until_it_ends()
+        assert (ended.value.reason, ended.value.agent) == ("revoked", "WEST")
+        with pytest.raises(NotPermittedError):
+            await made_gateway(home, west)
+
+
+async def linked(hub: bus.Hub, count: int) -> None:
+    with anyio.fail_after(30):
+        while (await hub.statistics())["broker"]["neighbours"]["open"] != count:
+            await anyio.lowlevel.checkpoint()
