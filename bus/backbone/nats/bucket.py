@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from bus.backbone.nats.appending import parse_stored
+from bus.backbone.nats.at_once import at_once
 from bus.backbone.nats.connection import Connection, UnansweredError
 from bus.backbone.nats.jetstream import (
     FULL,
@@ -97,6 +98,11 @@ class Bucket:
                 return
             yield kept
             seq = kept.seq + 1
+
+    async def all(self) -> list[Kept]:
+        """The same of the whole bucket, many at a time: what comes or goes meanwhile is there or not."""
+        found = await at_once(self.get, [".".join(key) for key in await self.keys()])
+        return sorted((kept for kept in found if kept is not None), key=lambda kept: kept.seq)
 
     async def remove(self, kept: Kept) -> None:
         """This revision; a newer one stays. Raises BackboneError, ClosedError."""

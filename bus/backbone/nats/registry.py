@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from bus.backbone.interface import ConsumerFacts, ConsumerName
+from bus.backbone.nats.at_once import at_once
 from bus.backbone.nats.bucket import OtherRevisionError
 from bus.backbone.nats.connection import Connection, UnansweredError
 from bus.backbone.nats.consumer import NatsConsumer, Owner, Row
@@ -107,9 +108,9 @@ class Registry:
         return row, kept
 
     async def facts(self) -> list[ConsumerFacts]:
-        rows = [row async for kept in self._streams.consumers.each() if (row := _parse(kept.data)) is not None]
+        rows = [row for kept in await self._streams.consumers.all() if (row := _parse(kept.data)) is not None]
         rows += [consumer.row for consumer in self._open.values() if not consumer.kept]
-        return [await self._facts(row) for row in sorted(rows)]
+        return await at_once(self._facts, sorted(rows))
 
     async def remove(self, name: ConsumerName) -> None:
         """Raises BackboneError: "unknown_consumer", "consumer_in_use"; ClosedError."""
@@ -123,7 +124,7 @@ class Registry:
 
     async def remove_unused(self, *, since_ms: int) -> None:
         """Those that nobody had open since."""
-        async for kept in self._streams.consumers.each():
+        for kept in await self._streams.consumers.all():
             row = _parse(kept.data)
             if row is not None and row.used_ms <= since_ms and row.name not in self._open and row.name not in self._busy:
                 await self._remove(row, kept)
