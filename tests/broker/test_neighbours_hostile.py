@@ -12,12 +12,14 @@ from played_neighbour import PlayedNeighbour
 
 from bus.broker import neighbour as limits
 from bus.broker.neighbour_greeting import MAX_SECONDS
+from bus.identity.envelopes.granting import Reader
 from bus.identity.host.host_keys import HostKeys
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.frames import DURABLE, GONE, LISTENS, UNHEARD, Frame, column, numbers, sub_ref
-from bus.protocol.kem import HYBRID
+from bus.protocol.kem import HYBRID, PublicKey
 from bus.protocol.neighbour_frames import Between, greeting_tbs
+from bus.protocol.papers import claimed
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +150,26 @@ async def test_an_agent_is_where_it_was_last_and_an_older_seat_does_not_count(st
     again = await stage.host("BUILDER")
     assert [one.kind for one in stage.broker.listing.live()] == ["memory"]
     assert not await again.hears(Frame.DRAIN)
+
+
+async def test_a_neighbour_is_told_who_comes_renews_and_leaves_but_not_who_is_at_another(stage: Stage):
+    before = await stage.host("DEPUTY")
+    neighbour = PlayedNeighbour(stage)
+    await neighbour.meet()
+    assert [claimed(one[2]).name for one in await neighbour.hears(Between.SEATED)] == ["DEPUTY"]
+    host = await stage.host("BUILDER")
+    [[_, first, papers]] = await neighbour.hears(Between.SEATED)
+    assert papers == host.agents["BUILDER"].papers
+    renewed = stage.world.agent("BUILDER", identity=host.agents["BUILDER"].identity, host=host.keys).papers
+    await host.say(Frame.PAPERS, [renewed], b"")
+    assert await neighbour.hears(Between.SEATED) == [[Between.SEATED, first, renewed]]
+    host.send(Frame.DRAIN, "closed BUILDER")
+    assert await neighbour.hears() == [[Between.UNSEATED, "BUILDER"]]
+    before.link.close()
+    assert await neighbour.hears() == [[Between.UNSEATED, "DEPUTY"]]
+    other = await _met(stage, name="OTHER")
+    await other.seats("TESTER")
+    assert await neighbour.hears() == []
 
 
 async def test_a_seat_in_the_future_ends_the_link(stage: Stage):
@@ -322,6 +344,20 @@ async def test_an_envelope_against_policy_is_refused_here_though_the_neighbour_l
     await neighbour.deliver(1, neighbour.envelope("GUEST", "tasks.build"))
     assert await host.delivered() == []
     assert sum(stage.counted["refused"].values()) == 1
+
+
+async def test_a_grant_goes_to_its_reader_here_and_not_to_one_at_another_neighbour(stage: Stage):
+    neighbour, other, host = await _met(stage), await _met(stage, name="OTHER"), await stage.host("BUILDER")
+    director = await neighbour.seats("DIRECTOR")
+    await other.seats("TESTER")
+    epoch = stage.world.epoch(director, "tasks.build")
+    key = PublicKey(host.keys.kem, host.keys.kem_key)
+    for number, reader in enumerate(("BUILDER", "TESTER"), 1):
+        [grant] = stage.world.grant(director, epoch, Reader(reader, key, b""))
+        await neighbour.deliver(number, grant)
+    assert [columns for columns, _ in await host.delivered()] == [()]
+    assert await other.hears(Frame.DELIVER) == []
+    assert stage.counted["unheard"] == 1
 
 
 async def test_an_agent_that_has_left_the_neighbour_is_believed_for_what_it_sent_before(stage: Stage):

@@ -108,5 +108,5 @@ async def test_whoever_lost_a_key_asks_for_it_across_brokers():
 
 
 def _stops(two: Town) -> list[int]:
-    """What stops each lane of the topic at the first broker; there may be one for audit records beside it."""
+    """What stops each lane of the topic at the first broker."""
     return [lane.stops for lane in two[0].broker._lanes.of("tasks.build")]

@@ -26,6 +26,7 @@ from bus.transport.memory import MemoryLink, memory_pair
 
 POLICY = """
 version: 1
+rollout: {sample_rate: 0}
 agents: {DIRECTOR: command, DEPUTY: command, BUILDER: worker, TESTER: worker, PACKER: worker, MONITOR: monitor}
 roles:
   command:
