@@ -24,7 +24,7 @@ from bus.hub.gateway_papers import GatewayPapers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
-from nats_servers import NatsServer, nats_server
+from nats_servers import NatsServer, nats_cluster, nats_server
 
 LIVE, KEPT, SHARED = 1, 2, 3
 
@@ -56,11 +56,11 @@ def west(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iter
         yield found
 
 
-def begun(east: Company, west: Company, server: NatsServer, *, apart: bool = False) -> tuple[Actor, Actor]:
-    """Both hubs, linked to each other."""
-    hub = east.hub(backbone=server.url, apart=apart)
+def begun(east: Company, west: Company, *servers: NatsServer, apart: bool = False) -> tuple[Actor, Actor]:
+    """Both hubs, linked to each other: each by another server, where there are several; NATS tells them of the rest."""
+    hub = east.hub(backbone=servers[0].url, apart=apart)
     anyio.run(GatewayPapers(west.state, Straight(east.state.admin_socket), SystemClock()).bring, "WEST", ())
-    gateway = west.hub(backbone=server.url, apart=apart)
+    gateway = west.hub(backbone=servers[-1].url, apart=apart)
     until_linked(hub, gateway)
     return hub, gateway
 
@@ -168,3 +168,52 @@ def test_a_gateway_that_is_killed_costs_what_was_said_live_and_nothing_else(
     for actor, key in ((here, "BOB"), (there, "DAVE")):
         reader = actor.ask("until", key=key, run=KEPT, count=kept)
         assert [reader["came"][str(KEPT)], reader["missed"], reader["twice"]] == [kept, 0, 0]
+
+
+def test_a_server_of_the_cluster_that_is_killed_under_two_gateways_costs_nothing_that_was_stored(
+    bus_of_nats: Company, west: Company
+):
+    kept = 600
+    with nats_cluster() as servers:
+        hub, gateway = begun(bus_of_nats, west, *servers)
+        lead, here, there = bus_of_nats.agents("LEAD"), bus_of_nats.agents("ALICE", "BOB"), west.agents("CAROL", "DAVE")
+        here.ask("subscribe", name="ALICE", pattern="tasks.>")
+        there.ask("subscribe", name="CAROL", pattern="tasks.>")
+        there.ask("subscribe", name="DAVE", pattern="work.>", durable="inbox")
+        lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=100_000, rate=500)
+        lead.ask("publish", name="LEAD", topic="work.a", run=KEPT, count=kept, rate=200, stored=True)
+        there.ask("until", key="CAROL", run=LIVE, count=50)
+        there.ask("until", key="DAVE", run=KEPT, count=20)
+
+        servers[-1].kill()  # the one by which West is there
+        here.ask("more", key="ALICE", count=200)
+        until_linked(hub, gateway)
+        assert gateway.ask("statistics")["broker"]["backbone"]["connections_lost"] == 1
+        there.ask("more", key="CAROL", count=50)
+        stored = lead.ask("published", run=KEPT)
+        assert (len(stored["stored"]), stored["positions"], stored["failed"]) == (kept, kept, {})
+        dave = there.ask("until", key="DAVE", run=KEPT, count=kept)
+        assert [dave["came"][str(KEPT)], dave["missed"], dave["twice"]] == [kept, 0, 0]
+
+        last = lead.ask("published", run=LIVE, stop=True)["accepted"]
+        lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=1, first=last)
+        alice, carol = (actor.ask("until", key=key, run=LIVE, number=last) for actor, key in ((here, "ALICE"), (there, "CAROL")))
+        assert [alice[what] for what in ("messages", "missed", "twice", "out of order")] == [last + 1, 0, 0, 0]
+        assert [carol["messages"] + carol["missed"], carol["twice"], carol["out of order"]] == [last + 1, 0, 0]
+
+
+def test_those_at_a_gateway_go_on_while_the_hub_with_the_authority_is_away(bus_of_nats: Company, west: Company, server: NatsServer):
+    count = 200
+    hub, gateway = begun(bus_of_nats, west, server)
+    there, alice = west.agents("LEAD", "CAROL"), west.agents("ALICE")
+    there.ask("subscribe", name="CAROL", pattern="tasks.>")
+    alice.ask("subscribe", name="ALICE", pattern="work.>", durable="inbox")
+    hub.kill()
+    there.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=count, rate=1_000)
+    there.ask("publish", name="LEAD", topic="work.a", run=KEPT, count=count, stored=True)
+    carol, kept = there.ask("until", key="CAROL", run=LIVE, count=count), alice.ask("until", key="ALICE", run=KEPT, count=count)
+    assert [reader[what] for reader in (carol, kept) for what in ("messages", "missed", "twice")] == [count, 0, 0] * 2
+    hub = bus_of_nats.hub(backbone=server.url)
+    until_linked(hub, gateway)
+    bus_of_nats.desk("revoke", name="CAROL", reason="compromised")
+    assert there.ask("until_ended", key="CAROL")["type"] == "RevokedError"
