@@ -26,11 +26,17 @@ class Gateway:
         self.neighbours = Neighbours(connection, Names(space), clock, self._attach)
         self.links: list[Link] = []
         self.ears: list[Ear] = []
+        self.scope = anyio.CancelScope()
+        """Of `neighbours.run`."""
         self._is_started = is_started
 
     @property
     def alive(self) -> list[Ear]:
         return [ear for ear in self.ears if not ear.lost]
+
+    async def run(self) -> None:
+        with self.scope:
+            await self.neighbours.run()
 
     def _attach(self, link: Link) -> None:
         self.links.append(link)
@@ -49,7 +55,7 @@ async def gateway(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.run)
-            tasks.start_soon(one.neighbours.run)
+            tasks.start_soon(one.run)
             yield one
             tasks.cancel_scope.cancel()
     finally:

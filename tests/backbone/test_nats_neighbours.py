@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nats_gateways import gateway, gateways, until
-from nats_servers import nats_server, new_space
+from nats_servers import nats_cluster, nats_server, new_space
 
 from bus.backbone.nats import neighbour_messages as messages
 from bus.backbone.nats import neighbours
@@ -114,6 +114,17 @@ async def test_a_third_gateway_comes_and_goes_and_the_others_do_not_notice(serve
         assert one.neighbours.statistics()["neighbours"] == 1
 
 
+async def test_a_gateway_that_ended_answers_nobody_though_its_connection_is_there_yet(server):
+    space = new_space()
+    async with gateways(2, server.url, space) as (one, other):
+        one.scope.cancel()
+        await until(lambda: not other.alive)
+        async with gateway(server.url, space) as third:
+            await until(lambda: third.alive and other.alive)
+            assert not one.alive
+            assert one.neighbours.statistics() | {"neighbours": 0, "half_open": 0} == one.neighbours.statistics()
+
+
 async def test_a_link_that_its_owner_closes_is_made_anew(server):
     async with gateways(2, server.url, new_space()) as (one, other):
         one.alive[0].close()
@@ -161,3 +172,22 @@ async def test_whoever_says_anything_on_these_subjects_is_counted_and_nothing_el
         assert one.neighbours.statistics()["neighbours"] == 1
         assert one.neighbours.statistics()["half_open"] <= neighbours.MAX_HALF_OPEN
         await until(lambda: not one.neighbours.statistics()["half_open"])
+
+
+@pytest.mark.slow
+async def test_gateways_on_different_servers_of_a_cluster_have_new_links_when_one_of_these_is_killed():
+    with nats_cluster(3) as servers:
+        space = new_space()
+        async with AsyncExitStack() as stack:
+            found = [await stack.enter_async_context(gateway(server.url, space)) for server in servers]
+            await until(lambda: all(len(one.alive) == 2 for one in found))
+            servers[0].kill()
+            await until(lambda: all(ear.lost for ear in found[0].ears[:2]))
+            assert all(len(one.ears) - len(one.alive) <= 1 for one in found[1:]), "the other two keep theirs"
+            await until(lambda: all(len(one.alive) == 2 for one in found))
+            for one in found:
+                for ear in one.alive:
+                    ear.send(b"again")
+            await until(lambda: all(ear.frames == [b"again"] for one in found for ear in one.alive))
+            assert found[0].connection.losses == 1
+            assert found[1].connection.losses == found[2].connection.losses == 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -111,23 +111,25 @@ class Neighbours:
         """Until it is cancelled; then all links end. Raises ClosedError: the connection was closed."""
         self._soon = scheduler()
         stop_hearing = self._connection.when_lost(self._lost)
+        ends: list[Callable[[], Awaitable[None]]] = []
         try:
-            await self._listen(self._names.here, self._heard_here)
-            await self._listen(self._names.to(self.id.hex()), self._heard)
+            ends.append(await self._listen(self._names.here, self._heard_here))
+            ends.append(await self._listen(self._names.to(self.id.hex()), self._heard))
             await self._tick()
         finally:
             stop_hearing()
             self._end_all("this gateway goes")
             with anyio.CancelScope(shield=True), suppress(UnansweredError, ClosedError, TimeoutError), self._clock.fail_after(1.0):
+                for end in ends:
+                    await end()
                 await self._connection.flush()
 
     # ---- time ----------------------------------------------------------------------------------------------------------------
 
-    async def _listen(self, subject: str, heard: Callable[[Arrived], None]) -> None:
+    async def _listen(self, subject: str, heard: Callable[[Arrived], None]) -> Callable[[], Awaitable[None]]:
         while True:
             with suppress(UnansweredError):
-                await self._connection.subscribe(subject, heard)
-                return
+                return await self._connection.subscribe(subject, heard)
             await self._clock.sleep(HERE_SECONDS)
 
     async def _tick(self) -> None:
