@@ -21,10 +21,11 @@ MOST_OWED_SECONDS: Final = 5
 
 
 class Account:
-    __slots__ = ("_now", "links", "stock")
+    __slots__ = ("_now", "_weight", "links", "stock")
 
-    def __init__(self, *, now: float) -> None:
-        self.stock, self._now = STOCK, now
+    def __init__(self, *, now: float, weight: int = 1) -> None:
+        """`weight`: so many times what one agent has."""
+        self.stock, self._now, self._weight = STOCK * weight, now, weight
         self.links = 0
         """That answer to it."""
 
@@ -34,16 +35,16 @@ class Account:
 
     @property
     def is_full(self) -> bool:
-        return self.stock >= STOCK
+        return self.stock >= STOCK * self._weight
 
     def pay(self, steps: int) -> None:
-        self.stock = max(self.stock - steps, -MOST_OWED_SECONDS * RATE)
+        self.stock = max(self.stock - steps, -MOST_OWED_SECONDS * RATE * self._weight)
 
     def grow(self, now: float) -> None:
-        grown = int((now - self._now) * RATE)
+        grown = int((now - self._now) * RATE * self._weight)
         if grown > 0:
             self._now = now
-            self.stock = min(STOCK, self.stock + grown)
+            self.stock = min(STOCK * self._weight, self.stock + grown)
 
 
 class Accounts:
@@ -55,11 +56,11 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._of)
 
-    def of(self, agent: str, *, now: float) -> Account:
+    def of(self, agent: str, *, now: float, weight: int = 1) -> Account:
         """For one link more; `lost` says when it is gone."""
         account = self._of.get(agent)
         if account is None:
-            account = self._of[agent] = Account(now=now)
+            account = self._of[agent] = Account(now=now, weight=weight)
         account.links += 1
         return account
 

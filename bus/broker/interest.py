@@ -14,7 +14,7 @@ that this broker knows of itself. What neighbours say of durable ones is told to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -55,6 +55,10 @@ class Across(Protocol):
 
     @property
     def links(self) -> Collection[HostLink]: ...
+
+    @property
+    def awaited(self) -> Collection[HostLink]:
+        """Those that know all that was here when they came."""
 
     def begins(self, subscription: Subscription, barrier: Barrier) -> None: ...
 
@@ -116,9 +120,15 @@ class Interest:
     def _neighbours(self) -> Collection[HostLink]:
         return () if self.across is None else self.across.links
 
-    def introduce(self, neighbour: HostLink) -> None:
-        """It has come: of whom this broker knows a durable subscription."""
-        self._tell(neighbour, self._own)
+    def kept(self, at_once: int) -> Iterator[list[Key]]:
+        """Durable subscriptions of which this broker knows itself, so many at once."""
+        keys = [*self._own]
+        for start in range(0, len(keys), at_once):
+            yield keys[start : start + at_once]
+
+    def introduce(self, neighbour: HostLink, keys: Iterable[Key]) -> None:
+        """It has come, and hears of those that are there still."""
+        self._tell(neighbour, [key for key in keys if key in self._own])
 
     def keep_far(self, keys: Sequence[Key], barrier: Barrier) -> None:
         """A neighbour knows of durable subscriptions; the barrier is passed when all publishers here do."""
@@ -148,7 +158,7 @@ class Interest:
         if self.across is not None and how == LISTENS:
             self.across.begins(subscription, barrier)
         elif how == DURABLE:
-            for host in self._neighbours:
+            for host in () if self.across is None else self.across.awaited:
                 self._await(host, key, barrier)
         barrier.one_less()
 

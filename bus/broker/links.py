@@ -104,7 +104,7 @@ class Links:
         frame = partial(self._neighbour_frame, one)
         one.intake = Intake(link, frame, self._soon(one), now=moment.now, parse=neighbour_frames.parse)
         self._hosts[one] = None
-        link.start(partial(self._work, one, one.intake.take), partial(self.lose, one), partial(self._writable, one))
+        link.start(partial(self._work, one, one.intake.take), partial(self.lose, one), partial(self._neighbour_writable, one))
         self.neighbours.begin(one, own, moment)
         if self.is_draining:
             one.cut("shutdown")
@@ -170,6 +170,10 @@ class Links:
     def _writable(self, host: HostLink) -> None:
         self._go_on(host)
         self._pacing.flush()
+
+    def _neighbour_writable(self, neighbour: Neighbour) -> None:
+        neighbour.go_on()
+        self._writable(neighbour)
 
     # ---- going ---------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ routes, interest, pace and loss are one thing. Different is what is said on it (
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bus.broker.crossing import LINK_FULL, NEIGHBOUR_FULL, Crossing, Reader
@@ -33,7 +35,11 @@ MAX_ASIDE_BYTES: Final = 8 << 20
 """Of papers of those agents."""
 MAX_ASKED: Final = 4_096
 """Requests that went there, of which it may yet say that nobody hears them."""
+MAX_PIECES: Final = 262_144
+"""Of what it is to be told."""
 MAX_GROUPS_LEFT: Final = 1_024
+INTRODUCED: Final = (1 << 64) - 1
+"""In the PING that ends what a broker has to tell when it meets another one."""
 OVERFLOW: Final = "drop_newest"
 """Of all its subscriptions."""
 
@@ -41,14 +47,16 @@ OVERFLOW: Final = "drop_newest"
 class Neighbour(HostLink):
     is_neighbour: ClassVar[bool] = True
     __slots__ = (
-        "agents_aside", "asked", "began_at", "boot", "broker", "groups_left", "kept", "known", "meeting", "mine", "next_number",
-        "numbers", "subscriptions_aside", "unseen", "waits",
+        "agents_aside", "asked", "began_at", "boot", "broker", "groups_left", "is_introduced", "kept", "known", "meeting", "mine",
+        "next_number", "numbers", "pieces", "subscriptions_aside", "unseen", "waits",
     )  # fmt: skip
 
     def __init__(self, number: int, link: Link, *, now: float) -> None:
         super().__init__(number, link, now=now)
         self.began_at = now
         self.meeting: Meeting
+        self.is_introduced = False
+        """It has heard of all that was here when it came; from then on it is waited for."""
         self.broker: Believed | None = None
         """Who proved itself here."""
         self.boot = b""
@@ -71,11 +79,27 @@ class Neighbour(HostLink):
         self.waits: dict[int, Barrier] = {}
         """By number of ours: who waits until it has told its publishers."""
         self.asked: dict[bytes, Crossing] = {}
+        self.pieces: deque[Callable[[], None]] = deque()
+        """What it is to be told of agents and subscriptions here: of many, that is more than a link takes at once."""
 
     @property
     def where(self) -> Where:
         name = "" if self.broker is None else self.broker.name
         return Where(None, "neighbour", f"{name} {self.link.peer.address}")
+
+    def do(self, piece: Callable[[], None]) -> None:
+        """Tell it something, in the order in which all of this is told: now, or when its link has room for it."""
+        if self.pieces or not self.link.writable:
+            self.pieces.append(piece)
+            if len(self.pieces) > MAX_PIECES:
+                self.cut("does_not_read")
+        else:
+            piece()
+
+    def go_on(self) -> None:
+        """Its link has room."""
+        while self.pieces and self.link.writable:
+            self.pieces.popleft()()
 
     def say(self, frame: Between, *fields: Any) -> None:
         self.link.send(neighbour_frames.encode(frame, *fields))

@@ -1,7 +1,8 @@
 """Who listens at which broker: each tells its neighbours of its own live subscriptions, and is told of theirs.
 
 ours      SUBSCRIBE, under a number of that link, and the word "subscribed" waits for the neighbour, which says so when all who
-          publish there know. One that does not within two seconds is cut: it has one second itself for its own hosts
+          publish there know. One that does not within two seconds is cut: it has one second itself for its own hosts. One that has
+          just come is not waited for until it has heard of all that was here before
 theirs    is judged by our policy and stands among our own subscriptions, on the neighbour's link. What may not be is set aside, and
           tried again when policy changes; nobody here publishes to it, so nobody has to wait for it
 durable   who has a durable subscription, as INTEREST, which is answered in the order in which it came
@@ -17,11 +18,13 @@ from bus.backbone.interface import DEAD
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import FAR_SECONDS, SEEN_SECONDS, Barrier, Interest
 from bus.broker.moment import Moment
-from bus.broker.neighbour import MAX_ASIDE, MAX_GROUPS_LEFT, MAX_KEPT, MAX_SUBSCRIPTIONS, OVERFLOW, Neighbour
+from bus.broker.neighbour import INTRODUCED, MAX_ASIDE, MAX_GROUPS_LEFT, MAX_KEPT, MAX_SUBSCRIPTIONS, OVERFLOW, Neighbour
 from bus.broker.subscribing import Subscribing
 from bus.protocol.codec import malformed
 from bus.protocol.frames import DURABLE, GONE, LISTENS, Frame, sub_ref
 
+AT_ONCE: Final = 64
+"""Durable subscriptions, with the inboxes of their agents."""
 _LIMIT: Final = 1
 """Of a subscription at a neighbour: it has no credit, and never blocks."""
 
@@ -36,15 +39,21 @@ class NeighbourInterest:
     def links(self) -> Collection[HostLink]:
         return self._open
 
+    @property
+    def awaited(self) -> Collection[HostLink]:
+        return [one for one in self._open if one.is_introduced]
+
     # ---- ours ----------------------------------------------------------------------------------------------------------------
 
     def begins(self, subscription: Subscription, barrier: Barrier) -> None:
         if _stays_here(subscription):
             return
         for neighbour in self._open:
-            number = self._tell(neighbour, subscription)
-            neighbour.waits[number] = barrier
-            barrier.waits_for += 1
+            number = self._number(neighbour, subscription)
+            if neighbour.is_introduced:
+                neighbour.waits[number] = barrier
+                barrier.waits_for += 1
+            neighbour.do(partial(_tell, neighbour, number))
 
     def ends(self, subscription: Subscription) -> None:
         for neighbour in self._open:
@@ -53,18 +62,20 @@ class NeighbourInterest:
                 continue
             del neighbour.mine[number]
             self.is_seen(neighbour, number)
-            neighbour.send(Frame.UNSUBSCRIBE, number)
+            neighbour.do(partial(neighbour.send, Frame.UNSUBSCRIBE, number))
             if subscription.group:
                 neighbour.groups_left[number] = subscription.group
                 if len(neighbour.groups_left) > MAX_GROUPS_LEFT:
                     del neighbour.groups_left[next(iter(neighbour.groups_left))]
 
     def introduce(self, neighbour: Neighbour, subscriptions: Collection[Subscription]) -> None:
-        """It has come: who listens here. Nobody waits for that."""
+        """It has come: who listens here. Nobody waits for that, however long it takes; it says itself when it has heard all."""
         for one in subscriptions:
             if one.taker is None and not _stays_here(one):
-                self._tell(neighbour, one)
-        self._interest.introduce(neighbour)
+                neighbour.do(partial(_tell, neighbour, self._number(neighbour, one)))
+        for keys in self._interest.kept(AT_ONCE):
+            neighbour.do(partial(self._interest.introduce, neighbour, keys))
+        neighbour.do(partial(neighbour.send, Frame.PING, INTRODUCED))
 
     def is_seen(self, neighbour: Neighbour, number: int) -> None:
         """All who publish there know it; or nobody there may publish to it."""
@@ -83,11 +94,10 @@ class NeighbourInterest:
             self._interest.keep_far_no_more(key)
         neighbour.kept.clear()
 
-    def _tell(self, neighbour: Neighbour, one: Subscription) -> int:
+    def _number(self, neighbour: Neighbour, one: Subscription) -> int:
         number = neighbour.next_number
         neighbour.next_number += 1
         neighbour.mine[number], neighbour.numbers[one] = one, number
-        neighbour.send(Frame.SUBSCRIBE, number, one.agent, one.pattern, one.group, "", "", _LIMIT, OVERFLOW)
         return number
 
     # ---- theirs --------------------------------------------------------------------------------------------------------------
@@ -149,6 +159,13 @@ class NeighbourInterest:
                 keys.append(key)
         neighbour.unseen[serial] = False
         self._interest.keep_far(keys, Barrier(partial(_seen, neighbour, serial), moment.now + SEEN_SECONDS))
+
+
+def _tell(neighbour: Neighbour, number: int) -> None:
+    """If it is there still; what has ended meanwhile is taken back, and was never told."""
+    one = neighbour.mine.get(number)
+    if one is not None:
+        neighbour.send(Frame.SUBSCRIBE, number, one.agent, one.pattern, one.group, "", "", _LIMIT, OVERFLOW)
 
 
 def _stays_here(one: Subscription) -> bool:

@@ -11,6 +11,7 @@ set aside   whom policy or trust do not allow here may be allowed a moment later
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final
 
 from bus.broker.host_link import HostLink
@@ -58,24 +59,28 @@ class NeighbourSeats:
             proved = self._now_ms() << ORDER_BITS | int.from_bytes(self._random(_ORDER_BYTES), "big")
             self._numbers[agent] = max(proved, self._numbers.get(agent, 0) + 1)
         for neighbour in self._links:
-            self._tell(neighbour, believed)
+            neighbour.do(partial(self._tell, neighbour, agent))
 
     def left(self, host: HostLink, agent: str) -> None:
         if self._seats.host_of(agent) is None:
             self._numbers.pop(agent, None)
         if not host.is_neighbour:
             for neighbour in self._links:
-                neighbour.say(Between.UNSEATED, agent)
+                neighbour.do(partial(neighbour.say, Between.UNSEATED, agent))
 
     def introduce(self, neighbour: Neighbour) -> None:
         """It has come: who is live here."""
         for agent, host in self._seats:
             if not host.is_neighbour:
-                self._tell(neighbour, host.agents[agent])
+                neighbour.do(partial(self._tell, neighbour, agent))
 
-    def _tell(self, neighbour: Neighbour, believed: Believed) -> None:
-        neighbour.say(Between.SEATED, self._numbers[believed.name], believed.papers.encode())
-        neighbour.is_told(believed.id)
+    def _tell(self, neighbour: Neighbour, agent: str) -> None:
+        """If it is live here still."""
+        host = self._seats.host_of(agent)
+        if host is not None and not host.is_neighbour:
+            believed = host.agents[agent]
+            neighbour.say(Between.SEATED, self._numbers[agent], believed.papers.encode())
+            neighbour.is_told(believed.id)
 
     # ---- theirs --------------------------------------------------------------------------------------------------------------
 

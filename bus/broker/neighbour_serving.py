@@ -9,7 +9,7 @@ from bus.broker.asking import Asking
 from bus.broker.groups import Groups
 from bus.broker.interest import Interest
 from bus.broker.moment import Moment
-from bus.broker.neighbour import Neighbour
+from bus.broker.neighbour import INTRODUCED, Neighbour
 from bus.broker.neighbour_crossing import NeighbourCrossing
 from bus.broker.neighbour_interest import NeighbourInterest
 from bus.broker.neighbour_lanes import NeighbourLanes
@@ -53,7 +53,7 @@ class NeighbourServing:
             Frame.ASK: self._ask,
             Frame.REFUSE: self._refuse,
             Frame.PING: self._ping,
-            Frame.PONG: self._nothing,
+            Frame.PONG: self._pong,
             Frame.DRAIN: self._drain,
         }
 
@@ -111,5 +111,6 @@ class NeighbourServing:
         if fields[1] == BYE:
             neighbour.cut(BYE)
 
-    def _nothing(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
-        """It was heard, which is all that is asked."""
+    def _pong(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        if fields[1] == INTRODUCED:
+            neighbour.is_introduced = True

@@ -48,6 +48,8 @@ from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
 from bus.protocol.neighbour_frames import BOOT_BYTES
 
+WEIGHT: Final = 4
+"""Of its account: it brings the papers of many agents when it comes."""
 MAX_NEIGHBOURS: Final = 64
 """Open, or about to be."""
 
@@ -128,7 +130,7 @@ class Neighbours:
                 self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
                 self._lose(other, ClosedError("another link took its place"))
         neighbour.is_open = True
-        neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now))
+        neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now, weight=WEIGHT))
         self._open[neighbour] = None
         self._places.introduce(neighbour)
         self._listening.introduce(neighbour, [one for host in self._hosts for one in host.subscriptions.values()])
@@ -166,6 +168,7 @@ class Neighbours:
         self._listening.lost(neighbour)
         self._lanes.lost(neighbour)
         neighbour.asked.clear()
+        neighbour.pieces.clear()
 
     def statistics(self) -> dict[str, object]:
         return {

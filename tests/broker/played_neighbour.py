@@ -28,11 +28,17 @@ class PlayedNeighbour:
         self.came: list[list[Any]] = []
         self.lost: list[BusError] = []
         self.agents: dict[str, Agent] = {}
+        self.polite = True
+        """Whether it answers what it is asked to see whether it lives."""
         self.link.start(self._frames, self.lost.append, lambda: None)
         stage.broker.attach_neighbour(far)
 
     def _frames(self, came: list[bytes]) -> None:
-        self.came += [neighbour_frames.parse(data) for data in came]
+        for one in map(neighbour_frames.parse, came):
+            if one[0] == Frame.PING and self.polite:
+                self.send(Frame.PONG, one[1])
+            else:
+                self.came.append(one)
 
     def send(self, frame: Frame | Between, *fields: Any) -> None:
         if isinstance(frame, Between):

@@ -224,6 +224,47 @@ async def test_a_neighbour_that_never_says_that_its_publishers_know_is_cut_and_t
         assert _cut(stage) == {"interest_not_seen": 1}
 
 
+async def test_a_neighbour_is_not_waited_for_before_it_has_heard_of_all_that_was_here(stage: Stage):
+    host, neighbour = await stage.host("BUILDER"), PlayedNeighbour(stage)
+    neighbour.polite = False
+    await neighbour.meet()
+    [*_, [_, number]] = await neighbour.hears(Frame.PING)
+    assert await host.subscribe(1, "tasks.>") == [[Frame.SUBSCRIBED, 1]]
+    assert len(await neighbour.hears(Frame.SUBSCRIBE)) == 1
+    await neighbour.say(Frame.PONG, number)
+    assert await host.subscribe(2, "tasks.>") == []
+    neighbour.send(Frame.SUBSCRIBED, 2)
+    assert await host.hears() == [[Frame.SUBSCRIBED, 2]]
+
+
+async def test_what_a_neighbour_is_told_goes_no_faster_than_its_link_and_in_order(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bus.transport.memory.HIGH_WATER_BYTES", 1)
+    names = ("BUILDER", "TESTER", "PACKER")
+    host, neighbour = await stage.host(*names), PlayedNeighbour(stage)
+    for number, name in enumerate(names, 1):
+        await host.subscribe(number, "tasks.>", by=name)
+    [[_, theirs]] = await neighbour.hears(Between.GREET)
+    mine = neighbour.greeting()
+    neighbour.send(Between.GREET, mine)
+    await neighbour.hears(Frame.PROVE)
+    neighbour.link.pause()
+    neighbour.send(Frame.PROVE, neighbour.session.keys.sign(greeting_tbs(mine, theirs)))
+    assert await neighbour.hears() == []
+    assert 0 < len(neighbour.link.inbox) < len(names)
+    await host.subscribe(4, "ask.>", by="BUILDER")
+    host.send(Frame.UNSUBSCRIBE, 1)
+    await settle()
+    neighbour.link.resume()
+    frames = await neighbour.hears()
+    assert [claimed(one[2]).name for one in frames if one[0] == Between.SEATED] == [*names]
+    assert [one[2:4] for one in frames if one[0] == Frame.SUBSCRIBE] == [
+        ["TESTER", "tasks.>"],
+        ["PACKER", "tasks.>"],
+        ["BUILDER", "ask.>"],
+    ]
+    assert [one[0] for one in frames][:3] == [Between.SEATED] * 3
+
+
 @pytest.mark.parametrize("how", ["durable", "start", "limit", "overflow", "dead", "again", "none", "group"])
 async def test_a_subscription_that_no_broker_tells_of_ends_the_link(stage: Stage, how: str):
     neighbour = await _met(stage)
@@ -400,6 +441,33 @@ async def test_a_number_that_is_out_already_ends_the_link(stage: Stage):
     for _ in range(2):
         await neighbour.deliver(1, neighbour.envelope("DIRECTOR", "tasks.build"))
     assert neighbour.lost
+
+
+async def test_more_deliveries_than_a_neighbour_can_have_out_end_the_link(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bus.broker.neighbour_crossing.MAX_TURNS", 3)
+    neighbour, host = await _met(stage), await stage.host("BUILDER")
+    await neighbour.seats("DIRECTOR")
+    host.send(Frame.SUBSCRIBE, 1, "BUILDER", "tasks.>", "", "", "new", 9, "block")
+    await settle()
+    neighbour.send(Frame.SUBSCRIBED, 1)
+    for number in range(1, 4):
+        await neighbour.deliver(number, neighbour.envelope("DIRECTOR", "tasks.build"))
+    assert not neighbour.lost
+    await neighbour.deliver(4, neighbour.envelope("DIRECTOR", "tasks.build"))
+    assert neighbour.lost
+
+
+async def test_a_group_that_has_just_ended_here_is_known_to_whoever_was_chosen_for_it(stage: Stage):
+    neighbour, host = await _met(stage), await stage.host("BUILDER", "TESTER")
+    await neighbour.seats("DIRECTOR")
+    for number, name in enumerate(("BUILDER", "TESTER"), 1):
+        host.send(Frame.SUBSCRIBE, number, name, "tasks.>", "builders", "", "new", 9, "block")
+        await settle()
+        neighbour.send(Frame.SUBSCRIBED, number)
+    host.send(Frame.UNSUBSCRIBE, 1)
+    await settle()
+    await neighbour.deliver(1, neighbour.envelope("DIRECTOR", "tasks.build"), chosen=column([1]))
+    assert [columns for columns, _ in await host.delivered()] == [(2,)]
 
 
 async def test_too_much_that_is_no_envelope_ends_the_link(stage: Stage, monkeypatch: pytest.MonkeyPatch):
