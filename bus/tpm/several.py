@@ -139,7 +139,7 @@ class SeveralTpms:
     async def create(self, name: str, suite: Suite, *, origin: str | None = None) -> KeyInfo:
         if not is_agent_name(name):
             raise ValueError(f"{name!r} is no agent name: a capital letter, then capital letters and digits, 32 at most")
-        origin = origin or (await self.facts()).origin
+        origin = origin or await self._usual_origin()
         async with self._alone(name):
             found = await self._homes.for_create(name, suite, origin)
             if isinstance(found, KeyInfo):
@@ -252,6 +252,12 @@ class SeveralTpms:
         alike = [name for name in self._tpms if self._engines[name].is_there and kind in ("", self._kind(name))]
         return alike[0] if alike else first
 
+    async def _usual_origin(self) -> str:
+        """Of new keys where nobody says. As it was told at its opening: no need to wait for what that TPM does just now."""
+        first = self._first_there()
+        opened = self._engines[first].opened
+        return opened.origin if opened is not None else (await self._of(first, lambda engine: engine.facts())).origin
+
     def _kind(self, name: str) -> str:
         return self._roster.origins.get(name) or self._expected.get(name, "")
 
@@ -282,4 +288,6 @@ def _away(name: str, error: TpmUnavailableError) -> TpmUnavailableError:
     """The same, with the TPM that it is about and what to do."""
     said = str(error.args[0] if error.args else error.code)
     step = "" if error.code in _PASSING else f"; {_NEXT_STEP}"
-    return TpmUnavailableError(error.code, f"TPM {name}: {said.removeprefix(f'TPM {name} ')}{step}", tpm=name)
+    away = TpmUnavailableError(error.code, f"TPM {name}: {said.removeprefix(f'TPM {name} ')}{step}", tpm=name)
+    away.rc = error.rc
+    return away

@@ -51,6 +51,26 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def test_others_name_only_keys_that_they_may_see():
+    """Else whether a key exists, and in which TPM, could be asked of anything that takes one."""
+    policy = load({"p.yaml": _TWO_ROLES.encode()})
+    permissions = Permissions(OWN_UID, policy)
+    permissions.check(OTHER_UID, "endorsement", beside="MINE")
+    permissions.check(OTHER_UID, "attestationKey", beside="MINE.2")
+    permissions.check(OWN_UID, "endorsement", beside="THEIRS")
+    for key in ("THEIRS", "THEIRS.1", "NOBODY", ""):
+        with pytest.raises(NotPermittedError):
+            permissions.check(OTHER_UID, "endorsement", beside=key)
+
+
+_TWO_ROLES = f"""version: 1
+agents: {{MINE: mine, THEIRS: theirs}}
+roles:
+  mine: {{key: ecc256/sha256, uids: [{{uid: {OTHER_UID}, purposes: [envelope]}}]}}
+  theirs: {{key: ecc256/sha256}}
+"""
+
+
 def test_the_owner_and_root_may_do_everything():
     permissions = Permissions(OWN_UID, Policy())
     for command in COMMANDS:

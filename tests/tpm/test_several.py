@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import pytest
 from anyio import to_thread
@@ -431,16 +433,30 @@ async def test_a_slow_one_keeps_only_its_own_callers_waiting(chips, gate):
             gate.open()
 
 
-async def test_several_slow_ones_work_at_the_same_time():
-    """Each key made takes its TPM 20 ms, and none waits for another's: nobody holds the vault while a chip works."""
-    slow = {f"chip {number}": SlowTpm(FakeTpm(number=number), 0.02, 0.02) for number in range(4)}
-    async with SeveralTpms({name: (lambda chip=chip: chip) for name, chip in slow.items()}, MemoryVault()) as engine:
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+async def test_nobody_holds_the_vault_while_a_chip_makes_a_key(chips, gate, kind, tmp_path):
+    vault = MemoryVault() if kind == "memory" else await to_thread.run_sync(FolderVault, tmp_path)
+    async with engine_of(chips, vault) as engine:
+        slow, *others = sorted(NAMES, key=lambda name: home_in(chips, name) != "chip 1")
+        chips["chip 1"].tpm.faults.append(gate)
         async with anyio.create_task_group() as tasks:
-            for number in range(24):
-                tasks.start_soon(engine.create, f"AGENT{number}", P256)
-        statistics = await engine.statistics()
-    assert statistics.operations["create"] == 24
-    assert all(one.busy > 0 for one in statistics.tpms.values())
+            tasks.start_soon(engine.create, slow, P256)
+            await gate.reached()
+            for name in others:
+                if home_in(chips, name) != "chip 1":
+                    await engine.create(name, P256)
+                    await engine.rotate(name, keep_until_ms=0)
+            gate.open()
+        await sign(engine, slow)
+
+
+async def test_slow_ones_are_slow_beside_each_other():
+    slow = {f"chip {number}": partial(SlowTpm, FakeTpm(number=number), 0.01, 0.01) for number in range(3)}
+    async with SeveralTpms(slow, MemoryVault()) as engine:
+        async with anyio.create_task_group() as tasks:
+            for name in NAMES:
+                tasks.start_soon(engine.create, name, P256)
+        assert (await engine.statistics()).operations["create"] == len(NAMES)
 
 
 def test_the_fakes_are_told_apart_by_their_primary_keys():
