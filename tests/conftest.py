@@ -36,6 +36,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from forked_command import ForkedCommands
 
 REPOSITORY = Path(__file__).parent.parent
+SHORT = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
+"""Where a folder may have sockets in it, whose paths end at 108 bytes. `scripts/test` points it at memory."""
 
 # ---- coverage, in the processes that run tests (scripts/test asks for it) -------------------------------------------------------
 
@@ -207,8 +209,8 @@ def swtpm_folder(made_swtpm: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runtime() -> Iterator[Path]:
-    """Not below `tmp_path`, which easily outgrows the 108 bytes of a socket's path."""
-    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
+    """Not below `tmp_path`, whose path is long."""
+    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir=SHORT))
     yield folder
     shutil.rmtree(folder)
 
@@ -251,7 +253,7 @@ class Fleet:
     """A state folder with its own runtime folder, and the command line in it."""
 
     def __init__(self, folder: Path, commands: ForkedCommands) -> None:
-        self.folder, self._commands = folder, commands
+        self.folder, self.commands = folder, commands
         self.first: dict[str, Any] = {}
         self.environ = os.environ | {"TPMBUS_STATE": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder)}
         for name in ("TPMBUS_TPM", "TPMBUS_POLICY", "TPM_ENABLED", "TPM_ENABLE_PERCENT", "TPM_SAMPLE_RATE"):
@@ -264,7 +266,7 @@ class Fleet:
         return open_state(self.folder / "state", environ=self.environ)
 
     def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return self._commands.run(arguments, typed=typed, environ=self.environ | environment)
+        return self.commands.run(arguments, typed=typed, environ=self.environ | environment)
 
     def json(self, *arguments: str, **environment: str) -> dict[str, Any]:
         done = self.run(*arguments, "--json", **environment)
@@ -289,7 +291,7 @@ def forked_commands() -> Iterator[ForkedCommands]:
 
 @contextmanager
 def make_fleet(commands: ForkedCommands) -> Iterator[Fleet]:
-    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="tpmbus-", dir=SHORT))
     fleet = Fleet(folder, commands)
     yield fleet
     fleet.stop()

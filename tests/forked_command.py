@@ -1,8 +1,13 @@
 """The command line in a process of its own, by fork from one that has imported it: without half a second of imports each time.
 
+    run              one command, to its end
+    begin            one that goes on beside the test
+    start_service    the TPM service of a state folder, which goes on as nobody's child, as when the library starts it
+
 It sees what it would see (arguments, environment, input, output, signals, a process id of its own), and what it leaves behind
-goes on. Not tried here is that it finds its imports by itself: the pages of the documentation, `tpmbus run` and whatever else
-goes on beside a test begin as interpreters that know nothing.
+goes on. Not tried here is that it finds its imports by itself: the commands of the README, the pages of the documentation and the
+examples begin as interpreters that know nothing; that the library starts the service by itself, and in time, is what
+`tests/hub/test_tpm_process.py` is about.
 """
 
 from __future__ import annotations
@@ -11,13 +16,14 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -44,11 +50,44 @@ class ForkedCommands:
         with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as noted:
             given.write(typed)
             given.seek(0)
-            order = json.dumps({"arguments": arguments, "environ": dict(environ), "folder": str(Path.cwd())})
-            socket.send_fds(self._line, [order.encode()], [file.fileno() for file in (given, said, noted)])
+            self._order("run", arguments, environ, Path.cwd(), [file.fileno() for file in (given, said, noted)])
             pid = int(self._line.recv(64))
             code = self._code(pid, arguments)
             return subprocess.CompletedProcess(arguments, code, read(said), read(noted))
+
+    def begin(self, arguments: tuple[str, ...], files: Sequence[int], *, environ: Mapping[str, str]) -> Begun:
+        """`files`: its input, its output, its errors."""
+        told, tell = os.pipe()
+        self._order("begin", arguments, environ, Path.cwd(), [*files, tell])
+        os.close(tell)
+        self._ended()
+        return Begun(told)
+
+    def start_service(self, state: Any, policy: str, *, tpm: str | None = None) -> None:
+        """Comes back when it is ready. The words are those that the library would use."""
+        from bus.hub.tpm_process import _command
+
+        arguments = _command(state, policy, tpm)[4:]
+        assert arguments[:2] == ["tpm", "serve"]
+        ready, theirs = os.pipe()
+        log = os.open(state.folder / "tpm-service.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._order("leave", tuple(arguments), os.environ, Path("/"), [nothing, theirs, log])
+        for descriptor in (nothing, theirs, log):
+            os.close(descriptor)
+        self._ended()
+        with os.fdopen(ready, "rb") as said:
+            line = said.readline()
+        assert line == b"ready\n", line
+
+    def _order(self, how: str, arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path, files: Sequence[int]) -> None:
+        order = json.dumps({"how": how, "arguments": arguments, "environ": dict(environ), "folder": str(folder)})
+        socket.send_fds(self._line, [order.encode()], files)
+
+    def _ended(self) -> None:
+        """The process between, which only makes another one."""
+        self._line.recv(64)
+        assert int(self._line.recv(64)) == 0
 
     def _code(self, pid: int, arguments: tuple[str, ...]) -> int:
         self._line.settimeout(SECONDS)
@@ -68,6 +107,37 @@ class ForkedCommands:
         self._process.wait(SECONDS)
 
 
+class Begun:
+    """What `subprocess.Popen` would be, of a command that was begun by fork: it leads a process group of its own."""
+
+    def __init__(self, told: int) -> None:
+        self._told = os.fdopen(told, "rb", buffering=0)
+        self.pid = int(self._told.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, seconds: float) -> int:
+        code = self._look(seconds)
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), seconds)
+        return code
+
+    def _look(self, seconds: float) -> int | None:
+        if self.returncode is None and select.select([self._told], [], [], seconds)[0]:
+            self.returncode = int(self._told.readline())
+            self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 def read(file: IO[str]) -> str:
     file.seek(0)
     return file.read()
@@ -83,18 +153,41 @@ def serve(line: socket.socket) -> None:
         importlib.import_module(name)
     gc.freeze()
     while True:
-        order, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 3)
-        if not order:
+        data, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 4)
+        if not data:
             return
         child = os.fork()
         if child == 0:
             line.close()
-            os._exit(play(json.loads(order), descriptors))
+            order = json.loads(data)
+            if order["how"] != "run":
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+            if order["how"] == "begin":
+                begin(descriptors)
+            os._exit(play(order, descriptors))
         for descriptor in descriptors:
             os.close(descriptor)
         line.send(str(child).encode())
         _, status = os.waitpid(child, 0)
         line.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def begin(descriptors: list[int]) -> None:
+    """Goes on in a child, whose process id and exit code its parent tells."""
+    tell = descriptors.pop()
+    child = os.fork()
+    if child == 0:
+        os.close(tell)
+        os.setsid()
+        return
+    for descriptor in descriptors:
+        os.close(descriptor)
+    os.write(tell, b"%d\n" % child)
+    _, status = os.waitpid(child, 0)
+    os.write(tell, b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
 
 
 def play(order: dict[str, Any], descriptors: list[int]) -> int:

@@ -22,18 +22,13 @@ class Running:
     def __init__(self, fleet: Any, *arguments: str, typed: str | None = None) -> None:
         self._out = self._file(fleet.folder, "out", arguments)
         self._errors = self._file(fleet.folder, "err", arguments)
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=self._out,
-            stderr=self._errors,
-            text=True,
-            env=fleet.environ,
-            start_new_session=True,
-        )
+        theirs, ours = os.pipe()
+        self.process = fleet.commands.begin(arguments, [theirs, self._out.fileno(), self._errors.fileno()], environ=fleet.environ)
+        os.close(theirs)
+        self._typed = os.fdopen(ours, "w")
         if typed is not None:
-            self.process.stdin.write(typed)
-            self.process.stdin.close()
+            self._typed.write(typed)
+            self._typed.close()
 
     @staticmethod
     def _file(folder: Path, kind: str, arguments: tuple[str, ...]) -> IO[str]:
@@ -71,9 +66,9 @@ class Running:
             code = self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(SECONDS)
             raise AssertionError(f"it does not end:\n{self.said}{self.noted}") from None
-        for stream in (self._out, self._errors, self.process.stdin):
+        for stream in (self._out, self._errors, self._typed):
             stream.close()
         return code
 

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from forked_command import ForkedCommands
 from homes import Home, copied, make_home
 from hub_authority import DOMAIN, PASSPHRASE
 
@@ -56,10 +57,12 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 @pytest.fixture
-def home(made_home: Home, tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(
+    made_home: Home, tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch, forked_commands: ForkedCommands
+) -> Iterator[Home]:
     """With an authority and a policy that it signed, and no agent yet. Its TPM service ends with the test."""
     _point_at(monkeypatch, str(runtime))
-    home = copied(made_home, tmp_path)
+    home = copied(made_home, tmp_path, forked_commands)
     yield home
     anyio.run(stop_service, home.state)
 

@@ -1,9 +1,14 @@
-"""State folders for tests of whole hubs: keys in software, since what is tested is not the TPM; made once, and copied."""
+"""State folders for tests of whole hubs: keys in software, since what is tested is not the TPM; made once, and copied.
+
+Their TPM service is started by us, by fork, since that is quicker; it is as a hub would start it, and where a test has changed the
+policy, or ended the service, the hub does.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,7 @@ from typing import Any
 import anyio
 
 import bus
-from bus.hub.state import State, open_state
+from bus.hub.state import State, holder_of, open_state
 
 POLICY = """
 version: 1
@@ -32,18 +37,27 @@ class Home:
 
     state: State
     policy: Path
+    commands: Any = None
+    """Makes its TPM service, where there is one of these."""
 
     @classmethod
-    def at(cls, folder: Path, policy: str = POLICY) -> Home:
+    def at(cls, folder: Path, policy: str = POLICY, commands: Any = None) -> Home:
         (folder / "policy.yaml").write_text(policy)
-        return cls(open_state(folder / "state"), folder / "policy.yaml")
+        return cls(open_state(folder / "state"), folder / "policy.yaml", commands)
 
     @property
     def folder(self) -> Path:
         return self.state.folder
 
     def open(self, **options: Any) -> AbstractAsyncContextManager[bus.Hub]:
+        if self.commands is not None and not {"policy", "tpm", "state"} & {*options}:
+            with ThreadPoolExecutor(1) as apart:  # the test's own thread may have a loop that runs, where the bus may not block
+                apart.submit(self.start_service).result()
         return bus.open(**{"policy": self.policy, "state": self.folder, "tpm": "software"} | options)
+
+    def start_service(self) -> None:
+        if holder_of(self.state.tpm_lock) is None:
+            self.commands.start_service(self.state, str(self.policy), tpm="software")
 
     def connect(self, url: str, *, agent: str, **options: Any) -> AbstractAsyncContextManager[Any]:
         return bus.connect(url, agent=agent, **{"state": self.folder} | options)
@@ -65,9 +79,9 @@ def make_home(folder: Path) -> Home:
     return home
 
 
-def copied(made: Home, folder: Path) -> Home:
+def copied(made: Home, folder: Path, commands: Any = None) -> Home:
     shutil.copytree(made.folder, folder / "state", ignore=shutil.ignore_patterns("run"))
-    return Home.at(folder)
+    return Home.at(folder, commands=commands)
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
