@@ -40,6 +40,7 @@ from bus.hub.shared_trust import kept_by_gateway, newest_of, stamp_of_kept
 from bus.hub.state import State, bus_url, owned
 from bus.hub.tls_papers import NO_HOSTS
 from bus.hub.tpm_process import open_engine
+from bus.hub.upkeep import Upkeep
 from bus.hub.verbs import kept_by
 from bus.hub.wishes import Wishes
 from bus.identity import trust_documents
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 KEEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 60.0
 AT_THE_AUTHORITY: Final = (
-    "join", "reload", "enroll", "enroll_from_afar", "papers", "vouch", "issue_tls", "admit", "barred", "let_in", "revoke",
+    "join", "reload", "enroll", "enroll_from_afar", "papers", "issue_tls", "admit", "barred", "let_in", "revoke",
     "end_sessions", "certify_gateway", "issue_gateway_tls",
 )  # fmt: skip
 """Verbs of a hub's desk that a gateway refuses."""
@@ -66,9 +67,8 @@ AT_THE_AUTHORITY: Final = (
 async def gateway(state: State, wishes: Wishes, leaving: Leaving) -> AsyncIterator[Hub]:
     """Raises VaultError("missing") for a folder that has no gateway's papers, StateInUseError, BackboneError, ConnectError."""
     if wishes.servers is None:
-        raise ConnectError(
-            "this state folder is a gateway's: name the NATS servers that it shares with the others, with --backbone"
-        )
+        text = "this state folder goes by the authority of another hub: connect its agents to that one (bus.connect)"
+        raise ConnectError(f"{text}, or be a gateway of that bus, with --backbone and the NATS servers that it is on")
     async with AsyncExitStack() as stack:
         facts = {"url": bus_url(state), "role": "gateway"}
         await to_thread.run_sync(lambda: stack.enter_context(owned(state.hub_lock, **facts)))
@@ -105,6 +105,7 @@ class _Running:
         self.broker: BrokerHere | BrokerApart
         self.host: Host
         self._papers: AgentPapers
+        self._upkeep: Upkeep
         self._name, self._serial = "", 0
 
     @asynccontextmanager
@@ -116,6 +117,8 @@ class _Running:
             materials = await self._make_host()
             stack.push_async_callback(materials.aclose)
             tasks.start_soon(self.host.run)
+            self._upkeep = Upkeep(self.host, self.papers_of, clock=self.clock)
+            tasks.start_soon(self._upkeep.run)
             tasks.start_soon(self._keep_trust)
             desk = Desk()
             self._register(desk)
@@ -202,6 +205,7 @@ class _Running:
         kept = await to_thread.run_sync(kept_by_gateway, self.state.broker, self._anchor)
         if kept is not None and kept != self.host.trusting.documents:
             await self.host.trusting.take(kept)
+            self._upkeep.follow(self.host.keyring.snapshot)
             await to_thread.run_sync(keep_documents, self.state.trust / "public", self.host.trusting.documents)
 
     async def _open(self, openable: Openable) -> Agent:
@@ -237,10 +241,16 @@ class _Running:
     # ---- its desk ------------------------------------------------------------------------------------------------------------
 
     def _register(self, desk: Desk) -> None:
-        for verb in AT_THE_AUTHORITY:
-            desk.register(verb, _refusing(verb))
-        desk.register("statistics", self.statistics)
+        for name in AT_THE_AUTHORITY:
+            desk.register(name, _refusing(name))
+        for verb in (self.statistics, self.vouch):
+            desk.register(verb.__name__, verb)
         self.broker.register(desk, self._status)
+
+    def vouch(self, name: str, digest: str) -> None:
+        """An agent of another process here has this ML-DSA key. One that the trust statement lists already serves."""
+        if self.host.keyring.snapshot.trust.ml_dsa_hash(name) != bytes.fromhex(digest):
+            _refuse("vouch")
 
     async def _status(self) -> dict[str, Any]:
         statement = self.host.keyring.snapshot.trust.statement
