@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.stopping import Stoppable
 from bus.identity.envelopes.believe import Believed
-from bus.protocol.frames import UNHEARD, column
+from bus.protocol.frames import column
 from bus.protocol.header import Header
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ class Crossing:
     """Of a request: who was asked, so that they may answer."""
 
     def was_dropped(self) -> None:
-        """One of its copies. Of a request that was the last one nobody is asked: who waits for the answer need not."""
+        """One of its copies."""
         if self.asked is not None:
-            self.asked.copies -= 1
-            if not self.asked.copies and not self.turn.host.is_gone:
-                self.turn.host.refuse(UNHEARD, self.header.id)
+            self.asked.one_less(self.turn.host, self.header.id)
 
 
 @dataclass(slots=True, eq=False)

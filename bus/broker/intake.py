@@ -40,14 +40,14 @@ COSTS: Final[Mapping[int, int]] = {
     Frame.AUTHORITY: 2,
     Between.SEATED: 25,
     Between.UNSEATED: 4,
-    Between.STOP: 4,
+    Between.STOP: 8,
 }
 """Of frames that cost more than one step."""
 SPANS: Final = 8
 """Of a SETTLE, that are one step."""
 PAPERS_COST: Final = 25
 """Of each, in a frame of several: certificates and signatures are verified."""
-ROW_COST: Final = 2
+ROW_COST: Final = 8
 """Of each, of an INTEREST."""
 Parse = Callable[[bytes], list[Any]]
 """A frame into its fields; its type is the first. Raises RemoteProtocolError("malformed")."""

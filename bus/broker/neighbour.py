@@ -22,6 +22,7 @@ from bus.transport.link import Link
 if TYPE_CHECKING:
     from bus.broker.interest import Barrier, Key
     from bus.broker.neighbour_greeting import Meeting
+    from bus.broker.requests import Asked
 
 MAX_AGENTS: Final = 16_384
 MAX_SUBSCRIPTIONS: Final = 65_536
@@ -78,7 +79,8 @@ class Neighbour(HostLink):
         """Groups of ours that have ended there a moment ago: it may have chosen one meanwhile."""
         self.waits: dict[int, Barrier] = {}
         """By number of ours: who waits until it has told its publishers."""
-        self.asked: dict[bytes, Crossing] = {}
+        self.asked: dict[bytes, tuple[Asked, HostLink]] = {}
+        """Requests that went there, by id, and on which link they came."""
         self.pieces: deque[Callable[[], None]] = deque()
         """What it is to be told of agents and subscriptions here: of many, that is more than a link takes at once."""
 
@@ -144,7 +146,7 @@ class Way(Outbox):
     def _deliver(self, crossing: Crossing, reader: Reader) -> None:
         if crossing.asked is not None:
             asked = self._neighbour.asked
-            asked[crossing.header.id] = crossing
+            asked[crossing.header.id] = crossing.asked, crossing.turn.host
             if len(asked) > MAX_ASKED:
                 del asked[next(iter(asked))]
         super()._deliver(crossing, reader)

@@ -100,9 +100,9 @@ class NeighbourServing:
         elif len(ref) == EPOCH_ID_BYTES:
             self._asking.refused(neighbour, code, ref)
         elif len(ref) == ID_BYTES and code == UNHEARD:
-            crossing = neighbour.asked.pop(ref, None)
-            if crossing is not None:
-                crossing.was_dropped()
+            asked, host = neighbour.asked.pop(ref, (None, neighbour))
+            if asked is not None:
+                asked.one_less(host, ref)
 
     def _ping(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         neighbour.answer(Frame.PONG, fields[1])

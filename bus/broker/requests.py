@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bus.broker.crossing import Reader
+from bus.broker.host_link import HostLink
+from bus.protocol.frames import UNHEARD
 from bus.protocol.header import Header
 
 MAX_OF_ONE: Final = 4_096
@@ -25,6 +27,12 @@ class Asked:
     readers: list[Reader] = field(default_factory=list, repr=False)
     copies: int = 0
     """That were not dropped; and one while it is not known yet who gets it."""
+
+    def one_less(self, host: HostLink, id_: bytes) -> None:
+        """One of its copies was dropped. Was it the last one, nobody is asked: who waits on this link for the answer need not."""
+        self.copies -= 1
+        if not self.copies and not host.is_gone:
+            host.refuse(UNHEARD, id_)
 
     def may_answer(self, agent: str) -> bool:
         return any(one.agent == agent for reader in self.readers for one in reader.subscriptions)
