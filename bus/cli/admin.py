@@ -38,10 +38,7 @@ def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Ou
     output.document(found)
     output.table(
         ("agent", "role", "live", "process", "subscriptions", "session until"),
-        (
-            (one["agent"], one["role"], "yes" if one["live"] else "", one["process"], one["subscriptions"] or "", one["until"])
-            for one in found
-        ),
+        ((one["agent"], one["role"], _live(one), one["process"], one["subscriptions"] or "", one["until"]) for one in found),
     )
 
 
@@ -64,14 +61,19 @@ def topics(*, pattern: str, state: Path | None, output: Output) -> None:
 def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> None:
     """Subscriptions that are open now, of AGENT or of all."""
     found = ask(state, "subscriptions", agent=agent)
+    names = ("agent", "pattern", "group", "durable", "overflow", "credit")
     output.document(found)
     output.table(
-        ("agent", "pattern", "group", "durable", "overflow", "credit", "held bytes"),
-        (
-            (one["agent"], one["pattern"], one["group"], one["durable"], one["overflow"], one["credit"], one["held_bytes"] or "")
-            for one in found
-        ),
+        ("agent", "pattern", "group", "durable", "overflow", "credit", "held bytes", "at"),
+        ((*(one[name] for name in names), one["held_bytes"] or "", one["neighbour"].partition(" ")[0]) for one in found),
     )
+
+
+def _live(agent: dict[str, Any]) -> str:
+    """Whether, and at which other broker if it is not here."""
+    if agent["link"] == "neighbour":
+        return f"at {agent['address'].partition(' ')[0]}"
+    return "yes" if agent["live"] else ""
 
 
 def _flat(numbers: dict[str, Any], before: str = "") -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ class Overview:
                 "overflow": one.overflow,
                 "credit": one.credit,
                 "held_bytes": one.held_bytes,
+                "neighbour": one.host.where.address if one.host.is_neighbour else "",
             }
             for one in self._listing.subscriptions()
             if agent is None or one.agent == agent
