@@ -49,8 +49,10 @@ def _take(run: Run, found: dict) -> None:
     size = f"{found['agents']:,} agents, {found['subscriptions']:,} subscriptions"
     values, broker = tuple(found["ratios"]), statistics.median(found["broker_ratios"])
     run.outcome.figures.append(Figure(f"{size} / 76 and 10", "x", TARGET, values, more_is_better=False, by_processor=values))
+    together, beside = (statistics.median(found[name]) for name in ("together", "smallest_together"))
     cost = f"{statistics.median(found['message_us']):,.0f} us a message ({statistics.median(found['smallest_us']):,.0f} beside it)"
     idle = f"the idle ones take {statistics.median(found['idle_percent']):.1f} % of a processor"
+    turns = f"messages a turn: {together:.2f}, beside it {beside:.2f} (where these differ, the machine was busy)"
     memory = f"the broker has {found['broker_mib']:,.0f} MiB, and took {found['setup_seconds']:,.0f} s to grow"
-    run.outcome.notes.append(f"{size}: {cost}, the broker's part {broker:.2f} times; {idle}; {memory}")
+    run.outcome.notes.append(f"{size}: {cost}, the broker's part {broker:.2f} times; {idle}; {turns}; {memory}")
     run.told(f"{size}: {cost}")
