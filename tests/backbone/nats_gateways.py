@@ -47,9 +47,9 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(
-    url: str | Sequence[str], space: str, *, is_started: bool = True, login: Login = NO_LOGIN
+    url: str | Sequence[str], space: str, *, is_started: bool = True, login: Login = NO_LOGIN, clock: Clock | None = None
 ) -> AsyncIterator[Gateway]:
-    clock = SystemClock()
+    clock = clock or SystemClock()
     connection = await connect([url] if isinstance(url, str) else url, clock, tls=None, wait_seconds=10, login=login)
     one = Gateway(connection, space, clock, is_started=is_started)
     try:

@@ -21,6 +21,7 @@ from nats_servers import nats_cluster, nats_server, new_space
 from bus.backbone.nats import neighbour_messages as messages
 from bus.backbone.nats import neighbours
 from bus.backbone.nats.sealing import EndKey
+from bus.clock import SystemClock
 from bus.errors import ClosedError, ConnectionLostError
 from bus.transport.link import MAX_BUFFERED_BYTES
 
@@ -123,6 +124,29 @@ async def test_a_gateway_that_ended_answers_nobody_though_its_connection_is_ther
             await until(lambda: third.alive and other.alive)
             assert not one.alive
             assert one.neighbours.statistics() | {"neighbours": 0, "half_open": 0} == one.neighbours.statistics()
+
+
+class Leaping(SystemClock):
+    """As if the process had stood still."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+async def test_gateways_that_stood_still_together_go_on_with_the_link_that_they_have(server):
+    space, clock = new_space(), Leaping()
+    async with gateway(server.url, space, clock=clock) as one, gateway(server.url, space, clock=clock) as other:
+        await until(lambda: one.alive and other.alive)
+        said: list[bytes] = []
+        clock.ahead = 10.0
+        stop = await one.connection.subscribe(f"{space}.here", lambda arrived: said.append(arrived.data))
+        await until(lambda: len(set(said)) == 2 <= len(said) - 2)  # both have looked at the clock, and both were heard afterwards
+        await stop()
+        other.alive[0].send(b"still the same")
+        await until(lambda: one.ears[0].frames)
+        assert (len(one.ears), len(other.ears)) == (1, 1)
 
 
 async def test_a_link_that_its_owner_closes_is_made_anew(server):

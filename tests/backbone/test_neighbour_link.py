@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -254,3 +257,25 @@ async def test_a_close_is_bounded_though_the_other_end_takes_nothing():
     ends.near.tick(1.0 + FLUSH_SECONDS, may_judge=True)
     await ends.one.until(lambda: ends.one.lost)
     assert isinstance(ends.one.lost[0], ClosedError)
+
+
+@given(st.sampled_from([b"", b"\1", b"\2", b"\3", b"\4"]), st.binary(max_size=120))
+def test_any_bytes_are_a_message_or_none(kind, rest):
+    data = kind + rest
+    found = [messages.parse_here(data), messages.parse_keyed(data, messages.HELLO), messages.parse_keyed(data, messages.WELCOME)]
+    words = messages.parse_words(data)
+    if words is not None:
+        assert words.head + words.sealed == data
+    assert sum(one is not None for one in (*found, words)) <= 1
+
+
+@pytest.mark.anyio
+async def test_whatever_a_gateway_with_the_key_says_ends_the_link_or_is_heard():
+    for seed in range(200):
+        chance = random.Random(seed)
+        ends = await both()
+        for number in range(1, 4):
+            ends.say(number, chance.choice([b"\0", b"\1", b""]) + chance.randbytes(chance.randrange(8, 60)))
+        await turns()
+        assert not ends.other.faults
+        assert not ends.far.buffered

@@ -141,8 +141,8 @@ class Neighbours:
                 link.tick(now, may_judge=now - before < 2 * TICK_SECONDS)
                 if link.is_over:
                     self._forget(mine)
-            for other in [id_ for id_, other in self._others.items() if now - other.heard_at > GONE_SECONDS]:
-                del self._others[other]
+            for gone in [id_ for id_, other in self._others.items() if other.link is None and now - other.heard_at > GONE_SECONDS]:
+                del self._others[gone]
             while self._beginnings and now - next(iter(self._beginnings.values())).since > HELLO_SECONDS:
                 del self._beginnings[next(iter(self._beginnings))]
             if now >= self._here_at and self._connection.is_connected:
