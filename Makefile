@@ -15,8 +15,7 @@ run: ## set up, then run the hub and the fleet of 76 agents, and show what they 
 
 test: ## set up, check style and types, and run all tests on the built wheel
 	@scripts/setup test
-	@scripts/lint
-	@scripts/test $(ARGS)
+	@scripts/test --lint $(ARGS)
 
 lint: ## ruff and mypy
 	@scripts/setup

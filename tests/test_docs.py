@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NOT_HERE = ("TPMBUS_TPM=device:", "make ", ". .venv/")
-"""Lines of shell that a test cannot run: hardware, and what sets up the checkout itself."""
+NOT_HERE = ("TPMBUS_TPM=", "make ", ". .venv/")
+"""Lines of shell that a test cannot run: with other TPMs than the one that is there, and what sets up the checkout itself."""
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -57,7 +57,7 @@ def test_the_commands_of_looking_after_keys_run_in_their_order(own_provisioned):
     lines = commands(ROOT / "docs/how-to/look-after-keys.md")
     assert len(lines) >= 7
     for line in lines:
-        done = in_shell(line, own_provisioned, typed="y\n")
+        done = typed_at(line, own_provisioned, typed="y\n")
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
@@ -65,8 +65,16 @@ def test_the_commands_of_the_trust_reference_run_in_their_order(fleet):
     lines = commands(ROOT / "docs/reference/trust.md")
     assert len(lines) >= 12
     for line in lines:
-        done = in_shell(line, fleet)
+        done = typed_at(line, fleet)
         assert done.returncode == 0, f"{line}: {done.stderr}"
+
+
+def typed_at(line: str, fleet, *, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """A command that needs no shell is forked from a process that knows its imports: many pages of them take half a second each."""
+    words = shlex.split(line)
+    if words[0] == "tpmbus" and not set(line) & set("|&;<>()$`*?"):
+        return fleet.run(*words[1:], typed=typed)
+    return in_shell(line, fleet, typed=typed)
 
 
 def in_shell(line: str, fleet, *, typed: str = "") -> subprocess.CompletedProcess[str]:
