@@ -11,10 +11,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
+from click.testing import CliRunner
 from homes import Home
 
 import bus
 from bus.backbone.nats import authority_line
+from bus.cli.main import cli
 from bus.clock import SystemClock
 from bus.errors import (
     AttestationError,
@@ -34,7 +36,7 @@ from bus.identity.anchor import read_brokers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
-from nats_servers import nats_server
+from nats_servers import NatsServer, free_port, nats_server
 
 pytestmark = pytest.mark.anyio
 PLAIN_DESK = [sys.executable, "-c", "from bus.cli.main import main; main()", "host", "desk", "--state"]
@@ -201,6 +203,7 @@ async def talking(home: Home, west: State, server):
             yield lead, painter
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_agents_of_two_hubs_talk_live_and_durable(home, west, server):
     async with talking(home, west, server) as (lead, painter):
         async with painter.subscribe("tasks.>") as tasks, painter.subscribe("work.>", durable="inbox") as work:
@@ -285,3 +288,28 @@ async def linked(hub: bus.Hub, count: int) -> None:
     with anyio.fail_after(30):
         while (await hub.statistics())["broker"]["neighbours"]["open"] != count:
             await anyio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def strict_server(home, tmp_path, monkeypatch):
+    """As `tpmbus backbone nats-config` has it: who shows no key is refused, and who shows one may do what a broker does."""
+    port, out = free_port(), tmp_path / "nats"
+    words = ["backbone", "nats-config", "--policy", str(home.policy), "--servers", f"one=127.0.0.1:{port}", "--out", str(out)]
+    assert CliRunner().invoke(cli, [*words, "--store", str(tmp_path / "store")]).exit_code == 0
+    monkeypatch.setenv("TPMBUS_NATS_NKEY", str(out / "broker.nk"))
+    one = NatsServer(tmp_path, "one", config=out / "one.conf", port=port)
+    one.begin()
+    yield one
+    one.kill()
+
+
+async def test_what_gateways_do_is_what_their_servers_let_them_do(home, west, strict_server):
+    let_workers_revoke(home)
+    async with talking(home, west, strict_server) as (lead, painter):
+        async with painter.subscribe("tasks.>") as tasks, painter.subscribe("work.>", durable="inbox") as work:
+            await lead.publish("tasks.paint", 1)
+            await lead.publish("work.paint", 2)
+            assert [(await anext(one)).body for one in (tasks, work)] == [1, 2]
+        with anyio.fail_after(20):
+            await painter.authority.revoke("LEAD")
+    assert "violation" not in (await to_thread.run_sync(strict_server.log)).lower()
