@@ -58,13 +58,13 @@ def inside(agent: Any) -> Host:
 
 async def soon(waited: Any) -> Any:
     """What has to come without any time passing."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await waited
 
 
 async def take(subscription: Any, count: int) -> list[Any]:
     """So many bodies."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return [(await anext(subscription)).body for _ in range(count)]
 
 
@@ -98,7 +98,7 @@ class Later:
         return self._done.is_set()
 
     async def result(self) -> Any:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await self._done.wait()
         if self.error is not None:
             raise self.error

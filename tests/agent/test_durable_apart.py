@@ -36,7 +36,7 @@ async def envelope_of(count: int):
 
 
 async def take(subscription, count: int):
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         return {message.body: message for message in [await anext(subscription) for _ in range(count)]}
 
 

@@ -39,7 +39,7 @@ async def test_what_is_said_live_does_not_wait_for_a_disk(monkeypatch):
             turns = [turn for turn in inside(lead).outbox._turns.values() if turn.unstored]
             assert len(turns) == START, "what came later waits in its lane"
             assert sum(sent.records for turn in turns for sent in turn.sent) == START
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 async with anyio.create_task_group() as waiting:
                     for receipt in receipts:
                         waiting.start_soon(receipt.stored)

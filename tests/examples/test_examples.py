@@ -85,7 +85,7 @@ async def main():
         await to_app[0].send({"type": "lifespan.startup"})
         assert (await from_app[1].receive())["type"] == "lifespan.startup.complete"
         assert (await call("POST", b'{"item": "tea"}', state))[0] == 202
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while (answer := await call("GET", b"", state))[1] == b"[]":
                 await anyio.sleep(0.01)
         print(answer[1].decode())

@@ -56,7 +56,7 @@ async def test_two_processes_speak_fall_silent_and_add_up():
     async with started([command(), command()]) as fleet:
         assert (await fleet.reading())["play"]["published"] == {}
         await fleet.speak_up(rate=500)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while (await fleet.reading())["play"]["published"].get("tasks.load.a", 0) < 50:  # noqa: ASYNC110  another process
                 await anyio.sleep(0.05)
         await fleet.fall_silent()
@@ -71,7 +71,7 @@ async def test_a_child_that_cannot_begin_is_an_error_and_takes_the_others_with_i
     with pytest.raises(ConnectionLostError):
         async with started([command(), command("raise SystemExit(3)")]):
             pytest.fail("it should not have begun")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
 
 
 async def test_a_child_that_dies_is_noticed_when_it_is_asked():
@@ -103,7 +103,7 @@ async def test_one_that_does_not_end_is_killed(monkeypatch):
     began = time.monotonic()
     async with started([command(stuck)]):
         pass
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 ORPHAN = """
@@ -124,7 +124,7 @@ async def test_a_child_ends_with_its_parent_even_if_that_is_killed():
         pid = int(await parent.stdout.receive())
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while exists(pid):  # noqa: ASYNC110  another process
             await anyio.sleep(0.05)
 

@@ -39,7 +39,7 @@ def listed(home):
 
 async def halts(sender, *readers) -> None:
     await sender.publish("halt.all", b"stop")
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         for reader in readers:
             message = await anext(reader)
             assert (message.body, message.sender) == (b"stop", "LEAD")

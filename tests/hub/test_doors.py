@@ -72,7 +72,7 @@ async def test_who_was_revoked_is_not_let_in_and_gets_no_papers_again(home):
         )
         assert await is_let_in(hub, tls)
         await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             while await is_let_in(hub, tls):
                 pass  # the doors are told in the next step, and read their files in a thread
         with pytest.raises(bus.VerificationError) as caught:

@@ -58,7 +58,7 @@ def number_of(state) -> int:
 
 async def asked_of(command: str) -> None:
     async with way_over([command]) as way:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             await way.ask("papers")
 
 
@@ -84,7 +84,7 @@ async def test_an_agent_of_another_machine_joins_by_a_token_and_is_heard_over_tl
                 await lead.publish("tasks.paint", b"the door")
                 assert (await anext(tasks)).body == b"the door"
                 said = await admin.ask(home.state.admin_socket, "end_sessions", name="CARPENTER")
-                with anyio.fail_after(10):
+                with anyio.fail_after(20):
                     while await to_thread.run_sync(number_of, far) < said["statement"]:
                         await anyio.lowlevel.checkpoint()
         [member] = await joined(home, far, "PAINTER")

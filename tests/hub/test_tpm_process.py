@@ -99,7 +99,7 @@ async def test_stopping_it_ends_the_process_and_its_software_tpm(state: State):
     assert await stop_service(state)
     assert await holder(state) is None
     assert not await stop_service(state)
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         await anyio.wait_readable(process)  # it has ended
     os.close(process)
     assert not (state.runtime / "swtpm.sock").exists() or not _anyone_listens(state.runtime / "swtpm.sock")

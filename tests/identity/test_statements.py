@@ -200,7 +200,7 @@ class Disk:
 
 async def until_issued(ours: Statements, count: int) -> None:
     """The loop works in a thread, so that it is not enough to let the others run."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while ours.issued < count:
             await anyio.wait_all_tasks_blocked()
             await anyio.lowlevel.checkpoint()
@@ -238,7 +238,7 @@ async def test_a_failure_is_kept_and_tried_again_soon(folder, clock, monkeypatch
         disk.full = True
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ours.run)
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while ours.failure is None:
                     await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def next_of(subscription):
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await anext(subscription)
 
 

@@ -19,7 +19,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 
 
 async def next_of(subscription):
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await anext(subscription)
 
 
@@ -52,7 +52,7 @@ async def test_what_is_published_while_there_is_no_broker_is_stored_when_there_i
             backbone = await world.stop()
             receipts = [await lead.publish_soon("work.a", number) for number in range(20)]
             await world.start(backbone if folder is None else None)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 positions = [await receipt.stored() for receipt in receipts]
             assert positions == sorted(set(positions))
             assert [(await next_of(work)).body for _ in range(20)] == [*range(20)]
