@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from bus.hub.open import supervise
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
-from nats_servers import free_port, nats_server
+from nats_servers import NatsServer, free_port, nats_server
 
 pytestmark = pytest.mark.anyio
 
@@ -143,3 +144,34 @@ def test_a_name_that_nobody_knows_is_said():
     with pytest.raises(BackboneError) as refused:
         NatsServers.parse("nats://nobody.invalid").looked_up()
     assert refused.value.code == "disk"
+
+
+def tls_server(folder: Path) -> NatsServer:
+    """Whose certificate is good for the name `localhost`, and for no address."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ["req", "-newkey", "ed25519", "-nodes"]
+    openssl(*new_key, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
+    openssl(*new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
+    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    signed_by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
+    openssl("x509", "-req", "-in", "server.csr", *signed_by, "-out", "server.pem")
+    port, config = free_port(), folder / "tls.conf"
+    files = f'cert_file: "{folder}/server.pem", key_file: "{folder}/server.key"'
+    config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}" }}\ntls {{ {files} }}\n')
+    return NatsServer(folder, "tls", config=config, port=port)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_contained_broker_holds_a_server_against_the_name_that_it_was_given(home, tmp_path, monkeypatch):
+    one = await to_thread.run_sync(tls_server, tmp_path)
+    await to_thread.run_sync(one.begin)
+    try:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        url = one.url.replace("nats://127.0.0.1", "tls://localhost")
+        async with supervise(policy=home.policy, state=home.folder, tpm="software", backbone=url) as hub:
+            await carries(hub, 1)
+    finally:
+        one.kill()
