@@ -150,6 +150,23 @@ def test_a_key_of_another_tpm_is_refused_and_replaced_only_when_that_is_asked_fo
     sign(other, "ALPHA")
 
 
+@pytest.mark.parametrize("verb", ["create", "rotate"])
+def test_who_was_slower_makes_nothing_in_place_of_the_others_key(verb, tmp_path, clock):
+    """Nobody holds the vault while a chip works, so another process may make the next generation meanwhile."""
+    chip, parents = FakeTpm(), {SOFTWARE_TPM: FakeTpm().facts().primary_name}
+    mine = Keyring(FolderVault(tmp_path), clock, {SOFTWARE_TPM: chip}, parents)
+    other = Keyring(FolderVault(tmp_path), clock, {SOFTWARE_TPM: FakeTpm()}, parents)
+    if verb == "create":
+        chip.faults.append(lambda: other.create("ALPHA", P256, SOFTWARE_TPM))
+        assert mine.create("ALPHA", P256, SOFTWARE_TPM) == other.open("ALPHA").info
+        assert [info.id for info in mine.infos()] == ["ALPHA.1"]
+    else:
+        mine.create("ALPHA", P256, SOFTWARE_TPM)
+        chip.faults.append(lambda: other.rotate("ALPHA", keep_until_ms=0, suite=None))
+        assert mine.rotate("ALPHA", keep_until_ms=0, suite=None).id == "ALPHA.3"
+    assert sign(mine, "ALPHA") == sign(other, "ALPHA")
+
+
 def test_a_name_has_one_current_key_whatever_happens(keyring, clock):
     seed = random.randrange(2**32)
     print(f"seed {seed}")

@@ -280,6 +280,27 @@ async def test_another_tpm_that_comes_back_in_place_of_one_gets_no_keys(chips):
         await sign(engine, next(name for name in NAMES if home_in(chips, name) == "chip 1"))
 
 
+async def test_another_tpm_in_place_of_one_gets_no_keys_of_an_empty_vault_either(chips):
+    async with engine_of(chips, MemoryVault()) as engine:
+        name = next(name for name in NAMES if home_in(chips, name) == "chip 2")
+        chips["chip 2"].number = 9
+        chips["chip 2"].tpm.faults.append(_gone)
+        with pytest.raises(VaultError) as caught:
+            await engine.create(name, P256)
+        assert (caught.value.code, caught.value.tpm) == ("wrong_tpm", "chip 2")
+        assert not await engine.keys()
+
+
+async def test_a_new_key_is_made_in_the_next_one_where_the_first_turns_out_to_be_gone(chips):
+    vault = MemoryVault()
+    async with engine_of(chips, vault) as engine:
+        first, second, _ = ranked("ALPHA", {name: chip.primary for name, chip in chips.items()})
+        chips[first].leave()
+        await engine.create("ALPHA", P256)
+        await sign(engine, "ALPHA")
+        assert vault.find("ALPHA").tpm == second
+
+
 async def test_tpms_that_changed_their_names_are_known_by_their_primary_keys(chips):
     vault = MemoryVault()
     async with engine_of(chips, vault) as engine:
@@ -344,12 +365,15 @@ async def test_many_who_want_one_new_key_get_one(chips):
 
 
 async def test_a_key_that_moves_to_the_keystore_and_back_is_found(chips):
+    name = next(name for name in NAMES if home_in(chips, name) == "chip 3")
+    asked = {SOFTWARE_TPM: chips["chip 3"].primary, SOFTWARE: chips["chip 1"].primary}
     async with engine_of(chips, MemoryVault(), software=SoftwareTpm(bytes(32))) as engine:
         for _ in range(2):
             for origin in (SOFTWARE_TPM, SOFTWARE):
-                assert (await engine.create("ALPHA", P256, origin=origin)).origin == origin
-                assert (await sign(engine, "ALPHA")).origin == origin
-        assert {info.id for info in await engine.keys()} == {"ALPHA.1", "ALPHA.2"}
+                assert (await engine.create(name, P256, origin=origin)).origin == origin
+                assert (await sign(engine, name)).origin == origin
+                assert (await engine.facts(beside=name)).primary_name == asked[origin]
+        assert {info.id for info in await engine.keys()} == {f"{name}.1", f"{name}.2"}
 
 
 async def test_what_one_sealed_opens_by_itself_and_is_not_lost_on_the_others(chips):

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,21 @@ def test_a_damaged_key_file_has_its_own_error_and_the_other_keys_sign_on(folder,
     sign(keyring, "ALPHA")
 
 
+def test_an_index_says_which_tpm_a_key_is_in_and_is_of_version_2_only_where_it_does(folder):
+    vault = FolderVault(folder)
+    assert json.loads((folder / "index.json").read_text())["version"] == 1
+    entry = vault.entries()[0]
+    vault.update([replace(entry, tpm="swtpm-2")])
+    assert json.loads((folder / "index.json").read_text())["version"] == 2
+    assert next(found.tpm for found in FolderVault(folder).entries() if found.info.id == entry.info.id) == "swtpm-2"
+    document = json.loads((folder / "index.json").read_text())
+    document["keys"][0]["tpm"] = ["swtpm"]
+    (folder / "index.json").write_text(json.dumps(document))
+    with pytest.raises(VaultError) as caught:
+        FolderVault(folder)
+    assert caught.value.code == "damaged"
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -162,7 +178,8 @@ def test_a_damaged_key_file_has_its_own_error_and_the_other_keys_sign_on(folder,
         (b'{"version": 1, "keys": [{}]}', "damaged"),
         (b'{"version": 1, "keys": [["name", "ALPHA"]]}', "damaged"),
         (b'{"version": 1, "keys": ["name"]}', "damaged"),
-        (b'{"version": 2, "keys": {"ALPHA": {}}}', "version"),
+        (b'{"version": 2, "keys": {"ALPHA": {}}}', "damaged"),
+        (b'{"version": 3, "keys": {"ALPHA": {}}}', "version"),
         (b'{"version": "1", "keys": []}', "version"),
     ],
 )
