@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
+import anyio.abc
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -131,3 +133,23 @@ async def test_servers_that_were_configured_are_a_cluster_and_survive_one_of_the
         assert await backbone.append(entries(CLOCK, "work.a")) == [1]
         cluster[0].kill()
         assert await backbone.append(entries(CLOCK, "work.b", seed=1)) == [2]
+
+
+@pytest.mark.anyio
+async def test_a_server_that_offers_no_tls_where_it_is_asked_for_hears_no_password():
+    heard = bytearray()
+
+    async def pretend(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send(b'INFO {"server_id": "x", "version": "2.9.10", "max_payload": 1048576, "auth_required": true}\r\n')
+            async for data in stream:
+                heard.extend(data)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, pretend)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with pytest.raises(BackboneError) as refused:
+            await open_nats([f"tls://broker:secret@127.0.0.1:{port}"], CLOCK, tls=ssl.create_default_context(), wait_seconds=0.5)
+        tasks.cancel_scope.cancel()
+    assert (refused.value.code, bytes(heard)) == ("disk", b"")

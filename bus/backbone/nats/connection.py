@@ -235,11 +235,11 @@ async def connect(
     """Raises BackboneError: "unsuitable", "disk" (nobody answers there)."""
     _check_loop()
     try:
-        from nats.aio.client import Client  # noqa: PLC0415  an extra
         from nats.errors import Error  # noqa: PLC0415  an extra, imported late
+
+        client = _new_client()
     except ImportError as error:
         raise BackboneError("unsuitable", "the NATS backbone needs nats-py: pip install 'tpmbus[nats]'") from error
-    client = Client()
     connection: Connection | None = None
     reasons: list[Exception] = []
 
@@ -280,6 +280,24 @@ async def connect(
             ) from error
         raise
     return connection
+
+
+def _new_client() -> Client:
+    """nats-py's, which says nothing in the clear to a server that is to be asked over TLS.
+
+    It is the server that says whether TLS is spoken, and nats-py goes by that: whoever stands in between could have the password.
+    """
+    from nats.aio.client import Client  # noqa: PLC0415  an extra
+    from nats.errors import Error  # noqa: PLC0415  an extra
+
+    class Strict(Client):
+        def _connect_command(self) -> bytes:
+            server = self._current_server
+            if server is not None and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+                raise Error("the server offers no TLS, and its address asks for it")
+            return super()._connect_command()
+
+    return Strict()
 
 
 def _options(tls: ssl.SSLContext | None, login: Login) -> dict[str, Any]:
