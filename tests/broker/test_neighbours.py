@@ -18,6 +18,7 @@ from bus.testing.policy_texts import texts_of
 pytestmark = pytest.mark.anyio
 
 DEAF = POLICY.replace('"ask.>", "signed.>", "urgent.>"]\n    groups', '"ask.>", "urgent.>"]\n    groups')
+WITHOUT_BUILDER = POLICY.replace("BUILDER: worker, ", "")
 
 
 async def test_two_brokers_prove_themselves_and_are_neighbours():
@@ -292,6 +293,27 @@ async def test_who_may_listen_by_a_policy_that_the_neighbour_hears_of_later_is_h
             assert two.counted(0)["neighbours"]["set_aside"] == 0
             await director.publish("signed.build", 1)
             assert (await anext(tasks)).body == 1
+
+
+@pytest.mark.parametrize("stricter", [DEAF, WITHOUT_BUILDER], ids=["subscription", "agent"])
+async def test_what_a_stricter_policy_at_one_broker_took_away_is_back_with_the_next(stricter: str):
+    async with town() as two, two[0].agent("DIRECTOR") as director, two[1].agent("BUILDER") as builder:
+        async with builder.subscribe("signed.>") as tasks:
+            two.world.change(await texts_of(stricter, {}))
+            two.follow(0)
+            await two.settle()
+            assert two.counted(0)["neighbours"]["subscriptions"] == 0
+            await director.publish("signed.build", 1)
+            await two.settle()
+            two.world.change(await texts_of(POLICY, {}))
+            two.follow(0)
+            await two.settle()
+            assert two.counted(0)["neighbours"]["subscriptions"] == 1
+            assert two.counted(0)["neighbours"]["set_aside"] == 0
+            two.follow(1)
+            await two.settle()
+            await director.publish("signed.build", 2)
+            assert (await anext(tasks)).body == 2
 
 
 async def _nothing(reader: Subscription) -> bool:
