@@ -133,7 +133,7 @@ def _next_steps(cluster: Cluster, out: Path) -> list[str]:
     first, broker = cluster.servers[0], next(iter(cluster.brokers))
     return [
         f"on each server: nats-server -c NAME.conf -t, then nats-server -c NAME.conf ({config_file(out, first.name)}, ..)",
-        f"each broker: TPMBUS_NATS_NKEY={seed_file(out, broker)} tpmbus run --backbone {urls}",
+        f"each broker: tpmbus run --backbone {urls} --nats-key {seed_file(out, broker)}",
         f"to look: nats --nkey {seed_file(out, LOOK)} --inbox-prefix {LOOK_INBOX} --server {urls} stream ls",
         "a key file goes to whom it is for and stays nowhere else",
     ]

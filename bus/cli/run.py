@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -54,6 +55,8 @@ TAKEN_OVER = "SessionReplacedError"
     metavar="URL[,URL]...",
     help="Keep durable topics on these NATS servers (nats://host:4222).  [TPMBUS_BACKBONE, else this folder's journal]",
 )
+@click.option("--nats-key", metavar="FILE", help="The broker's nkey seed, to log in to NATS.  [default: TPMBUS_NATS_NKEY]")
+@click.option("--nats-creds", metavar="FILE", help="Or credentials that nsc wrote.  [default: TPMBUS_NATS_CREDS]")
 @click.option(
     "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"
 )
@@ -68,6 +71,8 @@ def run(
     rate: float,
     mix: str | None,
     backbone: str | None,
+    nats_key: str | None,
+    nats_creds: str | None,
     tpm: str | None,
     part: int | None,
     state: Path | None,
@@ -92,7 +97,19 @@ def run(
     wanted = Wanted(listen, roster, processes, part, seconds, rate, mix, tpm, state, policy, backbone)
     if output.json and seconds is None and part is None:
         raise click.UsageError("--json prints one document at the end: say when with --seconds")
+    log_in_with(nats_key, nats_creds)
     return run_loop(be_a_part if part is not None else _run, wanted, output)
+
+
+def log_in_with(nats_key: str | None, nats_creds: str | None) -> None:
+    """The broker's process looks there; what the command line names counts in place of what the environment does."""
+    from bus.backbone.nats.login import CREDENTIALS_FILE, NKEY_FILE
+
+    if nats_key is not None or nats_creds is not None:
+        for name, value in ((NKEY_FILE, nats_key), (CREDENTIALS_FILE, nats_creds)):
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 async def _run(wanted: Wanted, output: Output) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bus.backbone.nats.login import Login
-from bus.backbone.nats.nkeys import parse_seed, public_text
+from bus.backbone.nats.login import CREDENTIALS_FILE, NKEY_FILE, Login
+from bus.backbone.nats.nkeys import parse_seed, public_text, seed_text
 from bus.cli.main import cli
+from bus.cli.run import log_in_with
+from bus.errors import BackboneError
 
 POLICY = """version: 1
 domain: tpmbus.test
@@ -59,7 +62,7 @@ def test_it_writes_what_nats_server_takes_and_keys_that_fit(call, tmp_path):
 def test_people_are_told_what_to_do_next(call, tmp_path):
     done = call("--servers", "n1=h1:4222", "--tls", "/etc/nats")
     assert done.exit_code == 0, done.output
-    assert f"TPMBUS_NATS_NKEY={tmp_path}/out/broker.nk tpmbus run --backbone tls://h1:4222" in done.stdout
+    assert f"tpmbus run --backbone tls://h1:4222 --nats-key {tmp_path}/out/broker.nk" in done.stdout
     assert "work.>" in done.stdout
     assert "talk.>" not in done.stdout
 
@@ -102,3 +105,15 @@ def test_a_key_file_that_is_none_is_not_written_over(call, tmp_path):
     refused = call("--servers", "n1=127.0.0.1:4222", "--json")
     assert json.loads(refused.stdout)["error"]["code"] == "login"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["broker.nk"]
+
+
+def test_what_the_command_line_names_counts_in_place_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(CREDENTIALS_FILE, "/nowhere")
+    monkeypatch.delenv(NKEY_FILE, raising=False)
+    path = tmp_path / "broker.nk"
+    path.write_text(seed_text(bytes(32)))
+    log_in_with(None, None)
+    with pytest.raises(BackboneError):
+        Login.from_environment(os.environ)
+    log_in_with(str(path), None)
+    assert Login.from_environment(os.environ).seed == seed_text(bytes(32))
