@@ -161,6 +161,8 @@ class FolderVault:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read_last = _Index()
+        self._lines: dict[str, tuple[Entry, str]] = {}
+        """What was written of each entry last: of many keys, one changes at a time."""
         self._index = folder / "index.json"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -187,10 +189,11 @@ class FolderVault:
         files = {f"{entry.info.id}.pem": key.pem, f"{entry.info.id}.pub": key.public}
         try:
             for name, data in files.items():
-                self._write(name, data)
+                self._place(name, data)
+            self._sync_folder()
             self.update([*retired, entry])
         except BaseException as error:
-            if entry.info.id not in self._read_last.entries:  # the index does not know it, so it never was
+            if entry.info.id not in self._refresh().entries:  # the index does not know it, so it never was
                 for name in files:
                     self._path(name).unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -198,11 +201,12 @@ class FolderVault:
             raise
 
     def update(self, changed: Iterable[Entry]) -> None:
-        entries = {**self._read_last.entries, **{entry.info.id: entry for entry in changed}}
+        # As it is now: another thread may have put back what it read before the last change.
+        entries = {**self._refresh().entries, **{entry.info.id: entry for entry in changed}}
         version = VERSION if any(entry.tpm for entry in entries.values()) else VERSION_WITHOUT_TPMS
-        document = {"version": version, "keys": [_to_json(entry) for _, entry in sorted(entries.items())]}
+        lines = ",\n  ".join(self._line(entry) for _, entry in sorted(entries.items()))
         try:
-            self._write("index.json", json.dumps(document, indent=1).encode() + b"\n")
+            self._write("index.json", f'{{"version": {version}, "keys": [\n  {lines}\n]}}\n'.encode())
             self._read_last = _Index.of(entries, seen=_seen(self._index))
         except OSError as error:
             raise _disk(error, self.folder) from error
@@ -287,8 +291,19 @@ class FolderVault:
         except OSError as error:
             raise VaultError("disk", f"cannot read {path}: {error}", path=str(path)) from error
 
+    def _line(self, entry: Entry) -> str:
+        last = self._lines.get(entry.info.id)
+        if last is None or last[0] is not entry:
+            last = self._lines[entry.info.id] = entry, json.dumps(_to_json(entry))
+        return last[1]
+
     def _write(self, name: str, data: bytes) -> None:
         """All of it or nothing, and on disk when this returns."""
+        self._place(name, data)
+        self._sync_folder()
+
+    def _place(self, name: str, data: bytes) -> None:
+        """All of it or nothing; under this name for good once the folder is synced."""
         temporary = self._path(f".{name}.{secrets.token_hex(4)}.new")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -300,6 +315,8 @@ class FolderVault:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    def _sync_folder(self) -> None:
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)

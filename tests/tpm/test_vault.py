@@ -148,6 +148,18 @@ def test_a_damaged_key_file_has_its_own_error_and_the_other_keys_sign_on(folder,
     sign(keyring, "ALPHA")
 
 
+def test_what_another_thread_read_late_undoes_no_change(tmp_path):
+    """Threads read without a lock, so one may put back an older index while another adds to it."""
+    vault = FolderVault(tmp_path)
+    keyring_of(vault).create("ALPHA", QUICK, SOFTWARE_TPM)
+    old = vault._read_last
+    keyring_of(vault).create("BETA", QUICK, SOFTWARE_TPM)
+    with vault.writing():
+        vault._read_last = old
+        vault.update([replace(old.entries["ALPHA.1"], tpm="x")])
+    assert {entry.info.name: entry.tpm for entry in FolderVault(tmp_path).entries()} == {"ALPHA": "x", "BETA": ""}
+
+
 def test_an_index_says_which_tpm_a_key_is_in_and_is_of_version_2_only_where_it_does(folder):
     vault = FolderVault(folder)
     assert json.loads((folder / "index.json").read_text())["version"] == 1
