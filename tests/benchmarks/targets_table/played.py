@@ -99,7 +99,8 @@ async def hooks_and_caches(run: Run) -> None:
         for scenario in (plain, hooked) if turn % 2 == 0 else (hooked, plain):
             step = await _played(run, scenario, "mix", f"{scenario.name}, pair {turn + 1} of {turns}")
             (without if scenario is plain else with_hooks).append(step)
-        ratios = tuple(one.cpu_of_message / other.cpu_of_message for one, other in zip(without, with_hooks, strict=True))
+        pairs = [(one.cpu_of_message, other.cpu_of_message) for one, other in zip(without, with_hooks, strict=True)]
+        ratios = tuple(one / other for one, other in pairs if other)  # a window in which nothing was sent is no half of a pair
         hits = tuple(100 * step.caches.get("signatures", 0.0) for step in without)
         run.outcome.figures = [
             Figure("the mix without hooks / with, by processor time", "x", 0.8, ratios, by_processor=ratios),
