@@ -24,6 +24,7 @@ import anyio.to_thread
 
 from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
 from bus.hub.state import State, holder_of
+from bus.hub.which_tpm import chosen_tpm
 from bus.policy import Policy
 from bus.policy import files as policy_files
 from bus.tpm.remote import RemoteEngine
@@ -31,6 +32,8 @@ from bus.tpm.spelling import tpms_of
 
 START_SECONDS: Final = 30.0
 """Making a software TPM anew takes some two seconds, on a slow and busy machine more."""
+MORE_SECONDS: Final = 10.0
+"""For each further TPM: they are made at the same time, and a machine has only so many processors."""
 KILLED_OFTEN: Final = 3
 """A service that was killed while it started is started again, but not for ever: something may be wrong with it."""
 STOP_SECONDS: Final = 10.0
@@ -136,11 +139,11 @@ async def stop_service(state: State) -> bool:
 
 async def _start_or_wait(state: State, policy: str, tpm: str | None) -> None:
     """Start the service, or wait for the one that somebody else has just started. Raises what keeps it from starting."""
-    killed = 0
-    with anyio.move_on_after(START_SECONDS):
+    killed, patience = 0, _patience(tpm)
+    with anyio.move_on_after(patience):
         while True:
             if await anyio.to_thread.run_sync(holder_of, state.tpm_lock) is None:
-                said = await anyio.to_thread.run_sync(_start, state, policy, tpm)
+                said = await anyio.to_thread.run_sync(_start, state, policy, tpm, patience)
                 trouble = _outcome(said)
                 if trouble is None:
                     return
@@ -151,7 +154,7 @@ async def _start_or_wait(state: State, policy: str, tpm: str | None) -> None:
                 return
             # Somebody else is starting it, or is ending; either may also have died meanwhile, so both are looked at again.
             await anyio.sleep(_POLL_SECONDS)
-    raise TpmUnavailableError("service_start", f"the TPM service does not start within {START_SECONDS:.0f} s")
+    raise TpmUnavailableError("service_start", f"the TPM service does not start within {patience:.0f} s")
 
 
 def _command(state: State, policy: str, tpm: str | None) -> list[str]:
@@ -173,7 +176,12 @@ def _command(state: State, policy: str, tpm: str | None) -> list[str]:
     return command + (["--tpm", tpm] if tpm else [])
 
 
-def _start(state: State, policy: str, tpm: str | None) -> bytes:
+def _patience(tpm: str | None) -> float:
+    """Raises TpmRefusedError("tpm_spelling") for what names no TPMs."""
+    return START_SECONDS + MORE_SECONDS * (len(tpms_of(chosen_tpm(tpm))) - 1)
+
+
+def _start(state: State, policy: str, tpm: str | None, patience: float) -> bytes:
     """Start it, as nobody's child, and wait until it is ready or has ended; gives what it said."""
     read, write = os.pipe()
     try:
@@ -192,14 +200,14 @@ def _start(state: State, policy: str, tpm: str | None) -> bytes:
     finally:
         os.close(write)
     try:
-        return _read_to_end(read)
+        return _read_to_end(read, patience)
     finally:
         os.close(read)
 
 
-def _read_to_end(descriptor: int) -> bytes:
+def _read_to_end(descriptor: int, patience: float) -> bytes:
     said = b""
-    while select.select([descriptor], [], [], START_SECONDS)[0]:
+    while select.select([descriptor], [], [], patience)[0]:
         more = os.read(descriptor, 65_536)
         said += more
         if not more or said == b"ready\n":

@@ -138,7 +138,17 @@ async def test_naming_another_tpm_than_the_one_in_use_is_refused(state: State):
         with pytest.raises(StateInUseError) as refused:
             async with open_engine(state, tpm="software"):
                 pass
-    assert refused.value.pid == (await holder(state))["pid"]
+        assert refused.value.pid == (await holder(state))["pid"]
+        async with open_engine(state, tpm="swtpm*1") as same:
+            assert list((await same.statistics()).tpms) == ["swtpm"]
+
+
+async def test_what_names_no_tpm_is_refused_before_anything_starts(state: State):
+    with pytest.raises(TpmRefusedError) as refused:
+        async with open_engine(state, tpm="swtpm*0"):
+            pass
+    assert refused.value.code == "tpm_spelling"
+    assert await holder(state) is None
 
 
 async def test_a_service_under_another_policy_is_replaced_and_a_running_engine_goes_on(state: State, tmp_path: Path):
