@@ -51,7 +51,7 @@ from bus.protocol.neighbour_frames import BOOT_BYTES
 WEIGHT: Final = 4
 """Of its account: it brings the papers of many agents when it comes."""
 MAX_NEIGHBOURS: Final = 64
-"""Open, or about to be."""
+"""Open; and so many more that are about to be."""
 
 
 class Neighbours:
@@ -108,8 +108,10 @@ class Neighbours:
     def begin(self, neighbour: Neighbour, own: Session, moment: Moment) -> None:
         self._half_open[neighbour] = None
         neighbour.meeting = Meeting(neighbour, own, self._verifier, boot=self._boot, now_ms=moment.now_ms, random=self._random)
-        if len(self._half_open) + len(self._open) > MAX_NEIGHBOURS:
-            self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
+        if len(self._half_open) > MAX_NEIGHBOURS:
+            oldest = next(iter(self._half_open))  # an honest one takes milliseconds
+            del self._half_open[oldest]
+            self._watching.cut(oldest, "no_neighbour", "it has not proved itself, and others wait", now=moment.now)
 
     def frame(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         """Raises RemoteProtocolError: the link is over."""
@@ -129,6 +131,9 @@ class Neighbours:
             if other.boot == neighbour.boot and other.broker is not None and other.broker.name == _name(neighbour):
                 self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
                 self._lose(other, ClosedError("another link took its place"))
+        if len(self._open) >= MAX_NEIGHBOURS:
+            self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
+            return
         neighbour.is_open = True
         neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now, weight=WEIGHT))
         self._open[neighbour] = None

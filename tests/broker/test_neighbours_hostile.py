@@ -122,10 +122,21 @@ async def test_a_broker_whose_certificate_was_revoked_is_no_neighbour_any_more(s
         assert again.lost
 
 
-async def test_more_neighbours_than_there_can_be_are_sent_away(stage: Stage):
-    crowd = [PlayedNeighbour(stage, session=broker_session(stage.world)) for _ in range(66)]
+async def test_of_a_crowd_that_proves_nothing_the_oldest_go_and_an_honest_one_comes_in(stage: Stage):
+    session = broker_session(stage.world)
+    crowd = [PlayedNeighbour(stage, session=session) for _ in range(64)]
     await settle()
-    assert [bool(one.lost) for one in crowd] == [False] * 64 + [True] * 2
+    await _met(stage)
+    assert [bool(one.lost) for one in crowd] == [True] + [False] * 63
+
+
+async def test_more_neighbours_than_there_can_be_are_sent_away(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bus.broker.neighbours.MAX_NEIGHBOURS", 1)
+    first, second = await _met(stage), PlayedNeighbour(stage, name="OTHER")
+    await second.meet()
+    assert second.lost
+    assert not first.lost
+    assert _cut(stage) == {"too_many_neighbours": 1}
 
 
 # ---- agents ----------------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_specification_has_the_frames_of_the_code():
 
 
 def test_the_specification_has_the_bounds_of_the_code():
-    bounds = [int(text.replace(",", "")) for text in re.findall(r"^\| [a-z].* \| (\d[\d,]*)(?: each.*)? \|$", SPEC, re.MULTILINE)]
+    bounds = [int(text.replace(",", "")) for text in re.findall(r"^\| [a-z].* \| (\d[\d,]*)(?:[ ;][^|]*)? \|$", SPEC, re.MULTILINE)]
     assert bounds == [
         neighbour.MAX_AGENTS, neighbour.MAX_SUBSCRIPTIONS, neighbour.MAX_KEPT, neighbour.MAX_ASIDE, neighbour_lanes.MAX_STOPPED,
         neighbour_crossing.MAX_TURNS, publishing.MAX_JUNK, neighbours.MAX_NEIGHBOURS,
