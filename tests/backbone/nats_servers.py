@@ -6,6 +6,7 @@ nats_cluster(3)      several that know each other; any can be killed and started
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import signal
@@ -90,6 +91,17 @@ class NatsServer:
 
     def log(self) -> str:
         return (self.folder / f"{self.name}.log").read_text(errors="replace")
+
+    def leader(self, stream: str) -> str:
+        """Of a stream, as far as this one of a cluster knows; empty for none."""
+        url = f"http://127.0.0.1:{self._health_port}/jsz?accounts=1&streams=1"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            accounts = json.load(answer).get("account_details", [])
+        streams = [found for account in accounts for found in account.get("stream_detail") or [] if found["name"] == stream]
+        return next((found["cluster"].get("leader", "") for found in streams), "")
+
+    def wait_for_another_leader(self, stream: str, than: str) -> None:
+        self._wait_for(lambda: self.leader(stream) not in ("", than), f"has no other leader than {than}")
 
     def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
         until = time.monotonic() + PATIENCE_SECONDS

@@ -131,9 +131,10 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_se
 async def test_nothing_acknowledged_is_lost_when_the_leader_is_cut_off_for_a_while(servers: list[NatsServer]):
     async def cut_off(backbone: Backbone) -> None:
         leader = await leader_of(servers, backbone)
+        stream, other = backbone._names.stream("work.>"), next(server for server in servers if server is not leader)
         leader.stand_still(still=True)
         try:
-            await CLOCK.sleep(8.0)  # the others have another leader by then
+            await anyio.to_thread.run_sync(other.wait_for_another_leader, stream, leader.name)
         finally:
             leader.stand_still(still=False)
 
