@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -76,8 +77,9 @@ class Reader:
                 following = blocks[number + 1] if number + 1 < len(blocks) else None
                 self._do(block, following)
         finally:
-            for job in reversed(self.jobs):
-                job.end()
+            with ExitStack() as ending:  # all of them, also where one did not end well
+                for job in self.jobs:
+                    ending.callback(job.end)
         return self.ran
 
     def _do(self, block: re.Match[str], following: re.Match[str] | None) -> None:
