@@ -8,6 +8,7 @@ import anyio
 import pytest
 from agent_scenes import POLICY, Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
+from bus.agent.opened_topics import EXPECTED_SECONDS
 from bus.errors import MessageTooLargeError, NotPermittedError, RevokedError
 from bus.testing.policy_texts import in_domain
 
@@ -95,6 +96,7 @@ async def test_what_waited_for_a_link_and_may_not_be_said_any_more_reaches_nobod
             await hub.advance(2)
             with pytest.raises(NotPermittedError):
                 await painter.publish("results.paint", 2)
+            await hub.advance(EXPECTED_SECONDS)  # for a reader that it can't hear of any more
             with suppress(NotPermittedError):
                 await painter.drain()
         assert await rest(hub, results) == [0]

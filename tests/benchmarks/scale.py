@@ -128,6 +128,7 @@ def _serve(serve: Callable[..., Any], asked: Connection, parent: int, *given: An
                 with anyio.move_on_after(1):
                     await anyio.wait_readable(asked.fileno())
                 if asked.poll():
+                    os.set_blocking(asked.fileno(), True)  # uvloop takes that away, and ten thousand names are no single read
                     do, *words = asked.recv()
                     asked.send(time.process_time() if do == "cpu" else await answers[do](*words))
             tasks.cancel_scope.cancel()
