@@ -189,7 +189,7 @@ def _not_kept(one: Subscription, code: str, snapshot: Snapshot) -> BusError:
     if code == "busy":
         text = "the broker keeps nothing, somebody else has it open, or its disk does not give it: its log says which"
         return BackboneError("busy", f"the durable subscription {one.durable!r} of {one.agent}: {text}")
-    text = f"it exists with another pattern or start than {one.pattern!r}: `tpmbus consumers` shows them; choose another name"
+    text = f"it exists with another pattern or start than {one.pattern!r}: `tpmbus consumers list` shows them; choose another name"
     return BackboneError("consumer_differs", f"the durable subscription {one.durable!r} of {one.group or one.agent}: {text}")
 
 

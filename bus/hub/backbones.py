@@ -138,7 +138,7 @@ def _check_nothing_is_left(journal: Path, now_ms: int) -> None:
         raise StateInUseError(error.pid, str(journal)) from error
     if count:
         text = f"{journal} keeps some {count:,} messages that nobody on NATS would ever get"
-        step = "run once more without --backbone until `tpmbus consumers` shows nobody behind"
+        step = "run once more without --backbone until `tpmbus consumers list` shows nobody behind"
         raise BackboneError("journal_holds", f"{text}: {step}, and move that folder away", path=str(journal))
 
 
