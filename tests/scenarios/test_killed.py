@@ -8,30 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from accounts import sent, until_heard, until_outstanding
 from troupe import Actor, Company, told
 
 LIVE, KEPT, OTHER = 1, 2, 3
-
-
-def sent(actor: Actor, what: str) -> int:
-    """Of all hosts of this process."""
-    return sum(host["sent"].get(what, 0) for host in actor.ask("report")["hosts"])
 
 
 def grants_and_sessions(*actors: Actor) -> list[tuple[int, int]]:
     """What each host granted, and had certified by its TPM."""
     hosts = [host for actor in actors for host in actor.ask("report")["hosts"]]
     return [(host["keyring"]["grants_given"]["made"], host["sessions"]["certified"]) for host in hosts]
-
-
-def until_heard(speaker: Actor, name: str, topic: str, reader: Actor, *, key: str, run: int, number: int) -> dict[str, Any]:
-    """One message more, when everybody is back: what was lost before it shows as missed."""
-    speaker.ask("publish", name=name, topic=topic, run=run, count=1, first=number)
-    found: dict[str, Any] = reader.ask("until", key=key, run=run, number=number)
-    return found
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["hub", "broker apart"])
@@ -91,15 +79,6 @@ def test_what_a_new_hub_delivers_a_second_time_is_handed_out_once(bus_of: Compan
     until_outstanding(bus_of, 0)
     found = bob.ask("report")["readers"]["BOB"]
     assert (found["came"], found["messages"]) == ({str(KEPT): kept}, kept)
-
-
-def until_outstanding(bus_of: Company, count: int) -> None:
-    """So many are with their reader, and none waits for it, be it new or given back (a key took too long to come).
-
-    Each question is a round trip to the hub, which has work to do.
-    """
-    while [(one["outstanding"], one["behind"], one["waiting"]) for one in bus_of.desk("consumers")] != [(count, 0, 0)]:
-        pass
 
 
 def test_agents_that_are_killed_leave_nothing_behind_and_go_on_where_they_were(bus_of: Company, tmp_path: Path):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accounts import sent, until_heard, until_outstanding
 from sizes import note, size
-from test_killed import sent, until_heard, until_outstanding
 from troupe import Actor, Company, told
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(size(120, 1_500))]
