@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _LARGEST, _SMALLEST = (1 << 64) - 1, -(1 << 63)
 """Whole numbers that a body can have."""
+_ESCAPED_CHARACTERS, _HEAD_BYTES = 100, 16
+"""Of bytes that are no plain text a person is shown so much, or else their number and so many of them."""
 
 
 def parse_body(text: bytes, *, raw: bool) -> Any:
@@ -69,12 +71,25 @@ def as_line(message: bus.Message) -> str:
 def as_text(body: Any) -> str:
     """A body on one line that `parse_body` reads back, unless it holds bytes. Nothing in it moves a terminal's cursor."""
     if isinstance(body, bytes):
-        text = body.decode(errors="backslashreplace")
-        return text if text.isprintable() else repr(body)[2:-1]
+        return _shown(body)
     if isinstance(body, str) and body.isprintable() and parse_body(body.encode(), raw=False) == body:
         return body
     text = json.dumps(body, ensure_ascii=False, default=_plain)
     return text if text.isprintable() else json.dumps(body, default=_plain).replace("\x7f", "\\u007f")
+
+
+def _shown(data: bytes) -> str:
+    """Text as it is, a few other bytes escaped, of many their number and the first: a terminal full of escapes says less."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if (text or not data) and text.isprintable():
+        return text
+    escaped = repr(data[: _ESCAPED_CHARACTERS + 1])[2:-1]
+    if len(escaped) <= _ESCAPED_CHARACTERS:
+        return escaped
+    return f"<{len(data):,} bytes: {data[:_HEAD_BYTES].hex(' ')}{' ..' * (len(data) > _HEAD_BYTES)}>"
 
 
 def as_bytes(body: Any) -> bytes:

@@ -47,6 +47,8 @@ def request(
 ) -> None:
     """Ask BODY on TOPIC (JSON if it parses, else a string; without BODY, all of stdin), and print the body of the reply.
 
+    Of a reply that is bytes and no text it shows how it begins; --raw and --json have all of it.
+
     Exit code 7: nobody listens there, nobody replied in time, or whoever did says that it failed; 4: policy says no, or the agent
     is live elsewhere; 6: no bus there.
     """

@@ -48,6 +48,8 @@ def sub(
 ) -> int:
     """Print what is published on PATTERN: `*` stands for one token, a final `>` for the rest. With --json, a document a line.
 
+    Of a body that is bytes and no text, a line shows how long it is and how it begins; --raw and --json have all of it.
+
     Exit code 0 after --count messages, after --timeout without --count, and when SIGTERM asks; 7 if --timeout came before --count
     messages did; 4: policy says no, or the agent is live elsewhere; 6: no bus there; 130: Ctrl-C.
     """

@@ -72,6 +72,24 @@ def test_bytes_come_out_as_they_are(data):
     assert as_bytes(data) == data
 
 
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"", ""),
+        ("grüße".encode(), "grüße"),
+        (b"x" * 5_000, "x" * 5_000),
+        (b"two\nlines", r"two\nlines"),
+        (b"\xff\x00", r"\xff\x00"),
+        (bytes(65_536), "<65,536 bytes: " + "00 " * 16 + "..>"),
+        (bytes(range(256)), "<256 bytes: 00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f ..>"),
+    ],
+    ids=["none", "text", "long-text", "lines", "few", "zeros", "many"],
+)
+def test_bytes_are_shown_as_text_or_by_how_they_begin(data, shown):
+    assert as_text(data) == shown
+    assert as_bytes(data) == data
+
+
 def test_values_that_json_has_not_are_shown_all_the_same():
     assert json.loads(as_text({"a": b"\x00\x01"})) == {"a": "AAE="}
 
