@@ -151,7 +151,10 @@ class StateInUseError(BusError):
 
     def __init__(self, pid: int, url: str) -> None:
         self.pid, self.url = pid, url
-        super().__init__(f"process {pid} already uses this state folder; reach it at {url}, or choose another folder")
+        super().__init__(
+            f"process {pid} already uses this state folder; reach it at {url} (a program joins its hub with "
+            "`bus.open(join=True)`), or choose another folder"
+        )
 
 
 class SessionEndedError(BusError):
@@ -201,9 +204,15 @@ class RequestFailedError(RequestError):
 class RevokedError(BusError):
     """This agent's identity was revoked: it is off the bus, and stays so until it is enrolled again."""
 
-    def __init__(self, agent: str) -> None:
-        self.agent = agent
-        super().__init__(f"{agent} was revoked: `tpmbus trust enroll {agent}` lets it in again")
+    def __init__(self, agent: str, *, uid: int | None = None) -> None:
+        """`uid`: the local user who would enroll it again, where that is known."""
+        self.agent, self.reason, self.uid = agent, "revoked", uid
+        super().__init__(
+            f"{agent} was revoked, and does not come back by itself. Its operator lets it in again, at the hub: "
+            f"`tpmbus trust enroll --uid {'UID' if uid is None else uid} {agent}`, or for another machine `tpmbus trust enroll "
+            f"--token {agent}` and then `tpmbus host join {agent} --over COMMAND --token {agent}=TOKEN` there. "
+            "Or go on under another name of the policy"
+        )
 
 
 class SessionReplacedError(BusError):

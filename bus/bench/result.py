@@ -94,7 +94,7 @@ class Result:
     def of_document(cls, document: object) -> Result:
         """Raises ValueError for what is no result."""
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise ValueError("it is no result of `tpmbus bench run`: write one with --json")
+            raise ValueError("it is no result: `tpmbus bench run NAME --json` prints one")
         if document.get("version") != VERSION:
             raise ValueError(f"it has version {document.get('version')!r} of the format, and this program reads version {VERSION}")
         try:

@@ -128,4 +128,4 @@ def _tokens(given: tuple[str, ...]) -> dict[str, bytes]:
     try:
         return {name: bytes.fromhex(token) for name, _, token in (one.partition("=") for one in given)}
     except ValueError as error:
-        raise click.UsageError("a token is given as AGENT=TOKEN, as `tpmbus trust enroll --token` showed it") from error
+        raise click.UsageError("a token is given as AGENT=TOKEN, as `tpmbus trust enroll --token AGENT` showed it") from error

@@ -20,7 +20,9 @@ async def run_gateway(wanted: Wanted, output: Output) -> int:
     from bus.tpm.serving import notify
 
     if wanted.roster not in (None, "none"):
-        raise click.UsageError("a gateway runs no fleet: its agents come from other processes (`tpmbus sub`, bus.connect)")
+        raise click.UsageError(
+            "a gateway runs no fleet: its agents come from other processes (`tpmbus sub PATTERN --as AGENT`, bus.connect)"
+        )
     async with supervise(
         policy=wanted.policy, state=wanted.state, listen=wanted.listen, tpm=wanted.tpm, backbone=wanted.backbone
     ) as hub:

@@ -6,6 +6,7 @@ is that nobody opens. Who certifies is somebody else: the authority of this proc
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from anyio import Lock, to_thread
 
 from bus.clock import Clock
-from bus.errors import AttestationError, VaultError, VerificationError
+from bus.errors import AttestationError, RevokedError, VaultError
 from bus.hub.cosigners import Cosigners
 from bus.hub.enrolling import Enrolled, fits
 from bus.hub.inboxes import Inboxes
@@ -63,7 +64,7 @@ class AgentPapers:
 
     async def of(self, name: str, policy: Policy) -> Openable:
         """Raises NotPermittedError where policy does not know the name or wants its key elsewhere, VaultError("missing") where it
-        has no certificate and nobody here makes one, VerificationError("revoked"), AttestationError, TpmError.
+        has no certificate and nobody here makes one, RevokedError, AttestationError, TpmError.
         """
         role = policy.role_of(name)
         if self._facts is None:
@@ -90,8 +91,7 @@ class AgentPapers:
         except AttestationError as error:
             if error.reason != "uid_unknown":
                 raise
-            detail = f"it may not come back by itself: `tpmbus trust enroll {key.name} --uid` lets it in again"
-            raise VerificationError("revoked", agent=key.name, detail=detail) from error
+            raise RevokedError(key.name, uid=os.getuid()) from error
         return made.certificate, made.inbox_key
 
     def _in_force(self, name: str) -> Certificate | None:

@@ -41,7 +41,7 @@ class Hub:
         """`async with` it to be this agent. Its key and certificate are made when it is opened for the first time.
 
         It can be left by any task and in any order. Entering raises NotPermittedError for a name that policy does not know,
-        VerificationError("revoked"), LocalProtocolError if it is open here already, AttestationError, TpmError.
+        RevokedError, LocalProtocolError if it is open here already, AttestationError, TpmError.
         """
 
         async def open_it() -> Agent:

@@ -273,11 +273,11 @@ class FolderVault:
 
     def _checked(self, name: str, digest: bytes) -> bytes:
         path = self._path(name)
-        data = self._read(name, remedy="restore it, or make a new key with `tpmbus keys rotate`")
+        data = self._read(name, remedy="restore it, or make a new key with `tpmbus keys rotate AGENT`")
         if hashlib.sha256(data).digest() != digest:
             raise VaultError(
                 "damaged",
-                f"{path} is not what was written: restore it, or make a new key with `tpmbus keys rotate`",
+                f"{path} is not what was written: restore it, or make a new key with `tpmbus keys rotate AGENT`",
                 path=str(path),
             )
         return data
