@@ -139,7 +139,7 @@ def _caches(passed: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     verifying = passed["hosts"].get("keyring", {}).get("verifying", {})
     if handed := verifying.get("handed_over", 0):
-        found["signatures"] = 1 - verifying.get("verifications", 0) / handed
+        found["signatures"] = max(1 - verifying.get("proved", 0) / handed, 0.0)
     hits, misses = verifying.get("chain_hits", 0), verifying.get("chain_misses", 0)
     if hits + misses:
         found["chains"] = hits / (hits + misses)

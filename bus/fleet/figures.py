@@ -9,8 +9,8 @@ from typing import Any, Final
 from bus.metrics.histogram import Histogram
 from bus.metrics.sources import since
 
-TALKERS: Final = 12
-"""Rows of who talks to whom."""
+TALKERS: Final = 24
+"""Rows of who talks to whom, at most: a small terminal shows fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ class Figures:
     tpm_largest: int
     tpm_busy: float
     """Share of the interval."""
-    signature_hits: float
-    """Of a hundred messages handed over, how many needed no signature to be verified."""
-    chain_hits: float
+    signature_hits: float | None
+    """Share of the messages handed over that needed no signature of their own to be verified; None while there are none."""
+    chain_hits: float | None
+    """Of certificates, how many were known already."""
     talk: tuple[tuple[str, str, float], ...]
     """Role, role, deliveries a second."""
 
@@ -65,8 +66,8 @@ def figures(before: Mapping[str, Any], now: Mapping[str, Any]) -> Figures:
         tpm_contents=_share(tpm.get("signed_contents", 0), tpm.get("signatures", 0)),
         tpm_largest=now["tpm"].get("largest_batch", 0),
         tpm_busy=min(tpm.get("busy", 0.0) / seconds / max(1, len(tpm.get("tpms", ()))), 1.0),
-        signature_hits=1 - _share(verifying.get("verifications", 0), verifying.get("handed_over", 0)),
-        chain_hits=_share(verifying.get("chain_hits", 0), verifying.get("chain_hits", 0) + verifying.get("chain_misses", 0)),
+        signature_hits=_spared(verifying.get("proved", 0), verifying.get("handed_over", 0)),
+        chain_hits=_spared(verifying.get("chain_misses", 0), verifying.get("chain_hits", 0) + verifying.get("chain_misses", 0)),
         talk=_talk(passed.get("play", {}).get("talk", {}), seconds),
     )
 
@@ -83,6 +84,11 @@ def _talk(counts: Mapping[str, int], seconds: float) -> tuple[tuple[str, str, fl
 def _pair(name: str) -> tuple[str, str]:
     sender, _, reader = name.partition(">")
     return sender, reader
+
+
+def _spared(work: float, whole: float) -> float | None:
+    """The share for which nothing had to be done. Two signatures of one message can be more work than there are messages."""
+    return max(1 - work / whole, 0.0) if whole else None
 
 
 def _share(part: float, whole: float) -> float:

@@ -102,7 +102,7 @@ class Fleet:
             "latency": dict(whole.latency),
             "round_trip": dict(whole.round_trip),
             "tpm": dict(last["tpm"]),
-            "cache_hit_rate": {"signatures": round(whole.signature_hits, 4), "chains": round(whole.chain_hits, 4)},
+            "cache_hit_rate": {"signatures": _rounded(whole.signature_hits), "chains": _rounded(whole.chain_hits)},
             "talk": [{"from": sender, "to": reader, "a_second": round(rate, 2)} for sender, reader, rate in whole.talk],
         }
         if self._mix is not None and "play" in last:
@@ -125,6 +125,10 @@ async def running(
         leave_what_is_here()
         yield Fleet(crew, hub, mix, processes=1, clock=clock)
         tasks.cancel_scope.cancel()
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def _moves(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

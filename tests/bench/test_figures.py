@@ -54,7 +54,11 @@ def heard(count: int) -> dict:
 def made(*, delivered: int = 290, later: dict = LATER):
     sender = {"due": 300, "sent": 295, "copies": 295, "not_sent": {"too_late": 5, "overloaded": 0}, "late": packed(Histogram())}
     verifying = [
-        {"keyring": {"verifying": {"handed_over": count, "verifications": count // 10, "opened": count // 10}}}
+        {
+            "keyring": {
+                "verifying": {"handed_over": count, "verifications": count // 10, "proved": count // 10, "opened": count // 10}
+            }
+        }
         for count in (0, 200)
     ]
     readings = [

@@ -977,6 +977,7 @@ def test_statistics_say_how_often_a_cache_answered(fleet: Fleet):
     found = fleet.workers.keyring.statistics()
     assert found["verifying"]["opened"] == 1
     assert found["verifying"]["handed_over"] == 2
+    assert found["verifying"]["verifications"] > found["verifying"]["proved"] == 1, "papers and grants are verified too"
     assert found["grants_received"] == {"opened": 1, "refused": {}}
 
 

@@ -23,6 +23,8 @@ class Held:
     room: Room = field(default_factory=Room, repr=False)
     opened: int = 0
     """Envelopes that passed."""
+    proved: int = 0
+    """Verifications of signatures that they needed; those of certificates, papers and grants do not count here."""
     handed_over: int = 0
     """Messages that they brought, each counted for each subscription that got it; an answer for who had asked."""
 
@@ -63,9 +65,9 @@ class Held:
 
     def statistics(self) -> Mapping[str, int | float]:
         found: dict[str, int | float] = dict(self.verifier.statistics())
-        verified = self.verifier.verifications
         found["opened"] = self.opened
+        found["proved"] = self.proved
         found["handed_over"] = self.handed_over
-        found["hit_rate"] = 1 - verified / self.handed_over if self.handed_over else 0.0
-        found["verifications_an_envelope"] = verified / self.opened if self.opened else 0.0
+        found["hit_rate"] = max(1 - self.proved / self.handed_over, 0.0) if self.handed_over else 0.0
+        found["verifications_an_envelope"] = self.proved / self.opened if self.opened else 0.0
         return found

@@ -126,6 +126,7 @@ def receive(
         return Parked("missing_papers", header)
     proof, body = envelopes.split_plaintext(plaintext)
     standing = snapshot.standing(believed, topic, reply=reply)
+    verified = held.verifier.verifications
     received.content, tbs = check_proof(proof, header_bytes, body, believed=believed, verifier=held.verifier, now_ms=now_ms)
     received.proof = proof
     standing.check_signer(header)
@@ -140,6 +141,7 @@ def receive(
             header.epoch, header.seq, sender=header.sender, ends_ms=epoch.params.ends_ms, ttl_ms=ttl_ms, durable=received.durable
         )
     held.opened += 1
+    held.proved += held.verifier.verifications - verified
     held.handed_over += header.records if received.answers is not None else 0
     for one in received.hearings:
         held.handed_over += header.records if one.indexes is None else len(one.indexes)
