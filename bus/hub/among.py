@@ -51,8 +51,9 @@ class AmongOthers:
         """What is newest of trust counts when this returns. Raises BackboneError: "another_bus", and what NATS raises."""
         shared = await self._backbone.shared(TRUST)
         self._trust = SharedTrust(
-            shared, anchor, memory, believed, state=state, is_authority=self._is_authority, take=take, clock=self._clock
-        )
+            shared, anchor, memory, believed, space=self._backbone.names.space, state=state, is_authority=self._is_authority,
+            take=take, clock=self._clock,
+        )  # fmt: skip
         await self._trust.begin()
 
     def follow(self, snapshot: Snapshot, documents: TrustDocuments) -> None:

@@ -34,7 +34,7 @@ from bus.hub.broker_identity import BROKER_SUITE, gateway_holder, holder_of, ope
 from bus.hub.containment import contain, needed_to_run, no_more_local_sockets
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.household import alone
-from bus.hub.shared_trust import kept_by_gateway, newest_of
+from bus.hub.shared_trust import begun_with
 from bus.hub.state import State
 from bus.identity import trust_documents
 from bus.identity.anchor import BROKER, Anchor, read_anchor
@@ -104,9 +104,7 @@ class Program:
         """To begin with. A gateway's broker hears what is new before anybody else here does, and keeps it in its own folder."""
         if self._is_authority:
             return await trust_documents.accept_from(self._public, self._memory, self._verifier())
-        kept = await to_thread.run_sync(kept_by_gateway, self.state.broker, self._anchor)
-        shown = await to_thread.run_sync(trust_documents.load, self._public)
-        snapshot, documents = await newest_of([shown] if kept is None else [shown, kept], self._memory, self._verifier())
+        snapshot, documents = await begun_with(self._public, self.state.broker, self._anchor, self._memory)
         return documents, snapshot
 
     async def follow(self) -> None:

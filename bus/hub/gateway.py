@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -36,7 +37,7 @@ from bus.hub.far_host import keep_documents
 from bus.hub.household import Leaving
 from bus.hub.hub import Hub
 from bus.hub.materials import Materials
-from bus.hub.shared_trust import kept_by_gateway, newest_of, stamp_of_kept
+from bus.hub.shared_trust import begun_with, kept_by_gateway, stamp_of_kept
 from bus.hub.state import State, bus_url, owned
 from bus.hub.tls_papers import NO_HOSTS
 from bus.hub.tpm_process import open_engine
@@ -47,6 +48,7 @@ from bus.identity import trust_documents
 from bus.identity.anchor import Anchor, read_anchor
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Holder
+from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
 from bus.metrics.sources import plain
 from bus.policy import Policy
@@ -84,15 +86,19 @@ async def gateway(state: State, wishes: Wishes, leaving: Leaving) -> AsyncIterat
 
 async def _begin_with_newest(state: State, anchor: Anchor) -> None:
     """The broker may know of more than what lies here for everybody: it hears first, and either may be killed at any instant."""
-    kept = await to_thread.run_sync(kept_by_gateway, state.broker, anchor)
-    if kept is not None:
-        public = state.trust / "public"
-        shown = await to_thread.run_sync(trust_documents.load, public)
-        memory = await to_thread.run_sync(TrustMemory, state.trust)
-        verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
-        _, newest = await newest_of([shown, kept], memory, verifier)
-        if newest != shown:
-            await to_thread.run_sync(keep_documents, public, newest)
+    public = state.trust / "public"
+    memory = await to_thread.run_sync(TrustMemory, state.trust)
+    _, newest = await begun_with(public, state.broker, anchor, memory)
+    await to_thread.run_sync(_show, public, newest)
+
+
+def _show(public: Path, newest: TrustDocuments) -> None:
+    try:
+        if trust_documents.load(public) == newest:
+            return
+    except VaultError as error:  # what is gone or damaged is there again
+        _log.warning("this gateway begins with what its broker kept: %s", error)
+    keep_documents(public, newest)
 
 
 class _Running:

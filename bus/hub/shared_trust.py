@@ -6,7 +6,8 @@
 
 A gateway writes what it goes by into STATE/broker/trust.bin before it remembers that it did: so one that is killed at any instant
 begins again with what it remembers. Two buses that were given the same space on one NATS are told from each other by their roots,
-and the second does not begin.
+and the second does not begin: what stands there is another bus only if that bus's own root has signed all of it, for this space.
+Everything else is junk. It is set aside with a word in the log, and hub and gateways begin with what they have.
 
 Nobody on NATS is believed. Who may write there can keep news from the gateways for as long as a trust statement lasts, and no
 longer: then they say `trust_stale`, as behind a broker that keeps news back.
@@ -33,11 +34,13 @@ from bus.identity import durable, trust_documents
 from bus.identity.anchor import Anchor
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
+from bus.identity.public_trust import domain_of
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
 from bus.protocol.codec import pack, unpack
+from bus.trust.root import Root
 
-VERSION: Final = 1
+VERSION: Final = 2
 FILE: Final = "trust.bin"
 LOGGED_SECONDS: Final = 60.0
 _TRIES: Final = 8
@@ -50,21 +53,37 @@ Believed = tuple[Snapshot, TrustDocuments]
 class Value(NamedTuple):
     """What stands on NATS, and in the file of a gateway."""
 
+    space: str
+    """On NATS: so that a copy from elsewhere is no bus here."""
     root: bytes
-    """SHA-256 of its certificate: whose trust it is."""
+    """Its certificate: whose trust it is, and what another bus is known by."""
+    ml_dsa_root: bytes
+    """Empty for none."""
     documents: TrustDocuments
+
+    @classmethod
+    def of(cls, space: str, anchor: Anchor, documents: TrustDocuments) -> Value:
+        return cls(space, anchor.root.der, anchor.ml_dsa_root or b"", documents)
 
     def encode(self) -> bytes:
         one = self.documents
-        return pack([VERSION, self.root, one.crl, one.bundle, one.statement])
+        return pack([VERSION, self.space, self.root, self.ml_dsa_root, one.crl, one.bundle, one.statement])
 
     @classmethod
     def parse(cls, data: bytes) -> Value:
         """Raises RemoteProtocolError("malformed")."""
-        fields = unpack(data, longest=5, arrays=1)
-        if [*map(type, fields)] != [int, *[bytes] * 4] or fields[0] != VERSION:
+        fields = unpack(data, longest=7, arrays=1)
+        if [*map(type, fields)] != [int, str, *[bytes] * 5] or fields[0] != VERSION:
             raise RemoteProtocolError("malformed", "no trust of a bus")
-        return cls(fields[1], TrustDocuments(*fields[2:]))
+        _, space, root, ml_dsa_root, *documents = fields
+        return cls(space, root, ml_dsa_root, TrustDocuments(*documents))
+
+    def domain(self) -> str:
+        """Of the bus whose root has signed all of this. Blocks. Raises BusError where none has."""
+        root = Root.of(self.root)
+        found = domain_of(root)
+        trust_documents.read(self.documents, root=root, domain=found, ml_dsa_root=self.ml_dsa_root or None)
+        return found
 
 
 class SharedTrust:
@@ -77,13 +96,14 @@ class SharedTrust:
         memory: TrustMemory,
         believed: Believed,
         *,
+        space: str,
         state: State,
         is_authority: bool,
         take: Take,
         clock: Clock,
     ) -> None:
         self._shared, self._memory, self._clock, self._take = shared, memory, clock, take
-        self._root = root_digest(anchor)
+        self._anchor, self._space = anchor, space
         self._verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
         self._snapshot, self._documents = believed
         self._file, self._is_authority = state.broker / FILE, is_authority
@@ -94,10 +114,21 @@ class SharedTrust:
     async def begin(self) -> None:
         """What is newest, here and there. Raises BackboneError: "another_bus", and what NATS raises; ClosedError."""
         seen = await self._shared.read()
-        if seen.value is not None and (there := _parsed(seen.value)) is not None and there.root != self._root:
-            text = "these NATS servers carry another bus, of another root, in the same space"
+        there = None if seen.value is None else _parsed(seen.value)
+        if there is not None and (other := await self._another_bus(there)):
+            text = f"these NATS servers carry another bus, {other}, in the same space"
             raise BackboneError("another_bus", f"{text}: give each of them an account of its own, or servers of its own")
         await self.look()
+
+    async def _another_bus(self, there: Value) -> str:
+        """What it is called; empty for ours, and for what is none."""
+        if there.root == self._anchor.root.der or there.space != self._space:
+            return ""
+        try:
+            domain = await to_thread.run_sync(there.domain)
+        except BusError:
+            return ""
+        return f"{domain!r} (root {hashlib.sha256(there.root).hexdigest()[:16]})"
 
     def follow(self, snapshot: Snapshot, documents: TrustDocuments) -> None:
         """This counts now."""
@@ -115,13 +146,16 @@ class SharedTrust:
             for _ in range(_TRIES):
                 seen = await self._shared.read()
                 there = None if seen.value is None else _parsed(seen.value)
-                if there is not None and there.documents == self._documents and there.root == self._root:
+                ours = Value.of(self._space, self._anchor, self._documents)
+                if there == ours:
                     return
+                if there is None and seen.revision:
+                    self._set_aside("it is no trust of any bus")
                 if not await self._is_ours_due(there):
                     return
                 self._counts["shared"] += 1
                 try:
-                    await self._shared.write(Value(self._root, self._documents).encode(), instead_of=seen.revision)
+                    await self._shared.write(ours.encode(), instead_of=seen.revision)
                 except OtherRevisionError:
                     continue
 
@@ -132,7 +166,6 @@ class SharedTrust:
         number = await self._number(there)
         ours = self._snapshot.trust.statement.number
         if number is None:
-            self._say("what stands on NATS as the trust of all gateways is not believed")
             return self._is_authority
         if number <= ours:
             return number < ours or self._is_authority
@@ -142,7 +175,7 @@ class SharedTrust:
         try:
             self._snapshot = await self._accept(there.documents)
         except BusError as error:
-            self._say(f"what stands on NATS as the trust of all gateways is not believed: {error}")
+            self._set_aside(str(error))
             return False
         self._documents = there.documents
         self._counts["taken"] += 1
@@ -158,17 +191,24 @@ class SharedTrust:
                     there.documents, root=verifier.root, domain=verifier.domain, ml_dsa_root=verifier.ml_dsa_root
                 )
             )
-        except BusError:
-            self._counts["refused"] += 1
+        except BusError as error:
+            self._set_aside(str(error))
             return None
         return found.trust.statement.number
+
+    def _set_aside(self, why: str) -> None:
+        self._counts["refused"] += 1
+        number = self._snapshot.trust.statement.number
+        what = "the authority's own takes its place" if self._is_authority else "the authority's hub replaces it when it runs"
+        text = f"what stands on NATS as the trust of all gateways is set aside ({why})"
+        self._say(f"{text}: here statement {number} counts, which is kept on this disk, and {what}. Who may write there?")
 
     async def _accept(self, documents: TrustDocuments) -> Snapshot:
         """On disk before it is remembered."""
 
         def keep() -> None:
             durable.make_folder(self._file.parent)
-            durable.replace(self._file, Value(self._root, documents).encode())
+            durable.replace(self._file, Value.of(self._space, self._anchor, documents).encode())
 
         await to_thread.run_sync(keep)
         return await trust_documents.accept(documents, self._memory, self._verifier)
@@ -184,15 +224,11 @@ class SharedTrust:
         return {name: self._counts[name] for name in ("taken", "shared", "refused")}
 
 
-def root_digest(anchor: Anchor) -> bytes:
-    return hashlib.sha256(anchor.root.der).digest()
-
-
 def kept_by_gateway(folder: Path, anchor: Anchor) -> TrustDocuments | None:
     """What a gateway went by last, in STATE/broker; None where there is none that is of this bus. Blocks. Raises VaultError."""
     data = durable.read(folder / FILE, longest=MAX_BYTES)
     found = None if data is None else _parsed(data)
-    return None if found is None or found.root != root_digest(anchor) else found.documents
+    return None if found is None or found.root != anchor.root.der else found.documents
 
 
 def stamp_of_kept(folder: Path) -> tuple[int, int]:
@@ -202,6 +238,26 @@ def stamp_of_kept(folder: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return status.st_mtime_ns, status.st_ino
+
+
+async def begun_with(public: Path, folder: Path, anchor: Anchor, memory: TrustMemory) -> Believed:
+    """What a gateway begins with: the newest of what is kept in its broker's `folder` and what is `public` here.
+
+    Raises VaultError("missing") where it never had any, and what keeps the last of them from being believed.
+    """
+    candidates = []
+    kept = await to_thread.run_sync(kept_by_gateway, folder, anchor)
+    try:
+        candidates.append(await to_thread.run_sync(trust_documents.load, public))
+    except VaultError as error:
+        if kept is None and error.code == "missing":
+            text = "this gateway never had any trust to begin with: `tpmbus host gateway NAME --over COMMAND` brings it"
+            raise VaultError("missing", text, path=str(public)) from error
+        if kept is None:
+            raise
+    if kept is not None:
+        candidates.append(kept)
+    return await newest_of(candidates, memory, Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root))
 
 
 async def newest_of(candidates: list[TrustDocuments], memory: TrustMemory, verifier: Verifier) -> Believed:
