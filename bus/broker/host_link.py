@@ -59,6 +59,8 @@ class Subscription:
     """When its group chose it last, as a number that grows."""
     taker: Taker | None = field(default=None, repr=False)
     """What a durable one reads, and how far it is."""
+    may_stop: bool = False
+    """Of one at a neighbour: that its reader there blocks, and may hold up who publishes for it."""
 
     _large: deque[tuple[int, int]] | None = field(default=None, repr=False)
     """Up to which of its records each of these goes, and its bytes; once there was one."""
@@ -178,6 +180,11 @@ class HostLink:
         self.serial = self.seen = 0
         self.heard_at = self.pinged_at = self.writable_at = now
         self.junk = 0
+
+    @property
+    def neighbour(self) -> str:
+        """The name of the broker at the other end, if one is."""
+        return ""
 
     @property
     def where(self) -> Where:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bus.broker.crossing import LINK_FULL, NEIGHBOUR_FULL, Crossing, Reader
-from bus.broker.host_link import HostLink, Subscription, Where
+from bus.broker.host_link import BLOCK, HostLink, Subscription, Where
 from bus.broker.outbox import Outbox
 from bus.identity.envelopes.believe import Believed
 from bus.protocol import neighbour_frames
@@ -85,9 +85,12 @@ class Neighbour(HostLink):
         """What it is to be told of agents and subscriptions here: of many, that is more than a link takes at once."""
 
     @property
+    def neighbour(self) -> str:
+        return "" if self.broker is None else self.broker.name
+
+    @property
     def where(self) -> Where:
-        name = "" if self.broker is None else self.broker.name
-        return Where(None, "neighbour", f"{name} {self.link.peer.address}")
+        return Where(None, "neighbour", f"{self.neighbour} {self.link.peer.address}")
 
     def do(self, piece: Callable[[], None]) -> None:
         """Tell it something, in the order in which all of this is told: now, or when its link has room for it."""
@@ -116,7 +119,7 @@ class Neighbour(HostLink):
     def put_aside(self, subscription: Subscription) -> None:
         """It stands at the neighbour, and may be in force here again by another policy."""
         one = subscription
-        self.set_aside([0, one.number, one.agent, one.pattern, one.group, "", "", one.limit, one.overflow])
+        self.set_aside([0, one.number, one.agent, one.pattern, one.group, "", "", one.limit, BLOCK if one.may_stop else one.overflow])
 
     def set_aside(self, fields: list[Any]) -> None:
         """A SUBSCRIBE. Who has so many that are not allowed loses the oldest."""
@@ -131,7 +134,7 @@ class Neighbour(HostLink):
             del self.agents_aside[next(iter(self.agents_aside))]
 
     def __repr__(self) -> str:
-        return f"<Neighbour {self.number} {self.broker.name if self.broker is not None else 'not known yet'}>"
+        return f"<Neighbour {self.number} {self.neighbour or 'not known yet'}>"
 
 
 class Way(Outbox):
@@ -145,8 +148,9 @@ class Way(Outbox):
 
     def _deliver(self, crossing: Crossing, reader: Reader) -> None:
         if crossing.asked is not None:
-            asked = self._neighbour.asked
-            asked[crossing.header.id] = crossing.asked, crossing.turn.host
+            asked, id_ = self._neighbour.asked, crossing.header.id
+            if id_ not in asked or asked[id_][0] is crossing.asked:  # another asker by the same id does not take its place
+                asked[id_] = crossing.asked, crossing.turn.host
             if len(asked) > MAX_ASKED:
                 del asked[next(iter(asked))]
         super()._deliver(crossing, reader)

@@ -89,11 +89,11 @@ class Neighbours:
         self._open: dict[Neighbour, None] = {}
         self._half_open: dict[Neighbour, None] = {}
         self._places = seats.watch = NeighbourSeats(seats, joining, offences, self._open, now_ms=now_ms, random=random)
-        self._listening = interest.across = NeighbourInterest(interest, subscribing, self._open)
-        self._lanes = NeighbourLanes(lanes, router)
+        self._lanes = NeighbourLanes(lanes, router, groups, offences)
+        self._listening = interest.across = NeighbourInterest(interest, subscribing, self._open, self._lanes, offences)
         crossing = NeighbourCrossing(
             admission=admission, counts=counts, lanes=self._lanes, listing=listing, offences=offences, pacing=pacing,
-            publishing=publishing, requests=requests, router=router, watching=watching,
+            publishing=publishing, requests=requests, router=router, seats=seats, watching=watching,
         )  # fmt: skip
         self._serving = NeighbourServing(
             asking=asking, crossing=crossing, groups=groups, interest=interest, lanes=self._lanes, listening=self._listening,
@@ -128,14 +128,14 @@ class Neighbours:
         """Both have proved themselves: it hears what there is."""
         del self._half_open[neighbour]
         for other in [*self._open]:
-            if other.boot == neighbour.boot and other.broker is not None and other.broker.name == _name(neighbour):
+            if other.boot == neighbour.boot and other.broker is not None and other.broker.name == neighbour.neighbour:
                 self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
                 self._lose(other, ClosedError("another link took its place"))
         if len(self._open) >= MAX_NEIGHBOURS:
             self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
             return
         neighbour.is_open = True
-        neighbour.intake.answer_to(self._accounts.of(f"broker {_name(neighbour)}", now=moment.now, weight=WEIGHT))
+        neighbour.intake.answer_to(self._accounts.of(f"broker {neighbour.neighbour}", now=moment.now, weight=WEIGHT))
         self._open[neighbour] = None
         self._places.introduce(neighbour)
         self._listening.introduce(neighbour, [one for host in self._hosts for one in host.subscriptions.values()])
@@ -159,6 +159,7 @@ class Neighbours:
     # ---- going ---------------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
+        self._lanes.tick(now)
         for neighbour in [*self._half_open]:
             if now - neighbour.began_at >= MAX_SECONDS:
                 self._watching.cut(neighbour, "no_neighbour", "it has not proved itself within 5 s", now=now)
@@ -182,8 +183,5 @@ class Neighbours:
             "subscriptions": sum(len(one.subscriptions) for one in self._open),
             "set_aside": sum(len(one.agents_aside) + len(one.subscriptions_aside) for one in self._open),
             "not_opened": len(self._half_open),
+            "durable": len(self._listening.kept),
         }
-
-
-def _name(neighbour: Neighbour) -> str:
-    return "" if neighbour.broker is None else neighbour.broker.name

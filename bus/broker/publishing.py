@@ -147,14 +147,17 @@ class Publishing:
         """Return if it may pass. Raises VerificationError, RemoteProtocolError("malformed")."""
         header = crossing.header
         permit.check(header, len(crossing.envelope), self._admission.snapshot.judged_at(moment.now_ms))
-        if permit.epoch != header.epoch:
+        if permit.epoch != header.epoch and self._note(crossing):
             permit.epoch = header.epoch
-            self._note(crossing)
 
-    def _note(self, crossing: Crossing) -> None:
-        """Of which epoch this is."""
-        if self._asking.note(crossing.header.epoch, crossing.header.sender):
-            crossing.turn.host.intake.charge(NEW_EPOCH)
+    def _note(self, crossing: Crossing) -> bool:
+        """Of which epoch this is. False: it comes from a neighbour at which its sender is not, and whose word for that is none."""
+        header, host = crossing.header, crossing.turn.host
+        if host.is_neighbour and self._seats.host_of(header.sender) is not host:
+            return False
+        if self._asking.note(header.epoch, header.sender, host.neighbour):
+            host.intake.charge(NEW_EPOCH)
+        return True
 
     # ---- what goes by its own topic ------------------------------------------------------------------------------------------
 

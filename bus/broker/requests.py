@@ -47,20 +47,31 @@ class Requests:
         return self._count
 
     def open(self, header: Header, *, now_ms: int) -> Asked:
-        """A request is on its way. The same again (after a reconnect) is the same request."""
+        """A request is on its way. The same again (after a reconnect) is the same request.
+
+        Another one by the same id is not remembered, so that who was asked the first can still answer it.
+        """
         mine = self._of.setdefault(header.sender, {})
         known = mine.get(header.id)
-        if known is not None and known.topic == header.topic:
-            return known
+        if known is not None:
+            return known if known.topic == header.topic else Asked(header.topic, now_ms)
         if len(mine) >= MAX_OF_ONE or self._count >= MAX_IN_ALL:
             self._drop_oldest(header.sender if mine else next(iter(self._of)))
         asked = mine[header.id] = Asked(header.topic, now_ms + KEPT_MS)
         self._of.setdefault(header.sender, mine)
-        self._count += known is None
+        self._count += 1
         return asked
 
     def find(self, requester: str, id_: bytes) -> Asked | None:
         return self._of.get(requester, {}).get(id_)
+
+    def drop(self, requester: str, id_: bytes) -> None:
+        """Nobody may answer it any more, if it is there still."""
+        mine = self._of.get(requester, {})
+        if mine.pop(id_, None) is not None:
+            self._count -= 1
+            if not mine:
+                del self._of[requester]
 
     def forget(self, now_ms: int) -> None:
         for requester in [*self._of]:
