@@ -87,6 +87,11 @@ def pytest_sessionfinish() -> None:
         _coverage.save()
 
 
+# ---- programs ------------------------------------------------------------------------------------------------------------------
+
+os.environ["PATH"] += f"{os.pathsep}/usr/local/sbin{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+"""Debian keeps nats-server there, off a plain user's PATH; `scripts/setup` and bus/bench/programs.py look there too."""
+
 # ---- which, and in which order -------------------------------------------------------------------------------------------------
 
 STARTS_PROCESSES = {"made_swtpm", "home", "nothing"}

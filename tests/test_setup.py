@@ -27,7 +27,9 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.checkout, self.programs, self.log = folder / "a checkout", folder / "bin", folder / "log"
         (self.checkout / "scripts").mkdir(parents=True)
+        self.system = folder / "sbin"  # of servers, and on nobody's PATH
         self.programs.mkdir()
+        self.system.mkdir()
         for name in ("scripts/setup", "scripts/build.lock", "scripts/installer.lock", "requirements.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, self.checkout / name)
         for name in TEXT + FILES + SYSTEM:
@@ -54,7 +56,7 @@ class Machine:
     def set_up(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.checkout / "scripts/setup"), *arguments],
-            env={"PATH": str(self.programs), "HOME": str(self.checkout), **environment},
+            env={"PATH": str(self.programs), "SBIN": str(self.system), "HOME": str(self.checkout), **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -177,6 +179,38 @@ def test_tests_need_more_than_running(machine):
     assert "could not make a virtual environment" in machine.set_up(LOG="").stderr
     line = machine.set_up("test", LOG="").stderr.splitlines()[-1]
     assert line.split("--no-install-recommends ")[1] == "nats-server openssh-client openssl strace tpm2-openssl tpm2-tools'"
+
+
+def test_a_server_that_is_not_on_the_path_is_found_where_the_system_keeps_it(machine):
+    (machine.programs / "dpkg-query").unlink(missing_ok=True)
+    machine.play("apt-get", "exit 1")
+    machine.play("id", "echo 1000")
+    (machine.system / "nats-server").write_text("#!/bin/bash\n")
+    (machine.system / "nats-server").chmod(0o755)
+    line = machine.set_up("test").stderr.splitlines()[-1]
+    assert line.split("--no-install-recommends ")[1] == "openssh-client openssl strace tpm2-openssl tpm2-tools'"
+
+
+@pytest.mark.parametrize("fails", ["pip", "uv"])
+def test_a_download_that_fails_names_what_a_proxy_with_its_own_certificate_takes(machine, fails):
+    """Pip believes what PIP_CERT names, and uv what the system does when it is told to."""
+    made = 'mkdir -p .venv/bin; cp "$0" .venv/bin/python3; printf "#!/bin/bash\\nexit 1\\n" > .venv/bin/uv; chmod +x .venv/bin/uv'
+    pip = "exit 1" if fails == "pip" else "exit 0"
+    machine.play("mkdir", f'exec {shutil.which("mkdir")} "$@"')
+    runs = f'*"-m venv"*) {made} ;; *"-m pip"*) {pip} ;;'
+    machine.play("python3", f'case "$*" in *version_info*) echo "$0" ;; *--version*) echo Python 3.11 ;; {runs} esac')
+    done = machine.set_up()
+    assert done.returncode == 2
+    assert "UV_SYSTEM_CERTS=1" in done.stderr
+    assert ("PIP_CERT=" in done.stderr) is (fails == "pip")
+
+
+def test_the_pinned_uv_knows_the_variable_that_is_named():
+    helped = subprocess.run(
+        [shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv", "pip", "sync", "--help"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "UV_SYSTEM_CERTS" in helped.stdout
 
 
 def test_a_python_that_is_too_old_is_passed_over(machine):

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 from typing import Any, Final
 
 import anyio
@@ -29,6 +28,7 @@ from bus.bench.mixed import reference
 from bus.bench.order import Order
 from bus.bench.part import Part, names, share_out
 from bus.bench.peers.nats import serve
+from bus.bench.programs import NATS_SERVER, program
 from bus.bench.scenario import Scenario
 from bus.bench.step import Step
 from bus.errors import ConnectError, TpmUnavailableError
@@ -49,7 +49,6 @@ RESTART_SECONDS: Final = 15.0
 """The same, where a broker has to be started again first."""
 OPERATIONS_IN_A_ROW: Final = 3
 """Of the TPM, that a message may have to wait for: one that runs, its own, and one more."""
-NATS_SERVER: Final = "nats-server"
 BROKER: Final = "bus.hub.broker_program"  # what its command line says
 
 
@@ -212,7 +211,7 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
 @asynccontextmanager
 async def nats_server(state: State) -> AsyncIterator[Mapping[str, Any]]:
     """Its `url` and `pids`; what it keeps is in the state folder. Raises ConnectError where there is none, with what to install."""
-    if await to_thread.run_sync(which, NATS_SERVER) is None:
+    if await to_thread.run_sync(program, NATS_SERVER) is None:
         raise ConnectError(f"there is no {NATS_SERVER} here: your distribution has it (Debian: apt-get install {NATS_SERVER})")
     folder = state.folder / "bench-nats"
     await to_thread.run_sync(lambda: folder.mkdir(mode=0o700, exist_ok=True))

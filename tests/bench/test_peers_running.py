@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bus.bench import programs
 from bus.bench.peers.catalogue import CONTENDERS
 from bus.bench.peers.comparison import measured
 from bus.bench.peers.crew import CrewError, Settings, crew
@@ -118,6 +119,7 @@ def test_nobody_who_is_asked_for_is_left_out(monkeypatch):
         taking_part, absent = able(OTHERS, workload)
         assert sorted([*taking_part, *(one.bus for one in absent)]) == sorted(OTHERS)
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(programs, "SYSTEM", ())
     [one] = able(["nats"], "1to1")[1]
     assert one.reason == "not_installed"
     assert one.detail.startswith("without nats-server")
@@ -131,10 +133,13 @@ def test_a_name_that_nobody_has_is_refused():
 
 
 def test_a_process_that_fails_says_what_it_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+    broken = tmp_path / "nats-server"
+    broken.write_bytes(b"\0")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CrewError) as failure:
         play("nats", tmp_path, moment("1to1"))
-    assert failure.value.said.startswith("FileNotFoundError")
+    assert failure.value.said.startswith("OSError")
 
 
 @pytest.mark.anyio

@@ -11,8 +11,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
-from shutil import which
 from typing import Any, Final
+
+from bus.bench.programs import program
 
 Address = dict[str, Any]
 """Where the others are, as `serve` says it: `folder` (of this contender), `run` (a name no other run has), `readers` (how many),
@@ -94,7 +95,7 @@ class Contender:
     def lacking(self) -> list[str]:
         """What is not installed here."""
         modules = [name for name in self.modules if find_spec(name) is None]
-        return modules + [name for name in self.programs if which(name) is None]
+        return modules + [name for name in self.programs if program(name) is None]
 
     def version(self) -> str:
         return metadata.version(self.distribution)

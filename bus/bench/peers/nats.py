@@ -14,8 +14,10 @@ from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from anyio import to_thread
 
 from bus.bench.peers.contender import Address, Ask, Contender, Secured, Send, Take
+from bus.bench.programs import NATS_SERVER, program
 from bus.errors import ConnectError
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ NO_LIMIT: Final = 1 << 30
 async def serve(address: Address) -> AsyncIterator[Address]:
     folder = Path(address["folder"])
     command = [
-        "nats-server",
+        await to_thread.run_sync(program, NATS_SERVER) or NATS_SERVER,
         "-a",
         "127.0.0.1",
         "-p",
@@ -188,7 +190,7 @@ NATS: Final = Contender(
     "TCP, nats-server",
     install="pip install nats-py, and nats-server (Debian: apt-get install nats-server)",
     modules=("nats",),
-    programs=("nats-server",),
+    programs=(NATS_SERVER,),
     distribution="nats-py",
     serve=serve,
     read=read,
