@@ -139,7 +139,7 @@ def test_a_process_that_fails_says_what_it_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CrewError) as failure:
         play("nats", tmp_path, moment("1to1"))
-    assert failure.value.said.startswith("OSError")
+    assert failure.value.said.startswith("ConnectError")
 
 
 @pytest.mark.anyio

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,7 @@ from bus.bench.programs import NATS_SERVER, program
 from bus.errors import ConnectError
 
 if TYPE_CHECKING:
+    from anyio.abc import Process
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
@@ -50,17 +51,18 @@ async def serve(address: Address) -> AsyncIterator[Address]:
     ]
     server = await anyio.open_process(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
     try:
-        yield {"url": await _url(folder / f"nats-server_{server.pid}.ports"), "pids": [server.pid]}
+        yield {"url": await _url(folder / f"nats-server_{server.pid}.ports", server), "pids": [server.pid]}
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            server.terminate()
         with anyio.CancelScope(shield=True):
             await server.wait()
 
 
-async def _url(ports: Path) -> str:
+async def _url(ports: Path, server: Process) -> str:
     """What the server writes down when it listens."""
     with anyio.move_on_after(START_SECONDS):
-        while True:
+        while server.returncode is None:
             try:
                 url: str = json.loads(await anyio.Path(ports).read_text())["nats"][0]
             except (OSError, ValueError):
