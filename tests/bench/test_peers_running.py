@@ -139,7 +139,7 @@ def test_a_process_that_fails_says_what_it_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CrewError) as failure:
         play("nats", tmp_path, moment("1to1"))
-    assert failure.value.said.startswith("ConnectError")
+    assert failure.value.said.startswith("bus.errors.ConnectError: ")
 
 
 @pytest.mark.anyio

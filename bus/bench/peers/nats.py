@@ -69,7 +69,7 @@ async def _url(ports: Path, server: Process) -> str:
                 await anyio.sleep(LOOK_SECONDS)
             else:
                 return url
-    raise ConnectError("nats-server did not listen in time: start it by hand to see what it says")
+    raise ConnectError("nats-server ended, or did not listen in time: start it by hand to see what it says")
 
 
 @asynccontextmanager
