@@ -217,7 +217,7 @@ class AttestsThoughItIsNoTpm(Broken):
 
 
 class RefusesToAttestWithAnotherCode(Broken):
-    async def attestation_key(self):
+    async def attestation_key(self, *, beside=None):
         raise TpmRefusedError("refused", "no")
 
 
@@ -245,8 +245,8 @@ class CertifiesAnotherKey(Engine):
 
 
 class ForgetsWhatWasAsked(Engine):
-    async def quote(self, pcrs, *, qualifying):
-        return await super().quote(pcrs, qualifying=qualifying[::-1])
+    async def quote(self, pcrs, *, qualifying, beside=None):
+        return await super().quote(pcrs, qualifying=qualifying[::-1], beside=beside)
 
 
 class AttestsWithoutMagic(Engine):
@@ -256,24 +256,24 @@ class AttestsWithoutMagic(Engine):
 
 
 class SignsAttestationsWrong(Engine):
-    async def quote(self, pcrs, *, qualifying):
-        true = await super().quote(pcrs, qualifying=qualifying)
+    async def quote(self, pcrs, *, qualifying, beside=None):
+        true = await super().quote(pcrs, qualifying=qualifying, beside=beside)
         return replace(true, attest=true.attest[:-1] + bytes([true.attest[-1] ^ 1]))
 
 
 class HasNoEndorsement(Engine):
-    async def endorsement(self):
-        return replace(await super().endorsement(), spki=b"")
+    async def endorsement(self, *, beside=None):
+        return replace(await super().endorsement(beside=beside), spki=b"")
 
 
 class ActivatesAnything(Engine):
-    async def activate(self, credential, secret):
+    async def activate(self, credential, secret, *, beside=None):
         return b"a secret"
 
 
 class TellsAnotherName(Engine):
-    async def attestation_key(self):
-        true = await super().attestation_key()
+    async def attestation_key(self, *, beside=None):
+        true = await super().attestation_key(beside=beside)
         return replace(true, name=true.name[:-1] + bytes([true.name[-1] ^ 1]))
 
 
