@@ -12,6 +12,7 @@ the certificate that a server shows is still held against its name.
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -138,8 +139,11 @@ def _check_nothing_is_left(journal: Path, now_ms: int) -> None:
         raise StateInUseError(error.pid, str(journal)) from error
     if count:
         text = f"{journal} keeps some {count:,} messages that nobody on NATS would ever get"
-        step = "run once more without --backbone until `tpmbus consumers list` shows nobody behind"
-        raise BackboneError("journal_holds", f"{text}: {step}, and move that folder away", path=str(journal))
+        first = "to have them read, run once more without --backbone until `tpmbus consumers list` shows nobody behind"
+        here, aside = shlex.quote(str(journal)), shlex.quote(f"{journal}.before")
+        then = f"then, while no hub runs here, move them away: `mv {here} {aside}`"
+        lost = "Consumers begin on NATS as new ones; what is unread or dead by then stays in that folder, for who moves it back"
+        raise BackboneError("journal_holds", f"{text}. If they matter, {first}; {then}. {lost}", path=str(journal))
 
 
 def _checked(url: str) -> str:
