@@ -6,18 +6,21 @@ waits together, in order, and the lanes that feed it are stopped as for any full
 
 Only who was there when it came may get it: for who came later it was sent too early.
 
-A member at a neighbour is chosen where no member here has credit; which of its members that broker takes is its own business.
+A member at a neighbour is chosen where no member here has credit; which of its members that broker takes is its own business. A
+neighbour that has no room, or has stopped the topic, is passed over, and is never waited for: it may lie. Where there is no other,
+the envelope waits among those for that link, and nobody else waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from bus.broker.counts import Counts
 from bus.broker.crossing import EXPIRED, GROUP_FULL, NOT_LIVE, Crossing
 from bus.broker.holding import Holding
-from bus.broker.host_link import Subscription
+from bus.broker.host_link import HostLink, Subscription
 from bus.broker.pacing import Pacing
 from bus.broker.room import Room
 from bus.broker.router import Members, Route
@@ -27,6 +30,10 @@ MAX_WAITING_BYTES: Final = 8 << 20
 """For one topic; what comes beyond is dropped."""
 UNLIMITED: Final = 1 << 32
 """The credit of one that never blocks."""
+_FULL: Final = 0
+_BUSY: Final = 1
+_THERE: Final = 2
+_HERE: Final = 3
 
 
 class _Line(Stops):
@@ -46,6 +53,8 @@ class Groups:
         self._counts, self._pacing, self._room, self._holding = counts, pacing, room, holding
         self._lines: dict[str, _Line] = {}
         self._picks = 0
+        self.has_stopped: Callable[[HostLink, str], bool] = lambda _host, _topic: False
+        """Whether this neighbour has stopped this topic."""
 
     def __len__(self) -> int:
         """Envelopes that wait for a member."""
@@ -54,7 +63,7 @@ class Groups:
     def cross(self, crossing: Crossing, route: Route, *, now: float) -> None:
         """One envelope, to all links of the route that have members."""
         line = self._lines.get(crossing.header.topic)
-        picks = self._pick(route) if line is None else None
+        picks = self._pick(route, crossing.header.topic) if line is None else None
         if picks is not None:
             self._send(crossing, route, picks, now=now)
             return
@@ -83,7 +92,7 @@ class Groups:
         while line.waiting:
             crossing, route = line.waiting[0]
             expired = now_ms > crossing.header.expires_ms
-            picks = None if expired else self._pick(route)
+            picks = None if expired else self._pick(route, line.topic)
             if picks is None and not expired:
                 return
             line.waiting.popleft()
@@ -107,15 +116,15 @@ class Groups:
             if live is not None:
                 self._holding.cross(crossing, live, now=now)
 
-    def _pick(self, route: Route) -> Members | None:
-        """One of each group that has members still; None if one of them has to wait."""
+    def _pick(self, route: Route, topic: str) -> Members | None:
+        """One of each group that has members still; None if one of those here has to wait."""
         picks: list[Subscription] = []
         for members in route.groups:
             live = [one for one in members if one.is_live]
             if not live:
                 continue
-            best = max(live, key=_rank)
-            if _free(best) <= 0:
+            best = max(live, key=lambda one: self._rank(one, topic))
+            if not best.host.is_neighbour and _free(best) <= 0:
                 return None
             picks.append(best)
         for one in picks:
@@ -123,13 +132,18 @@ class Groups:
             one.picked = self._picks
         return tuple(picks)
 
-
-def _rank(one: Subscription) -> tuple[bool, int, int]:
-    free = _free(one)
-    return free > 0 and not one.host.is_neighbour, free, -one.picked
+    def _rank(self, one: Subscription, topic: str) -> tuple[int, int, int]:
+        """Who has credit here, then a neighbour with room, then who is busy here, and then a neighbour without."""
+        host = one.host
+        if not host.is_neighbour:
+            free = _free(one)
+            return _HERE if free > 0 else _BUSY, free, -one.picked
+        has_room = host.outbox.has_room and not self.has_stopped(host, topic)
+        return _THERE if has_room else _FULL, 0, -one.picked
 
 
 def _free(one: Subscription) -> int:
+    """Of a member here."""
     if one.blocks:
         return one.credit if one.may_take else 0
-    return UNLIMITED if not one.host.is_neighbour or one.host.outbox.has_room else 0
+    return UNLIMITED

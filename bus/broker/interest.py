@@ -111,7 +111,7 @@ class Interest:
         if not self._own[key]:
             del self._own[key]
             for host in self._neighbours:
-                self._untell(host, key)
+                self._untell(host, [key])
         self._listens_no_more(key)
 
     # ---- neighbours ----------------------------------------------------------------------------------------------------------
@@ -130,17 +130,23 @@ class Interest:
         """It has come, and hears of those that are there still."""
         self._tell(neighbour, [key for key in keys if key in self._own])
 
-    def keep_far(self, keys: Sequence[Key], barrier: Barrier) -> None:
+    def keep_far(self, keys: Sequence[Key], barrier: Barrier | None) -> None:
         """A neighbour knows of durable subscriptions; the barrier is passed when all publishers here do."""
-        barrier.waits_for += 1
+        reached: dict[HostLink, list[Key]] = {}
         for key in keys:
             self._listens(key)
             for host in self._reached(key[1]):
-                self._await(host, key, barrier)
-        barrier.one_less()
+                reached.setdefault(host, []).append(key)
+        for host, theirs in reached.items():
+            self._await(host, theirs, barrier)
 
-    def keep_far_no_more(self, key: Key) -> None:
-        self._listens_no_more(key)
+    def keep_far_no_more(self, keys: Sequence[Key]) -> None:
+        ended: dict[HostLink, list[Key]] = {}
+        for key in keys:
+            for host in self._ends(key):
+                ended.setdefault(host, []).append(key)
+        for host, theirs in ended.items():
+            self._untell(host, theirs)
 
     # ---- counting ------------------------------------------------------------------------------------------------------------
 
@@ -154,37 +160,45 @@ class Interest:
     def _begin(self, subscription: Subscription, how: int, *, now: float) -> None:
         key, barrier = _key(subscription, how), Barrier(partial(_is_live, subscription), now + SEEN_SECONDS, waits_for=1)
         for host in self._reached(key[1]):
-            self._await(host, key, barrier)
+            self._await(host, [key], barrier)
         if self.across is not None and how == LISTENS:
             self.across.begins(subscription, barrier)
         elif how == DURABLE:
             for host in () if self.across is None else self.across.awaited:
-                self._await(host, key, barrier)
+                self._await(host, [key], barrier)
         barrier.one_less()
 
-    def _await(self, host: HostLink, key: Key, barrier: Barrier) -> None:
-        self._tell(host, [key])
-        if host.seen < host.told[key]:
+    def _await(self, host: HostLink, keys: Sequence[Key], barrier: Barrier | None) -> None:
+        self._tell(host, keys)
+        newest = max(host.told[key] for key in keys)
+        if barrier is not None and host.seen < newest:
             barrier.waits_for += 1
-            host.awaited.append((host.told[key], barrier))
+            host.awaited.append((newest, barrier))
 
     def _listens_no_more(self, key: Key) -> None:
+        for host in self._ends(key):
+            self._untell(host, [key])
+
+    def _ends(self, key: Key) -> list[HostLink]:
+        """One that listened so does no more; of the last, those who were told."""
         self._count[key] -= 1
         if self._count[key]:
-            return
+            return []
         del self._count[key]
         self._keys.remove(key[1], key)
-        for host in [*self._told.get(key, ())]:
-            self._untell(host, key)
+        return [*self._told.get(key, ())]
 
-    def _untell(self, host: HostLink, key: Key) -> None:
-        if key not in host.told:
-            return
-        del host.told[key]
-        self._forget(host, key)
-        host.serial += 1
-        rows = [(*key[:2], GONE), *(other for other in _other_ways(key) if other in host.told)]  # "no more" takes them all
-        host.send(Frame.INTEREST, host.serial, rows)
+    def _untell(self, host: HostLink, keys: Sequence[Key]) -> None:
+        """Of a few: all in one frame."""
+        rows: list[Key] = []
+        for key in keys:
+            if key in host.told:
+                del host.told[key]
+                self._forget(host, key)
+                rows += [(*key[:2], GONE), *(other for other in _other_ways(key) if other in host.told)]  # that takes them all
+        if rows:
+            host.serial += 1
+            host.send(Frame.INTEREST, host.serial, rows)
 
     def _forget(self, host: HostLink, key: Key) -> None:
         told = self._told[key]

@@ -5,35 +5,53 @@ ours      SUBSCRIBE, under a number of that link, and the word "subscribed" wait
           just come is not waited for until it has heard of all that was here before
 theirs    is judged by our policy and stands among our own subscriptions, on the neighbour's link. What may not be is set aside, and
           tried again when policy changes; nobody here publishes to it, so nobody has to wait for it
-durable   who has a durable subscription, as INTEREST, which is answered in the order in which it came
+durable   who has a durable subscription, as INTEREST (see `neighbour_kept`)
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
 from bus.backbone.interface import DEAD
-from bus.broker.host_link import HostLink, Subscription
-from bus.broker.interest import FAR_SECONDS, SEEN_SECONDS, Barrier, Interest
+from bus.broker.host_link import BLOCK, HostLink, Subscription
+from bus.broker.interest import FAR_SECONDS, Barrier, Interest
 from bus.broker.moment import Moment
-from bus.broker.neighbour import INTRODUCED, MAX_ASIDE, MAX_GROUPS_LEFT, MAX_KEPT, MAX_SUBSCRIPTIONS, OVERFLOW, Neighbour
+from bus.broker.neighbour import INTRODUCED, MAX_GROUPS_LEFT, OVERFLOW, Neighbour
+from bus.broker.neighbour_kept import NeighbourKept
+from bus.broker.neighbour_lanes import NeighbourLanes
+from bus.broker.neighbour_shares import Shares, name_of
+from bus.broker.offences import Offences
 from bus.broker.subscribing import Subscribing
 from bus.protocol.codec import malformed
-from bus.protocol.frames import DURABLE, GONE, LISTENS, Frame, sub_ref
+from bus.protocol.frames import Frame, sub_ref
+from bus.transport.soon import soon
 
 AT_ONCE: Final = 64
-"""Durable subscriptions, with the inboxes of their agents."""
+"""Durable subscriptions that are told, with the inboxes of their agents; subscriptions that are judged in one turn of the loop."""
 _LIMIT: Final = 1
-"""Of a subscription at a neighbour: it has no credit, and never blocks."""
+"""Of a subscription at a neighbour: it has no credit, and never blocks. Whether its reader does there, `overflow` says."""
+_OVERFLOWS: Final = (BLOCK, OVERFLOW)
+_TOO_MANY: Final = "busy"
 
 
 class NeighbourInterest:
     """`open` are the neighbours that are open."""
 
-    def __init__(self, interest: Interest, subscribing: Subscribing, open_: Collection[Neighbour]) -> None:
-        self._interest, self._subscribing, self._open = interest, subscribing, open_
+    def __init__(
+        self,
+        interest: Interest,
+        subscribing: Subscribing,
+        open_: Collection[Neighbour],
+        lanes: NeighbourLanes,
+        offences: Offences,
+    ) -> None:
+        self._interest, self._subscribing, self._open, self._lanes = interest, subscribing, open_, lanes
+        self.kept = NeighbourKept(interest, subscribing, offences)
+        self._shares = Shares()
+        self._unjudged: deque[tuple[Neighbour, int]] = deque()
 
     @property
     def links(self) -> Collection[HostLink]:
@@ -56,6 +74,10 @@ class NeighbourInterest:
             neighbour.do(partial(_tell, neighbour, number))
 
     def ends(self, subscription: Subscription) -> None:
+        if subscription.host.is_neighbour:
+            self._shares.release(name_of(subscription.host), *_texts(subscription))
+            self._lanes.ended(subscription)
+            return
         for neighbour in self._open:
             number = neighbour.numbers.pop(subscription, None)
             if number is None:
@@ -90,9 +112,7 @@ class NeighbourInterest:
     def lost(self, neighbour: Neighbour) -> None:
         for number in [*neighbour.waits]:
             self.is_seen(neighbour, number)
-        for key in neighbour.kept:
-            self._interest.keep_far_no_more(key)
-        neighbour.kept.clear()
+        self.kept.lost(neighbour)
 
     def _number(self, neighbour: Neighbour, one: Subscription) -> int:
         number = neighbour.next_number
@@ -107,11 +127,11 @@ class NeighbourInterest:
         _, number, _, pattern, _, durable, start, limit, overflow = fields
         if not number or number in neighbour.subscriptions or number in neighbour.subscriptions_aside:
             raise malformed("a subscription of a neighbour has a new number")
-        if durable or start or limit != _LIMIT or overflow != OVERFLOW or pattern.startswith(DEAD):
+        if durable or start or limit != _LIMIT or overflow not in _OVERFLOWS or pattern.startswith(DEAD):
             raise malformed("what is kept is not read from a neighbour, and a neighbour's subscription drops what is too much")
-        if len(neighbour.subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise malformed("more subscriptions than a broker can have")
         code = self._take(neighbour, fields, moment)
+        if code == _TOO_MANY:
+            raise malformed("more subscriptions than a broker can have")
         if code is not None:
             neighbour.set_aside(fields)
             neighbour.send(Frame.REFUSE, code, sub_ref(number))
@@ -123,63 +143,46 @@ class NeighbourInterest:
             self._subscribing.drop(one, moment)
 
     def judge(self, neighbour: Neighbour, moment: Moment) -> None:
-        """What was set aside may be in force now."""
-        aside, neighbour.subscriptions_aside = neighbour.subscriptions_aside, {}
-        for fields in aside.values():
-            if self._take(neighbour, fields, moment) is not None:
-                neighbour.set_aside(fields)
+        """What was set aside may be in force now; a few at a time."""
+        self.kept.judge(neighbour)
+        is_idle = not self._unjudged
+        self._unjudged += [(neighbour, number) for number in neighbour.subscriptions_aside]
+        if is_idle and self._unjudged:
+            self._judge_some(moment)
+
+    def _judge_some(self, moment: Moment) -> None:
+        for _ in range(min(AT_ONCE, len(self._unjudged))):
+            neighbour, number = self._unjudged.popleft()
+            fields = neighbour.subscriptions_aside.get(number)
+            if fields is not None and not neighbour.is_gone and self._take(neighbour, fields, moment) is None:
+                del neighbour.subscriptions_aside[number]
+        if self._unjudged:
+            soon(partial(self._judge_some, moment))
 
     def _take(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> str | None:
+        """None, or why it is not in force. Raises RemoteProtocolError("malformed") for what is no group."""
         _, number, agent, pattern, group, _, _, limit, overflow = fields
         code = self._subscribing.refusal(neighbour, agent, pattern, group)
         if code is None:
-            self._subscribing.accept(Subscription(neighbour, number, agent, pattern, group, overflow, limit, 0), moment)
+            one = Subscription(neighbour, number, agent, pattern, group, OVERFLOW, limit, 0, may_stop=overflow == BLOCK)
+            if not self._shares.take(name_of(neighbour), *_texts(one)):
+                return _TOO_MANY
+            self._subscribing.accept(one, moment)
         return code
-
-    # ---- durable -------------------------------------------------------------------------------------------------------------
-
-    def hear(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
-        """An INTEREST. Raises RemoteProtocolError("malformed")."""
-        _, serial, rows = fields
-        if serial in neighbour.unseen or len(neighbour.unseen) >= MAX_ASIDE:
-            raise malformed("a serial that is not answered yet, or too many of these")
-        keys = []
-        for agent, pattern, how in rows:
-            key = (agent, pattern, DURABLE)
-            if how == LISTENS:
-                raise malformed("a neighbour tells of live subscriptions one by one")
-            if how == GONE:
-                if key in neighbour.kept:
-                    del neighbour.kept[key]
-                    self._interest.keep_far_no_more(key)
-            elif key not in neighbour.kept:
-                if len(neighbour.kept) >= MAX_KEPT:
-                    raise malformed("more durable subscriptions than a broker can have")
-                neighbour.kept[key] = None
-                keys.append(key)
-        neighbour.unseen[serial] = False
-        self._interest.keep_far(keys, Barrier(partial(_seen, neighbour, serial), moment.now + SEEN_SECONDS))
 
 
 def _tell(neighbour: Neighbour, number: int) -> None:
     """If it is there still; what has ended meanwhile is taken back, and was never told."""
     one = neighbour.mine.get(number)
     if one is not None:
-        neighbour.send(Frame.SUBSCRIBE, number, one.agent, one.pattern, one.group, "", "", _LIMIT, OVERFLOW)
+        overflow = BLOCK if one.blocks else OVERFLOW
+        neighbour.send(Frame.SUBSCRIBE, number, one.agent, one.pattern, one.group, "", "", _LIMIT, overflow)
+
+
+def _texts(one: Subscription) -> tuple[str, str, str]:
+    return one.agent, one.pattern, one.group
 
 
 def _stays_here(one: Subscription) -> bool:
     """What neighbours are not told: theirs, and who listens to dead letters, which are read from the backbone."""
     return one.host.is_neighbour or one.pattern.startswith(DEAD)
-
-
-def _seen(neighbour: Neighbour, serial: int) -> None:
-    """To see one is to have seen all before it: so those are waited for."""
-    unseen = neighbour.unseen
-    unseen[serial] = True
-    last = 0
-    while unseen and unseen[next(iter(unseen))]:
-        last = next(iter(unseen))
-        del unseen[last]
-    if last and not neighbour.is_gone:
-        neighbour.send(Frame.INTEREST_SEEN, last)

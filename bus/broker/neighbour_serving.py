@@ -48,7 +48,7 @@ class NeighbourServing:
             Frame.SUBSCRIBE: listening.subscribe,
             Frame.SUBSCRIBED: self._subscribed,
             Frame.UNSUBSCRIBE: self._unsubscribe,
-            Frame.INTEREST: listening.hear,
+            Frame.INTEREST: listening.kept.hear,
             Frame.INTEREST_SEEN: self._interest_seen,
             Frame.ASK: self._ask,
             Frame.REFUSE: self._refuse,

@@ -101,6 +101,13 @@ class Router:
             self._here[key] = found
         return found
 
+    def stopper(self, host: HostLink, topic: str) -> Subscription | None:
+        """Of a neighbour: a subscription that may hear this topic and may stop it; of several that are alike, the newest."""
+        for one in reversed(self._trie.match(topic)):
+            if one.may_stop and one.host is host and self._snapshot.may_hear(one.agent, topic):
+                return one
+        return None
+
     def share(self, pattern: str, group: object) -> None:
         """A group takes what is kept there."""
         self._shared.add(pattern, group)

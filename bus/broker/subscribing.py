@@ -93,6 +93,15 @@ class Subscribing:
             return "not_permitted"
         return None
 
+    @property
+    def policy(self) -> Policy:
+        return self._snapshot.policy
+
+    def may_listen(self, agent: str, pattern: str) -> bool:
+        """Whether this agent may have a durable subscription, also of what could not be delivered; in a group or not."""
+        policy = self._snapshot.policy
+        return may_subscribe(policy, agent, pattern, "") or may_read_dead(policy, agent, pattern)
+
     def _begin_kept(self, one: Subscription, durable: str, start: str) -> None:
         """It is live when its consumer is open; until then it may still be refused. Raises RemoteProtocolError("malformed")."""
         code = self.durable.begin(one, durable=durable, start=start)

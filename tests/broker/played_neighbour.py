@@ -85,8 +85,10 @@ class PlayedNeighbour:
     def number(self, *, later: int = 0) -> int:
         return (self.stage.world.now + later) << ORDER_BITS
 
-    async def subscribe(self, number: int, name: str, pattern: str, *, group: str = "") -> list[list[Any]]:
-        return await self.say(Frame.SUBSCRIBE, number, name, pattern, group, "", "", 1, "drop_newest")
+    async def subscribe(
+        self, number: int, name: str, pattern: str, *, group: str = "", overflow: str = "drop_newest"
+    ) -> list[list[Any]]:
+        return await self.say(Frame.SUBSCRIBE, number, name, pattern, group, "", "", 1, overflow)
 
     def envelope(self, name: str, topic: str, **changes: Any) -> bytes:
         """One of an agent that is live there."""

@@ -285,7 +285,7 @@ async def test_a_subscription_that_no_broker_tells_of_ends_the_link(stage: Stage
         "durable": (2, "BUILDER", "tasks.>", "", "mine", "", 1, "drop_newest"),
         "start": (2, "BUILDER", "tasks.>", "", "", "all", 1, "drop_newest"),
         "limit": (2, "BUILDER", "tasks.>", "", "", "", 9, "drop_newest"),
-        "overflow": (2, "BUILDER", "tasks.>", "", "", "", 1, "block"),
+        "overflow": (2, "BUILDER", "tasks.>", "", "", "", 1, "drop_oldest"),
         "dead": (2, "BUILDER", "_dead.tasks.>", "", "", "", 1, "drop_newest"),
         "again": (1, "BUILDER", "tasks.>", "", "", "", 1, "drop_newest"),
         "none": (0, "BUILDER", "tasks.>", "", "", "", 1, "drop_newest"),
@@ -296,7 +296,7 @@ async def test_a_subscription_that_no_broker_tells_of_ends_the_link(stage: Stage
 
 
 async def test_more_subscriptions_than_a_broker_can_have_end_the_link(stage: Stage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bus.broker.neighbour_interest.MAX_SUBSCRIPTIONS", 3)
+    monkeypatch.setattr("bus.broker.neighbour_shares.MOST", 3)
     neighbour = await _met(stage)
     await neighbour.seats("BUILDER")
     for number in range(1, 5):
@@ -315,7 +315,7 @@ async def test_more_subscriptions_than_a_broker_can_have_end_the_link(stage: Sta
 async def test_interest_that_no_broker_tells_of_ends_the_link(
     stage: Stage, frames: list[tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bus.broker.neighbour_interest.MAX_KEPT", 8)
+    monkeypatch.setattr("bus.broker.neighbour_shares.MOST", 8)
     neighbour = await _met(stage)
     for serial, rows in frames:
         await neighbour.say(Frame.INTEREST, serial, rows)
@@ -498,7 +498,7 @@ async def test_a_neighbour_stops_no_topic_of_which_it_has_no_reader(stage: Stage
     assert await host.hears(Frame.OPENED) == []
     await neighbour.say(Between.STOP, "tasks.build", 0)
     await neighbour.seats("BUILDER")
-    await neighbour.subscribe(1, "BUILDER", "tasks.>")
+    await neighbour.subscribe(1, "BUILDER", "tasks.>", overflow="block")
     await neighbour.say(Between.STOP, "tasks.build", 1)
     assert [one[2] for one in await host.hears(Frame.OPENED)] == [0]
     await neighbour.say(Between.STOP, "tasks.build", 0)
