@@ -15,7 +15,7 @@ from typing import Final
 
 from anyio import to_thread
 
-from bus.agent.inbox import Inbox
+from bus.agent.inbox import NOT_GRANTED, Inbox
 from bus.agent.outbox import Outbox
 from bus.errors import LocalProtocolError, RemoteProtocolError, VaultError, VerificationError
 from bus.identity.envelopes.believe import BelievedInbox
@@ -33,8 +33,6 @@ MAX_ASKERS: Final = 64
 MAX_REASONS: Final = 1_024
 NO_GRANTER: Final = "no_granter"
 """The sender is not here to grant it, and nothing is kept that would do."""
-NOT_GRANTED: Final = "not_granted"
-"""The sender does not let this agent read that."""
 _INBOX_FIELDS: Final = 2
 Refused = Callable[[str, str], None]
 """Hears of papers that are not believed: whose, and why."""

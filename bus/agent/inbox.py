@@ -33,6 +33,8 @@ STALE: Final = "trust_stale"
 """Nothing at all can be taken: to give it back one by one would only make dead letters of it."""
 MAY_PASS_LATER: Final = frozenset(("from_future", "ledger_full", "too_many_epochs", "busy"))
 """Reasons that are not the envelope's own."""
+NOT_GRANTED: Final = "not_granted"
+"""The sender does not let this agent read that: an answer, and no reason to wait for one."""
 MAX_COLUMNS: Final = 4_096
 """Of those who are named together, found once."""
 
@@ -116,7 +118,9 @@ class Inbox:
         if found is None:
             return None
         one, hears = found
-        self._settling.pop(number, None)
+        settling = self._settling.pop(number, None)
+        if settling is not None and self._keyring.waiting:
+            self._put_off_parked(settling, number)
         self._dead.discard(number)
         del self._of[hears]
         self._keyring.listening.remove(hears)
@@ -165,7 +169,7 @@ class Inbox:
                 self.counts["let_go"] += 1
                 self._refused(ticket.envelope, result.reason, None)
                 for settling in self._durable(ticket):
-                    self._put_back(settling, ticket, result.again_in_ms, result.reason)
+                    self._put_off(settling, ticket, result)
                 self._give_back(ticket)
             elif isinstance(result, Granted):
                 self.counts["grants"] += 1
@@ -290,13 +294,28 @@ class Inbox:
             else:
                 settling.end(ticket.position, reason)
 
+    def _put_off(self, settling: Settling, ticket: Ticket, gone: LetGo[Any]) -> None:
+        """It cannot be opened yet, so this was no delivery. That its sender does not grant it is an answer, and is counted."""
+        header = headers.parse(envelopes.split(ticket.envelope)[0])
+        why = self.why_missing(header.epoch) if gone.reason == KEY else gone.reason
+        if why == NOT_GRANTED:
+            self._put_back(settling, ticket, gone.again_in_ms, why)
+        else:
+            settling.put_off(ticket.position, gone.again_in_ms, why)
+
+    def _put_off_parked(self, settling: Settling, number: int) -> None:
+        """What still waits for its key here when a subscription goes comes to whoever opens that next."""
+        for ticket in self._keyring.parked():
+            if ticket.position and number in numbers(ticket.subs):
+                settling.put_off(ticket.position, 0, KEY)
+
     def _put_back(self, settling: Settling, ticket: Ticket, delay_ms: int, reason: str) -> None:
         """The last time it is ended instead, so that its dead letter says why, and not only how often it was tried."""
         header = headers.parse(envelopes.split(ticket.envelope)[0])
         if ticket.deliveries < self._keyring.snapshot.rule(header.topic).max_deliver:
             settling.put_back(ticket.position, delay_ms)
         else:
-            settling.end(ticket.position, self.why_missing(header.epoch) if reason == KEY else reason)
+            settling.end(ticket.position, reason)
 
     def _named_by(self, subs: bytes) -> Named:
         named = self._named.get(subs)

@@ -2,6 +2,7 @@
 
     ack      the record is finished in the ledger; when that is written and synced, the broker is told. Many share one commit
     nak      deliver it again, after a while
+    put off  the same, of what nobody was handed, because it cannot be opened yet: why, and it does not count
     term     not again: a dead letter, with the reason. Nothing is written: an operator may have it handed out once more
     touch    it takes longer
 
@@ -171,6 +172,10 @@ class Settling:
     def put_back(self, position: int, delay_ms: int) -> None:
         if position:
             self._say(NAK, [position], delay_ms=delay_ms)
+
+    def put_off(self, position: int, delay_ms: int, reason: str) -> None:
+        """Nobody here was handed it."""
+        self._say(NAK, [position], delay_ms=delay_ms, reason=reason)
 
     def end(self, position: int, reason: str) -> None:
         if position:

@@ -11,12 +11,13 @@ from itertools import islice
 from typing import Final, Protocol
 
 from bus.backbone.class_log import ClassLog
-from bus.backbone.interface import DEAD, MAX_OUTSTANDING, ConsumerFacts, ConsumerName, Delivery, Span
+from bus.backbone.interface import DEAD, LEAST_PUT_OFF_MS, MAX_OUTSTANDING, ConsumerFacts, ConsumerName, Delivery, PutOff, Span
 from bus.backbone.open_consumer import OpenConsumer, by_last
 from bus.backbone.storage import Block, ConsumerRow, Storage
 from bus.backbone.tally import Tally
 from bus.clock import Clock
 from bus.errors import BusError, ClosedError, twin
+from bus.flow.redelivery import put_off_seconds
 from bus.flow.start import parse_start
 from bus.flow.unsettled import Given, Kept, Unsettled, Written
 from bus.protocol.codec import pack, unpack
@@ -274,6 +275,7 @@ class LocalConsumer(OpenConsumer):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
         if self.error is not None:
             raise twin(self.error)
@@ -293,6 +295,8 @@ class LocalConsumer(OpenConsumer):
             tally.terms += len(given)
             tally.ignored += not given
             self._give_up(given, reason)
+        for one in put_off:
+            self._put_off(one, now)
         if touches:
             tally.ignored += not unsettled.touch(touches, now)
         self._owner.changed(self)
@@ -306,9 +310,18 @@ class LocalConsumer(OpenConsumer):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
-        self.settle_nowait(acks=acks, naks=naks, terms=terms, touches=touches)
+        self.settle_nowait(acks=acks, naks=naks, terms=terms, touches=touches, put_off=put_off)
         await self._owner.settled(self)
+
+    def _put_off(self, one: PutOff, now: float) -> None:
+        delay = min(max(one.delay_ms, LEAST_PUT_OFF_MS), MAX_DELAY_MS) / 1000
+        longest = put_off_seconds(self.log.settings.retention_ms)
+        count, given = self.unsettled.put_off([(one.first, one.last)], delay=delay, longest=longest, now=now)
+        self._tally.put_off += count
+        self._tally.ignored += count == 0
+        self._give_up(given, one.reason)
 
     def _give_up(self, given: Sequence[Given], reason: str = "max_deliver") -> None:
         if given:
@@ -335,14 +348,19 @@ def _first_wanted(start: str) -> int:
 
 
 def write_state(written: Written, *, now: float, now_ms: int) -> bytes:
-    """Columns; when each is due as a time of day, 0 for at once."""
-    others = written.others
+    """Columns; when each is due as a time of day, 0 for at once. Two more where something was put off, and since when."""
+    others, put_off = written.others, written.put_off
     dues = [now_ms + round((due - now) * 1000) if due > now else 0 for _, _, due in others]
-    return pack([written.once, [position for position, _, _ in others], [deliveries for _, deliveries, _ in others], dues])
+    columns = [written.once, [position for position, _, _ in others], [deliveries for _, deliveries, _ in others], dues]
+    if put_off:
+        columns += [[*put_off], [max(0, now_ms - round((now - since) * 1000)) for since in put_off.values()]]
+    return pack(columns)
 
 
 def _read_state(state: bytes, clock: Clock) -> Written:
-    once, positions, deliveries, dues = unpack(state, longest=2 * MAX_KEPT)
+    once, positions, deliveries, dues, *more = unpack(state, longest=2 * MAX_KEPT)
     now, now_ms = clock.monotonic(), clock.now_ms()
     waits = [min(max(0, due - now_ms), MAX_DELAY_MS) / 1000 for due in dues]
-    return Written(once, [Kept(*one) for one in zip(positions, deliveries, [now + wait for wait in waits], strict=True)])
+    others = [Kept(*one) for one in zip(positions, deliveries, [now + wait for wait in waits], strict=True)]
+    put_off, sinces = more or ((), ())
+    return Written(once, others, {one: now - max(0, now_ms - since) / 1000 for one, since in zip(put_off, sinces, strict=True)})

@@ -47,12 +47,23 @@ UNUSED_MS: Final = 30 * 86_400_000
 """A consumer that nobody opened for so long is removed."""
 DEDUPLICATION_MS: Final = 600_000
 """How long (sender, id) is remembered: as late as a durable envelope may be sent again."""
+LEAST_PUT_OFF_MS: Final = 1_000
 DEAD: Final = "_dead."
 """Before a topic: its dead letters. Before a pattern, in `consume`: those of its topics."""
 
 
 Span = tuple[int, int]
 """Positions, both included."""
+
+
+class PutOff(NamedTuple):
+    """A span that its reader could not open yet."""
+
+    first: int
+    last: int
+    delay_ms: int
+    """At least a second, whatever is said."""
+    reason: str
 
 
 class Entry(NamedTuple):
@@ -162,7 +173,7 @@ class Consumer(Protocol):
 
     A record is outstanding from `take` until it is settled. After `ack_wait` without a word, after a nak's delay, or after the
     consumer was closed and opened again, it is handed out once more; after `max_deliver` times it becomes a dead letter
-    ("max_deliver"). What expires meanwhile is passed over and counted.
+    ("max_deliver"). What was put off was not handed out. What expires meanwhile is passed over and counted.
     """
 
     @property
@@ -189,11 +200,13 @@ class Consumer(Protocol):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
         """Settle spans of positions, at once; it goes to disk with the next commit. What is not outstanding is counted, no more.
 
         naks: [first, last, delay in ms]; None for the usual delay, 1 s doubling to 60 s. terms: [first, last, reason]: a dead
-        letter. touches: `ack_wait` begins anew.
+        letter. touches: `ack_wait` begins anew. put_off: as a nak, but this delivery does not count, because nobody could take
+        it; where that went on for `put_off_seconds`, or there are `MAX_PUT_OFF` of them, it is a dead letter with this reason.
         """
 
     async def settle(
@@ -203,6 +216,7 @@ class Consumer(Protocol):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
         """The same, and wait until it is on disk. Until then a crash may bring the records again. Raises BackboneError."""
 

@@ -15,6 +15,8 @@ class Tally:
     """Records that nobody would have accepted any more."""
     acks: int = 0
     naks: int = 0
+    put_off: int = 0
+    """Deliveries that their reader could not open yet; they do not count."""
     terms: int = 0
     ignored: int = 0
     """Settlements of what was not outstanding."""

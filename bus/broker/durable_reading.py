@@ -1,7 +1,7 @@
 """One consumer that is open, and the subscriptions that take from it: one, or the members of a group.
 
 handed out   as far as a taker has credit, not too much that is large, and room in its link; of several the one with most credit,
-             in turn among equals
+             in turn among equals. Who could not open an epoch is asked after those who did not say so
 shown        papers and kept grants go before the first delivery that needs them
 not theirs   what policy does not let them hear (any more) is passed over
 left         the last taker closes it; what was handed out and not settled goes to whoever opens it next. A member that leaves
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from bus.backbone.interface import DEAD, Consumer, ConsumerName, Delivery, Span
+from bus.backbone.interface import DEAD, Consumer, ConsumerName, Delivery, PutOff, Span
 from bus.broker.host_link import HostLink, Subscription
 from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.flow.start import Start
@@ -29,6 +29,7 @@ AT_ONCE: Final = 128
 """Records that are handed out before others have their turn: a millisecond's work."""
 USUAL_DELAY: Final = (1 << 64) - 1
 """In a SETTLE: the backbone knows best."""
+MAX_LACKS: Final = 1_024
 FOR_GOOD: Final = frozenset(("consumer_differs", "several_classes", "not_durable"))
 """What will be refused whenever it is asked."""
 _log = logging.getLogger("tpmbus.broker")
@@ -42,8 +43,10 @@ class Taker:
     reading: Reading
     column: bytes
     """Its number as DELIVER names it."""
-    held: dict[int, None] = field(default_factory=dict, repr=False)
-    """In a group: what it was given and has not settled."""
+    held: dict[int, bytes] = field(default_factory=dict, repr=False)
+    """In a group: what it was given and has not settled, and of which epoch."""
+    lacks: dict[bytes, None] = field(default_factory=dict, repr=False)
+    """In a group: epochs of which it put something off, for want of a key, and has acknowledged nothing since."""
     is_begun: bool = False
     """Whether it was told that it is live."""
     shown: tuple[bytes, bytes, str] = (b"", b"", "")
@@ -53,6 +56,21 @@ class Taker:
     def free(self) -> int:
         """How many records it can be given now."""
         return self.one.credit if self.one.may_take and self.one.host.outbox.has_room else 0
+
+    def settles(self, spans: list[Span], verb: int, *, could_not_open: bool) -> list[Span]:
+        """What it has of these spans, as a member of a group."""
+        found = _held(self.held, spans)
+        if verb not in (ACK, NAK, TERM):
+            return found
+        for position, _ in found:
+            epoch = self.held.pop(position)
+            if could_not_open:
+                self.lacks[epoch] = None
+            elif self.lacks and verb == ACK:
+                self.lacks.pop(epoch, None)
+        while len(self.lacks) > MAX_LACKS:
+            del self.lacks[next(iter(self.lacks))]
+        return found
 
 
 class What(NamedTuple):
@@ -140,9 +158,13 @@ class Reading:
         if self.consumer is None:
             return False
         if self.is_group:
-            spans = _held(taker.held, spans, keep=verb not in (ACK, NAK, TERM))
+            spans = taker.settles(spans, verb, could_not_open=verb == NAK and bool(reason))
         if verb == ACK:
             self.consumer.settle_nowait(acks=spans)
+        elif verb == NAK and reason:  # nobody there could be handed it
+            self.consumer.settle_nowait(
+                put_off=[PutOff(first, last, 0 if delay == USUAL_DELAY else delay, reason) for first, last in spans]
+            )
         elif verb == NAK:
             wait = None if delay == USUAL_DELAY else delay
             self.consumer.settle_nowait(naks=[(first, last, wait) for first, last in spans])
@@ -242,7 +264,7 @@ class Reading:
     async def _taker(self, header: Header) -> Taker | None:
         """Who gets it, with all that it needs to open it; None if it is for nobody here."""
         while True:
-            taker = self._pick(header.topic)
+            taker = self._pick(header)
             if taker is None:
                 if self.takers and not any(self._may_hear(other, header.topic) for other in self.takers.values()):
                     return None
@@ -257,12 +279,9 @@ class Reading:
             if one in self.takers:
                 return taker
 
-    def _pick(self, topic: str) -> Taker | None:
-        best: Taker | None = None
-        for taker in self.takers.values():
-            if taker.free > 0 and self._may_hear(taker, topic) and (best is None or _rank(taker) > _rank(best)):
-                best = taker
-        return best
+    def _pick(self, header: Header) -> Taker | None:
+        able = [taker for taker in self.takers.values() if taker.free > 0 and self._may_hear(taker, header.topic)]
+        return max(able, key=lambda taker: _rank(taker, header.epoch), default=None)
 
     def _may_hear(self, taker: Taker, topic: str) -> bool:
         return self._world.may_hear(taker.one.agent, topic, dead=self._is_dead)
@@ -274,7 +293,7 @@ class Reading:
         else:  # it drops at its own end what is too much
             one.credit -= header.records
         if self.is_group:
-            taker.held[position] = None
+            taker.held[position] = header.epoch
             self._turns += 1
             one.picked = self._turns
         one.host.outbox.deliver_kept(taker.column, delivery.deliveries, position, delivery.envelope)
@@ -292,18 +311,14 @@ async def _close(consumer: Consumer) -> None:
         await consumer.aclose()
 
 
-def _rank(taker: Taker) -> tuple[int, int]:
-    return taker.free, -taker.one.picked
+def _rank(taker: Taker, epoch: bytes) -> tuple[bool, int, int]:
+    return epoch not in taker.lacks, taker.free, -taker.one.picked
 
 
-def _held(held: dict[int, None], spans: list[Span], *, keep: bool) -> list[Span]:
+def _held(held: dict[int, bytes], spans: list[Span]) -> list[Span]:
     """What of these spans this member has. A span may be as long as numbers go; what it has is not."""
-    found: list[Span] = []
+    found: dict[int, None] = {}
     for first, last in spans:
         within = range(first, last + 1) if last - first < len(held) else sorted(one for one in held if first <= one <= last)
-        for position in within:
-            if position in held:
-                found.append((position, position))
-                if not keep:
-                    del held[position]
-    return found
+        found.update((position, None) for position in within if position in held)
+    return [(position, position) for position in found]

@@ -4,13 +4,15 @@ A position is in one of five places:
 
     out (first)     handed out once; acknowledged in time by almost all, so it costs a dictionary entry and nothing else
     out (again)     handed out more often, or touched
-    later           after a nak: to be handed out again, but not before its time
+    later           after a nak, or put off: to be handed out again, but not before its time
     ready           to be handed out again
     dying           given up, until its dead letter is kept (`buried`)
 
 `first` is ordered by position and by time at once, because what is new is handed out in ascending order and waits equally long.
 So its front says what is overdue, and no alarm is set for a record that is acknowledged. All others have alarms in a heap, which
 are looked at when they go off, and swept when most of them are stale.
+
+What never reached its reader is put off, and that delivery does not count: there is a longest time for it instead, and a most.
 
 What is written down is all of it (`written`): with the place up to which a consumer has read, that is all there is to know.
 
@@ -30,6 +32,8 @@ Span = tuple[int, int]
 """Positions, both included."""
 
 _SPARE_ALARMS: Final = 64
+MAX_PUT_OFF: Final = 4_096
+"""Records of one consumer that are put off: as many again as may be unsettled are left for what its reader can open."""
 
 _OUT: Final = 0
 _LATER: Final = 1
@@ -52,6 +56,8 @@ class Written(NamedTuple):
     once: list[int]
     """Out for the first time; most of them, so they are written without more."""
     others: list[Kept]
+    put_off: dict[int, float] = {}  # noqa: RUF012  nobody changes it
+    """Since when."""
 
 
 class Given(NamedTuple):
@@ -62,7 +68,7 @@ class Given(NamedTuple):
 
 
 class Unsettled:
-    __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_ready", "_rest")
+    __slots__ = ("_ack_wait", "_alarms", "_first", "_max_deliver", "_put_off", "_ready", "_rest")
 
     def __init__(self, *, ack_wait: float, max_deliver: int, written: Written | None = None) -> None:
         self._ack_wait, self._max_deliver = ack_wait, max_deliver
@@ -72,6 +78,8 @@ class Unsettled:
         self._alarms: list[tuple[float, int]] = []
         self._ready: list[int] = []
         """A heap: the lowest position first. May hold positions that left."""
+        self._put_off: dict[int, float] = {} if written is None else {**written.put_off}
+        """Since when; all of them are among the `rest`."""
         for position in written.once if written is not None else ():
             self._put(position, 1, 0.0, _LATER)
         for position, deliveries, due in written.others if written is not None else ():
@@ -140,6 +148,7 @@ class Unsettled:
                 if rest.get(position, _NOT_THERE)[2] == _DYING:
                     continue
                 del rest[position]
+                self._put_off.pop(position, None)
             settled += 1
         return settled
 
@@ -153,6 +162,21 @@ class Unsettled:
             else:
                 wait = redelivery_seconds(deliveries) if delay is None else delay
                 self._put(position, deliveries, now + wait, _LATER)
+        return count, given
+
+    def put_off(self, spans: Sequence[Span], *, delay: float, longest: float, now: float) -> tuple[int, list[Given]]:
+        """These never reached their reader, so this time does not count. How many it concerned, and which of them are given up:
+        they were put off for the longest time, or are too many."""
+        count, given = 0, []
+        for position, deliveries in self._pop_out(spans):
+            count += 1
+            since = self._put_off.get(position, now)
+            is_known = position in self._put_off
+            if now - since >= longest or (not is_known and len(self._put_off) >= MAX_PUT_OFF):
+                given.append(self._give_up(position, deliveries))
+            else:
+                self._put_off[position] = since
+                self._put(position, deliveries - 1, now + delay, _LATER)
         return count, given
 
     def term(self, spans: Sequence[Span]) -> list[Given]:
@@ -170,6 +194,7 @@ class Unsettled:
         """It is done with, wherever it is: its dead letter is kept, or nobody would accept it any more."""
         if self._first.pop(position, None) is None:
             self._rest.pop(position, None)
+            self._put_off.pop(position, None)
 
     # ---- time ------------------------------------------------------------------------------------------------------------------
 
@@ -210,7 +235,7 @@ class Unsettled:
     def written(self) -> Written:
         rest = self._rest.items()
         others = [Kept(position, times, due if place == _LATER else 0.0) for position, (times, due, place) in rest]
-        return Written([*self._first], others)
+        return Written([*self._first], others, {**self._put_off})
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 
@@ -231,6 +256,7 @@ class Unsettled:
             self._put(position, deliveries, 0.0, _READY)
 
     def _give_up(self, position: int, deliveries: int) -> Given:
+        self._put_off.pop(position, None)
         self._put(position, deliveries, 0.0, _DYING)
         return Given(position, deliveries)
 

@@ -15,6 +15,7 @@ from bus.testing.clock import ManualClock
 
 ACK_WAIT_SECONDS: Final = 2.0
 WORK: Final = RetentionClass("work.>", 7 * 86_400_000, ack_wait_ms=2_000, max_deliver=3)
+SHORT: Final = RetentionClass("short.>", 6_000, ack_wait_ms=2_000, max_deliver=3)
 RECORDS: Final = RetentionClass("records.>", 30 * 86_400_000, ack_wait_ms=2_000, max_deliver=3)
 HOUR_MS: Final = 3_600_000
 PATIENCE_SECONDS = 30.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import anyio
 
-from bus.backbone.interface import DEAD, Delivery
+from bus.backbone.interface import DEAD, LEAST_PUT_OFF_MS, Delivery, PutOff
+from bus.flow.redelivery import put_off_seconds
 from bus.flow.start import ALL
 from bus.protocol.codec import pack
-from bus.testing.backbone_bench import ACK_WAIT_SECONDS, WORK, Bench, refuses, require, seen, taken
+from bus.testing.backbone_bench import ACK_WAIT_SECONDS, SHORT, WORK, Bench, refuses, require, seen, taken
 
 # ---- handing out -----------------------------------------------------------------------------------------------------------------
 
@@ -117,6 +118,48 @@ async def naks_wait_longer_each_time(bench: Bench) -> None:
     require((await taken(consumer, 1))[0].topic == "work.b", "not yet: two seconds after the second")
     await bench.passes(1.0)
     require((await taken(consumer, 1))[0][:2] == (position, 3), "two seconds after the second")
+
+
+async def what_was_put_off_does_not_count(bench: Bench) -> None:
+    (put_off,) = await bench.append("work.a")
+    consumer = await bench.consume("inbox")
+    await taken(consumer, 1)
+    for _ in range(WORK.max_deliver + 1):
+        await consumer.settle(put_off=[PutOff(put_off, put_off, 0, "missing_key")])
+        await bench.passes(LEAST_PUT_OFF_MS / 1000)
+        require(seen(await taken(consumer, 1)) == [(put_off, 1)], "it comes after a second, as if for the first time")
+    await consumer.settle(naks=[(put_off, put_off, 0)], put_off=[PutOff(9, 8, 0, "missing_key"), PutOff(1 << 40, 1 << 62, 0, "no")])
+    require(seen(await taken(consumer, 1)) == [(put_off, 2)], "a nak counts")
+    (other,) = await bench.append("work.b")
+    await taken(consumer, 1)
+    await consumer.settle(put_off=[PutOff(put_off, put_off, 0, "missing_key")])
+    await consumer.aclose()
+    consumer = await bench.consume("inbox")
+    require(seen(await taken(consumer, 1)) == [(other, 2)], "what was left when it closed counts")
+    await bench.passes(LEAST_PUT_OFF_MS / 1000)
+    require(seen(await taken(consumer, 1)) == [(put_off, 2)], "what was put off is remembered when it is opened again")
+    await consumer.settle(acks=[(put_off, other)])
+    require(await bench.backbone.dead_letters() == [], "nothing was given up")
+    (facts,) = await bench.backbone.consumers()
+    require(facts.waiting == facts.outstanding == 0, f"its facts are {facts}")
+
+
+async def what_was_put_off_for_too_long_is_a_dead_letter(bench: Bench) -> None:
+    await bench.backbone.retain([SHORT], passed_ms=bench.clock.now_ms())
+    (position,) = await bench.append("short.a")
+    consumer = await bench.consume("inbox", "short.>")
+    await taken(consumer, 1)
+    await consumer.settle(put_off=[PutOff(position, position, 0, "missing_key")])
+    await bench.passes(put_off_seconds(SHORT.retention_ms))
+    await taken(consumer, 1)
+    await consumer.settle(put_off=[PutOff(position, position, 0, "no_granter")])
+    (letter,) = await bench.backbone.dead_letters()
+    require((letter.reason, letter.deliveries, letter.original) == ("no_granter", 1, position), f"the dead letter is {letter}")
+    await bench.backbone.requeue_dead("short.>", letter.position)
+    require(seen(await taken(consumer, 1)) == [(position, 1)], "requeued it comes as if for the first time")
+    await consumer.settle(put_off=[PutOff(position, position, 0, "missing_key")])
+    await bench.passes(LEAST_PUT_OFF_MS / 1000)
+    require(seen(await taken(consumer, 1)) == [(position, 1)], "and may be put off anew")
 
 
 # ---- dead letters --------------------------------------------------------------------------------------------------------------

@@ -105,24 +105,65 @@ async def test_where_the_sender_is_gone_who_comes_late_hears_so_and_gets_it_when
                 async with hub.host().agent("LEAD"):
                     await hub.advance(120)
                     message, *_ = await all_of(hub, work)
-                    assert (message.body, message.redelivered) == ("early", True)
+                    assert (message.body, message.deliveries, message.redelivered) == ("early", 1, False)
+
+
+async def test_what_nobody_could_open_is_not_counted_as_delivered():
+    """LEAD is away for far more than one delivery: when it is back, its message comes in its order and for the first time."""
+    async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 1")) as hub:
+        async with hub.host().agent("LEAD") as lead:
+            for number in range(3):
+                await lead.publish("work.a", number)
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine", start="all") as work:
+            await hub.advance(240)
+            counts = backbone(hub).statistics()
+            assert (work.pending, counts["dead"], counts["unsettled"]) == (0, 0, 3)
+            assert counts["put_off"] > 9
+            async with hub.host().agent("LEAD") as lead:
+                await lead.publish("work.a", "while some wait")
+                await hub.settle()
+                later = await next_of(work)
+                assert later.body == "while some wait"
+                await later.ack()
+                await hub.advance(65)
+                messages = await all_of(hub, work)
+                assert [(one.body, one.deliveries) for one in messages] == [(0, 1), (1, 1), (2, 1)]
+                for message in messages:
+                    await message.nak(0)
+                await hub.advance(1)
+                letters = await backbone(hub).dead_letters()
+                assert [(one.reason, one.deliveries) for one in letters] == [("max_deliver", 1)] * 3
+
+
+async def test_who_leaves_while_something_waits_for_its_key_was_not_handed_it():
+    async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 1")) as hub:
+        async with hub.host().agent("LEAD") as lead:
+            await lead.publish("work.a", "early")
+        for _ in range(3):
+            async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine", start="all"):
+                await hub.advance(1.5)
+        await hub.settle()
+        counts = backbone(hub).statistics()
+        assert (counts["put_off"], counts["dead"], counts["unsettled"]) == (3, 0, 1)
 
 
 async def test_what_was_kept_before_its_reader_was_enrolled_is_a_dead_letter_that_says_why_and_can_be_handed_out_anew():
-    """CARPENTER has no key yet that anybody could seal to, and LEAD is gone when it has one."""
-    async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 3")) as hub:
+    """CARPENTER has no key yet that anybody could seal to, and LEAD is gone when it has one: half of the retention is waited."""
+    async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 3").replace("retention: 7d", "retention: 4m")) as hub:
         async with hub.host().agent("LEAD") as lead:
             await lead.publish("work.a", "early")
         async with hub.host().agent("CARPENTER") as carpenter:
             async with carpenter.subscribe("work.>", durable="mine", start="all") as work:
-                await hub.advance(60)
+                await hub.advance(115)
+                assert await backbone(hub).dead_letters() == []
+                await hub.advance(65)
                 (letter,) = await backbone(hub).dead_letters()
-                assert (letter.topic, letter.sender, letter.reason, letter.deliveries) == ("work.a", "LEAD", "no_granter", 3)
+                assert (letter.topic, letter.sender, letter.reason, letter.deliveries) == ("work.a", "LEAD", "no_granter", 1)
                 counts = backbone(hub).statistics()
                 assert (work.pending, counts["dead_letters"], counts["unsettled"]) == (0, 1, 0)
                 async with hub.host().agent("LEAD"):
                     await backbone(hub).requeue_dead(letter.class_, letter.position)
-                    await hub.advance(60)
+                    await hub.advance(50)
                     message, *_ = await all_of(hub, work)
                     assert message.body == "early"
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from backbones import entries, on_disk, taken
 
-from bus.backbone.interface import DEDUPLICATION_MS, ConsumerName, Grant, Papers, RetentionClass
+from bus.backbone.interface import DEDUPLICATION_MS, ConsumerName, Grant, Papers, PutOff, RetentionClass
 from bus.backbone.journal import kept_in, open_journal
 from bus.errors import BackboneError, StateInUseError
 from bus.flow.start import ALL, Start
@@ -54,6 +54,21 @@ def segments(folder):
 
 
 # ---- opened again --------------------------------------------------------------------------------------------------------------
+
+
+async def test_since_when_something_was_put_off_is_known_when_it_is_opened_again(tmp_path, clock):
+    short = RetentionClass("work.>", 20_000, max_deliver=3)
+    for reason in ("missing_key", "no_granter"):
+        async with on_disk(tmp_path, clock) as journal:
+            await journal.retain([short], passed_ms=0)
+            if reason == "missing_key":
+                await journal.append(entries(clock, "work.a"))
+            consumer = await journal.consume(INBOX, "work.>", "work.>", ALL, allowed=9)
+            (delivery,) = await taken(consumer, 1)
+            await consumer.settle(put_off=[PutOff(delivery.position, delivery.position, 0, reason)])
+            letters = await journal.dead_letters()
+        clock.advance(10.0)
+    assert [(one.reason, one.deliveries) for one in letters] == [("no_granter", 1)]
 
 
 async def test_what_was_stored_is_there_when_it_is_opened_again(tmp_path, clock):

@@ -70,6 +70,24 @@ async def test_an_agent_that_was_away_gets_what_it_missed_from_nats(hub, backbon
     assert backbone.statistics()["appended"] == 5
 
 
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_what_its_reader_could_not_open_while_the_sender_was_away_comes_for_the_first_time_when_it_is_back(hub, backbone):
+    """It is put off as often as it may be delivered."""
+    async with hub.host().agent("LEAD") as lead:
+        await lead.publish("work.paint", "early")
+    async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="inbox", start="all") as work:
+        while backbone.statistics()["put_off"] < 2:  # noqa: ASYNC110  it goes by the time of a server
+            await anyio.sleep(0.1)
+        async with hub.host().agent("LEAD"):
+            message = await anext(work)
+            assert (message.body, message.deliveries) == ("early", 1)
+            await message.ack(confirmed=True)
+    assert await backbone.dead_letters() == []
+    stream = backbone.names.stream("work.>")
+    assert (await backbone._jetstream.stream(stream))["state"]["messages"] == 1, "no mark is left"
+
+
 @pytest.mark.anyio
 async def test_a_group_shares_and_what_it_gives_up_is_a_dead_letter_that_can_be_requeued(hub, backbone):
     async with hub.host().agent("LEAD") as lead, hub.host().agent("PAINTER") as painter, hub.host().agent("MASON") as mason:

@@ -236,6 +236,23 @@ async def test_each_record_goes_to_one_member_of_a_group_and_only_that_one_settl
         assert sorted(again) == sorted((2, envelope) for *_, envelope in two)
 
 
+async def test_what_one_member_of_a_group_cannot_open_goes_to_another_and_does_not_count(stage: KeptStage):
+    async with stage.running():
+        publisher, blind = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await blind.subscribe_durably(1, "work.>", group="builders")
+        sent = await publish(publisher, 3)
+        assert [envelope for *_, envelope in await blind.kept()] == sent
+        seeing = await stage.keeper("TESTER")
+        await seeing.subscribe_durably(1, "work.>", group="builders", limit=3)
+        blind.send(Frame.CREDIT, 1, 3)
+        await blind.settles(1, NAK, (1, 3), reason="missing_key")
+        await stage.later(2)
+        again = [(deliveries, envelope) for _, deliveries, _, envelope in await seeing.kept()]
+        assert sorted(again) == sorted((1, envelope) for envelope in sent)
+        counts = stage.counted["backbone"]
+        assert (await blind.kept(), counts["put_off"], counts["naks"]) == ([], 3, 0)
+
+
 async def test_a_link_that_ends_over_a_durable_subscription_that_starts_nowhere_leaves_nothing_behind(stage: KeptStage):
     async with stage.running():
         host = await stage.keeper("BUILDER")

@@ -175,7 +175,7 @@ def test_all_that_is_unsettled_is_written_down_with_its_deliveries():
     found.ack([(3, 3)])
     found.touch([(4, 4)], 0.0)
     written = found.written()
-    assert written == Written([1, 5], [Kept(2, 1, 7.0), Kept(4, 1, 0.0)])
+    assert written == Written([1, 5], [Kept(2, 1, 7.0), Kept(4, 1, 0.0)], {})
     again = unsettled(written=written)
     assert again.advance(0.0) == []
     assert again.take_ready(10, 0.0) == [Given(1, 2), Given(4, 2), Given(5, 2)]

@@ -252,6 +252,7 @@ class NatsBackbone:
                 self._registry.ring()
                 try:
                     await self._cemetery.bury()
+                    await self._registry.mark()
                     while self._look:
                         await self._registry.look_again(self._look.pop())
                     if self._clock.monotonic() > used_at:

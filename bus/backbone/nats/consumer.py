@@ -4,21 +4,23 @@ The server knows what is settled, waits for `ack_wait`, and hands out again, to 
 has in hand. How often something may be handed out is judged here, and what was handed out for the last time is buried.
 
 settled      is said at once (`said.py`); `settle` waits until the server has it
+put off      does not count: what was in vain is taken from what the server counted (`put_off.py`)
 passed over  what expired, and what is no record of this pattern whatever the server says: settled without being handed out
 again        what an operator had handed out anew comes from a source of its own (`layout.py`), looked at first
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 import anyio
 
-from bus.backbone.interface import MAX_OUTSTANDING, ConsumerName, Delivery, RetentionClass, Span
+from bus.backbone.interface import LEAST_PUT_OFF_MS, MAX_OUTSTANDING, ConsumerName, Delivery, PutOff, RetentionClass, Span
 from bus.backbone.nats.connection import Arrived, Connection
 from bus.backbone.nats.layout import ACK, TERM, TOUCH, Names, nak, parse_reply
+from bus.backbone.nats.put_off import Mark, Marks
 from bus.backbone.nats.records import Record, parse_record, parse_requeued
 from bus.backbone.nats.said import Said
 from bus.backbone.nats.source import WAIT_SECONDS, GoneError, Source
@@ -26,7 +28,8 @@ from bus.backbone.nats.tally import NatsTally
 from bus.backbone.open_consumer import OpenConsumer, by_last
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, twin
-from bus.flow.redelivery import redelivery_seconds
+from bus.flow.redelivery import put_off_seconds, redelivery_seconds
+from bus.flow.unsettled import MAX_PUT_OFF
 from bus.protocol.topics import matches
 
 MAX_DELAY_MS: Final = 86_400_000
@@ -58,8 +61,11 @@ class Held(NamedTuple):
     reply: str
     seq: int
     deliveries: int
+    """Without those that were in vain."""
     due: float
     """When the server hands it to somebody else."""
+    mark: Mark | None = None
+    """Of what was put off."""
 
 
 class Grave(NamedTuple):
@@ -90,6 +96,7 @@ class NatsConsumer(OpenConsumer):
         row: Row,
         settings: RetentionClass,
         source: Source,
+        marks: Marks,
         *,
         connection: Connection,
         names: Names,
@@ -100,7 +107,7 @@ class NatsConsumer(OpenConsumer):
     ) -> None:
         super().__init__()
         self.row, self.settings, self.kept = row, settings, kept
-        self.source = source
+        self.source, self.marks = source, marks
         self.again: Source | None = None
         self._names, self._clock, self._tally, self._owner = names, clock, tally, owner
         self.held: dict[int, Held] = {}
@@ -149,19 +156,30 @@ class NatsConsumer(OpenConsumer):
             if self.again is not None and (found := await self._take_again(self.again, most)):
                 return found
             wait_seconds = WAIT_SECONDS if self.again is None else GLANCE_SECONDS
-            return self._hand_out(await self.source.fetch(most, wait_seconds=wait_seconds), requeued=False)
+            arrived = await self.source.fetch(most, wait_seconds=wait_seconds)
+            return self._hand_out(arrived, await self._marks(arrived), requeued=False)
         except GoneError:
             raise BackboneError("unknown_consumer", f"the consumer {self.name} was removed; it can be made anew") from None
 
     async def _take_again(self, again: Source, most: int) -> list[Delivery]:
         looks, arrived = self._looks, await again.fetch(most, wait_seconds=0)
+        marks = await self._marks(arrived)
         is_idle = not arrived and all(held.seq == position for position, held in self.held.items()) and not self._dying
         if is_idle and await again.is_done() and looks == self._looks:
             self.again = None
             await again.aclose()
-        return self._hand_out(arrived, requeued=True)
+        return self._hand_out(arrived, marks, requeued=True)
 
-    def _hand_out(self, arrived: Sequence[Arrived], *, requeued: bool) -> list[Delivery]:
+    async def _marks(self, arrived: Sequence[Arrived]) -> Mapping[int, Mark]:
+        """Of what came again. To the end, whoever is cancelled: nobody else has what arrived here."""
+        given = [found.seq for one in arrived if (found := parse_reply(one.reply)) is not None and found.deliveries > 1]
+        marks: Mapping[int, Mark] = {}
+        if given:
+            with anyio.CancelScope(shield=True):
+                marks = await self.marks.of(given)
+        return marks
+
+    def _hand_out(self, arrived: Sequence[Arrived], marks: Mapping[int, Mark], *, requeued: bool) -> list[Delivery]:
         parse = parse_requeued if requeued else parse_record
         due = self._clock.monotonic() + self.settings.ack_wait_ms / 1000
         deliveries: list[Delivery] = []
@@ -169,8 +187,12 @@ class NatsConsumer(OpenConsumer):
             record = parse(one, self.class_, self._names)
             if record is None or not matches(self.pattern, record.topic):
                 self._refuse(one.reply)
-            elif self._is_to_be_handed_out(record, one.reply, due):
-                self.held[record.position] = Held(one.reply, record.seq, record.deliveries, due)
+                continue
+            mark = marks.get(record.seq)
+            if mark is not None:
+                record = record._replace(deliveries=max(record.deliveries - mark.uncounted, 1))
+            if self._is_to_be_handed_out(record, one.reply, due, mark):
+                self.held[record.position] = Held(one.reply, record.seq, record.deliveries, due, mark)
                 deliveries.append(Delivery(record.position, record.deliveries, record.topic, record.envelope))
         if deliveries:
             self._record_bytes = max(1 << 10, sum(len(one.envelope) for one in deliveries) // len(deliveries))
@@ -185,7 +207,7 @@ class NatsConsumer(OpenConsumer):
         if parse_reply(reply) is not None:
             self._said.say(reply, TERM)
 
-    def _is_to_be_handed_out(self, record: Record, reply: str, due: float) -> bool:
+    def _is_to_be_handed_out(self, record: Record, reply: str, due: float, mark: Mark | None) -> bool:
         position = record.position
         if position in self._dying:
             return False
@@ -196,10 +218,11 @@ class NatsConsumer(OpenConsumer):
             self.held.pop(position, None)
             self._tally.expired += 1
             self._said.say(reply, ACK)
+            self.marks.forget(mark)
             return False
         if record.deliveries > self.settings.max_deliver:
             self.held.pop(position, None)
-            self._give_up(position, Held(reply, record.seq, self.settings.max_deliver, due), "max_deliver")
+            self._give_up(position, Held(reply, record.seq, self.settings.max_deliver, due, mark), "max_deliver")
             return False
         return True
 
@@ -212,16 +235,13 @@ class NatsConsumer(OpenConsumer):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
         if self.error is not None:
             raise twin(self.error)
         tally, held = self._tally, self.held
         if acks:
-            positions = self._chosen(acks)
-            for position in positions:
-                self._said.say(held.pop(position).reply, ACK)
-            tally.acks += len(positions)
-            tally.ignored += not positions
+            self._ack(self._chosen(acks))
         for delay, spans in by_last(naks).items():
             positions = self._chosen(spans)
             for position in positions:
@@ -234,6 +254,8 @@ class NatsConsumer(OpenConsumer):
                 self._give_up(position, held.pop(position), reason)
             tally.terms += len(positions)
             tally.ignored += not positions
+        for one in put_off:
+            self._put_off(one)
         if touches:
             self._touch(self._chosen(touches))
         if self._allowed > 0:
@@ -246,10 +268,21 @@ class NatsConsumer(OpenConsumer):
         naks: Sequence[tuple[int, int, int | None]] = (),
         terms: Sequence[tuple[int, int, str]] = (),
         touches: Sequence[Span] = (),
+        put_off: Sequence[PutOff] = (),
     ) -> None:
-        self.settle_nowait(acks=acks, naks=naks, terms=terms, touches=touches)
+        self.settle_nowait(acks=acks, naks=naks, terms=terms, touches=touches, put_off=put_off)
         await self._owner.bury()
+        await self.marks.write()
         await self._said.confirm()
+
+    def _ack(self, positions: Sequence[int]) -> None:
+        for position in positions:
+            held = self.held.pop(position)
+            self._said.say(held.reply, ACK)
+            if held.mark is not None:
+                self.marks.forget(held.mark)
+        self._tally.acks += len(positions)
+        self._tally.ignored += not positions
 
     def _touch(self, positions: Sequence[int]) -> None:
         due = self._clock.monotonic() + self.settings.ack_wait_ms / 1000
@@ -265,6 +298,21 @@ class NatsConsumer(OpenConsumer):
         wait_ms = round(redelivery_seconds(held.deliveries) * 1000) if delay_ms is None else min(delay_ms, MAX_DELAY_MS)
         self._said.say(held.reply, nak(wait_ms))
 
+    def _put_off(self, one: PutOff) -> None:
+        positions, now_ms = self._chosen([(one.first, one.last)]), self._clock.now_ms()
+        longest_ms = round(put_off_seconds(self.settings.retention_ms) * 1000)
+        wait_ms = min(max(one.delay_ms, LEAST_PUT_OFF_MS), MAX_DELAY_MS)
+        for position in positions:
+            held = self.held.pop(position)
+            mark = held.mark or Mark(0, now_ms)
+            if now_ms - mark.since_ms >= longest_ms or (held.mark is None and self.marks.count >= MAX_PUT_OFF):
+                self._give_up(position, held, one.reason)
+            else:
+                self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1))
+                self._said.say(held.reply, nak(wait_ms))
+        self._tally.put_off += len(positions)
+        self._tally.ignored += not positions
+
     def _give_up(self, position: int, held: Held, reason: str) -> None:
         grave = self._dying[position] = Grave(self, position, held, reason)
         self._owner.gave_up(grave)
@@ -272,6 +320,7 @@ class NatsConsumer(OpenConsumer):
     def buried(self, grave: Grave) -> None:
         """Its dead letter is stored, or it was past its time."""
         del self._dying[grave.position]
+        self.marks.forget(grave.held.mark)
         self._said.say(grave.held.reply, TERM)
 
     def _chosen(self, spans: Iterable[Span]) -> list[int]:
@@ -314,4 +363,5 @@ class NatsConsumer(OpenConsumer):
         for reply in replies:
             self._said.say(reply, nak(0))
         with suppress(BackboneError, ClosedError):
+            await self.marks.write()
             await self._said.confirm()

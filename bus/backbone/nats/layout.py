@@ -4,6 +4,7 @@
     subjects         SPACE.CLASS.r.<topic>              records
                      SPACE.CLASS.d.<topic>              dead letters, by the topic of the original
                      SPACE.CLASS.q.<owner>.<name>       what an operator hands to one consumer again
+                     SPACE.CLASS.p.<owner>.<name>.MADE.SEQ  that it put this record off: how often, since when
     consumer         OWNER=NAME, and OWNER=NAME=again
     buckets          KV_SPACE_consumers, KV_SPACE_grants, KV_SPACE_classes, KV_SPACE_trust
     said live        SPACE.again        a consumer has something to look at again
@@ -86,6 +87,10 @@ class Names:
 
     def requeued(self, class_: str, name: ConsumerName) -> str:
         return f"{self.space}.{_token(class_)}.q.{name.owner}.{name.name}"
+
+    def put_off(self, class_: str, name: ConsumerName, made_ms: int) -> str:
+        """With a record's sequence behind it: where it stands that this consumer put that off."""
+        return f"{self.space}.{_token(class_)}.p.{name.owner}.{name.name}.{made_ms}"
 
     def filter(self, class_: str, pattern: str) -> str:
         """The subjects of a pattern, which may be one of dead letters."""

@@ -21,6 +21,7 @@ from bus.backbone.nats.connection import Connection, UnansweredError
 from bus.backbone.nats.consumer import NatsConsumer, Owner, Row
 from bus.backbone.nats.jetstream import JetStream, Kept, count, unreachable
 from bus.backbone.nats.layout import Names, consumer_config, durable_name
+from bus.backbone.nats.put_off import Marks
 from bus.backbone.nats.source import Source
 from bus.backbone.nats.streams import Streams
 from bus.backbone.nats.tally import NatsTally
@@ -96,6 +97,11 @@ class Registry:
     def ring(self) -> None:
         for consumer in self._open.values():
             consumer.ring()
+
+    async def mark(self) -> None:
+        """Write down what was put off. Raises BackboneError, ClosedError."""
+        for consumer in self:
+            await consumer.marks.write()
 
     # ---- which there are -------------------------------------------------------------------------------------------------------
 
@@ -176,6 +182,7 @@ class Registry:
             row,
             self._streams.settings(row.class_),
             self._source(stream, in_jetstream),
+            self._marks(row),
             connection=self._connection,
             names=self._names,
             clock=self._clock,
@@ -292,6 +299,10 @@ class Registry:
             outstanding=outstanding,
             waiting=unsettled - outstanding,
         )
+
+    def _marks(self, row: Row) -> Marks:
+        appender = self._streams.appender(row.class_)
+        return Marks(row.name, row.class_, row.made_ms, names=self._names, jetstream=self._jetstream, appender=appender)
 
     def _source(self, stream: str, name: str) -> Source:
         return Source(stream, name, self._connection, self._jetstream, self._clock)

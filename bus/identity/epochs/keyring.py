@@ -196,6 +196,10 @@ class Keyring:
         """Envelopes that wait for a key or for papers."""
         return self._admitting.parking.parked
 
+    def parked(self) -> list[Any]:
+        """Their tickets."""
+        return [one.ticket for one in self._admitting.parking.items()]
+
     def asks(self) -> list[tuple[str, Wanted]]:
         """What to ask for now, each with the agent of this host with whose papers it is asked."""
         due = self._admitting.asks.due(now_ms=self._tick_ms())

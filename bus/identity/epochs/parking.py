@@ -140,6 +140,10 @@ class Parking(Generic[T]):
                 self._go_on(lane, judge, now_ms=now_ms)
         return gone
 
+    def items(self) -> list[T]:
+        """All that wait."""
+        return [one.item for queue in self._lanes.values() for one in queue.waiting]
+
     def empty(self, *, now_ms: int) -> list[LetGo[T]]:
         """Let go of everything: whoever delivered it is gone, or we are."""
         gone = [
