@@ -23,7 +23,6 @@ from bus.trust.enrolment import REASONS, Binding, Event, Half
 from bus.trust.enrolment_messages import (
     NONCE_BYTES,
     SECRET_BYTES,
-    TOKEN,
     Answer,
     Applicant,
     Challenge,
@@ -77,15 +76,20 @@ class AuthorityHalf(Half):
         """When the challenge ends; 0 where there is none."""
         return self._pending.ends_ms if self._pending is not None else 0
 
+    @property
+    def tokens(self) -> Sequence[bytes]:
+        """What the agents of this enrolment showed."""
+        return self._pending.request.tokens if self._pending is not None else ()
+
     def request(self, data: bytes) -> Request:
-        """What is asked. Its tokens are used up from now on, whatever comes of it."""
+        """What is asked."""
         with self.moving(Event.REQUEST):
             request = Request.parse(data)
             self._pending = _Pending(request, Place(SOFTWARE))
         return request
 
     def challenge(self, known: Known, *, uid: int | None, now_ms: int, nonce: bytes, secret: bytes, randomness: bytes) -> bytes:
-        """The challenge, if all that is asked may be. `known.listed` is the list from before its tokens were used up.
+        """The challenge, if all that is asked may be.
 
         `uid`: the local user at the other end, from the kernel. `nonce`, `secret` (32 bytes each) and `randomness`
         (credential.RANDOMNESS_BYTES) are random and new.
@@ -108,7 +112,10 @@ class AuthorityHalf(Half):
             return Challenge(nonce, *made, tuple(needed)).encode()
 
     def proof(self, data: bytes, known: Known, *, uid: int | None, now_ms: int) -> tuple[Verdict, ...]:
-        """A verdict for each agent, in the order of the request; all of them, or AttestationError."""
+        """A verdict for each agent, in the order of the request; all of them, or AttestationError.
+
+        Before any of them is certified, their tokens have to be used up (`tokens`): two may have been challenged by one.
+        """
         with self.moving(Event.PROOF):
             pending, answer = self._its(), Answer.parse(data)
             if not hmac.compare_digest(answer.nonce, pending.nonce):
@@ -123,8 +130,7 @@ class AuthorityHalf(Half):
             verdicts = []
             for applicant, evidence in zip(pending.request.applicants, answer.evidence, strict=True):
                 with _about(applicant):
-                    if applicant.way != TOKEN:  # which is used up by now, and was good
-                        admit(applicant, pending.place, known.listed, uid=uid, now_ms=now_ms)
+                    admit(applicant, pending.place, known.listed, uid=uid, now_ms=now_ms)
                     verdicts.append(_verdict(applicant, evidence, pending, known))
         return tuple(verdicts)
 

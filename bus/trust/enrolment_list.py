@@ -1,8 +1,8 @@
 """Who may enrol under which name: what an operator wrote down. A value; each change makes another one.
 
 Three ways to be on it: the hash of the chip's endorsement key, a one-time token (128 bits, kept as SHA-256, good for an hour),
-or a local user, whom the kernel names. A token counts once: whoever shows it, for whatever name and with whatever result, has
-used it up, so that one which was seen on its way is worth nothing to a second.
+or a local user, whom the kernel names. A token enrols once: the enrolment that succeeds uses it up. One that fails does not (a
+chip that is not believed yet, a name that is held): what is wrong is put right, and the same token tried again within its hour.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class EnrolmentList:
         return self.with_token_hash(name, _digest(token), now_ms=now_ms)
 
     def with_token_hash(self, name: str, digest: bytes, *, now_ms: int) -> EnrolmentList:
-        """`digest`: SHA-256 of a token that somebody else made. One that was known before stays as it is: a token counts once."""
+        """`digest`: SHA-256 of a token that somebody else made. One that was known before stays as it is: a token enrols once."""
         if len(digest) != hashlib.sha256().digest_size:
             raise ValueError("a token is listed by its SHA-256: 32 bytes")
         if digest in self.tokens:
@@ -92,11 +92,11 @@ class EnrolmentList:
     # -- what an enrolment asks ------------------------------------------------------------------------------------------------
 
     def without_tokens(self, tokens: Iterable[bytes]) -> EnrolmentList:
-        """These were shown, so they are used up. The same list where none of them was good."""
-        shown = {digest for digest in map(_digest, tokens) if digest in self.tokens and not self.tokens[digest].used}
-        if not shown:
+        """These have let somebody in, so they are used up. The same list where none of them was good."""
+        used = {digest for digest in map(_digest, tokens) if digest in self.tokens and not self.tokens[digest].used}
+        if not used:
             return self
-        spent = {digest: replace(each, used=each.used or digest in shown) for digest, each in self.tokens.items()}
+        spent = {digest: replace(each, used=each.used or digest in used) for digest, each in self.tokens.items()}
         return replace(self, tokens=spent)
 
     def check_chip(self, name: str, ek_hash: bytes) -> None:
@@ -110,11 +110,13 @@ class EnrolmentList:
         if known is None:
             raise AttestationError("token_unknown", agent=name, detail="no such token was given out here")
         if known.used:
-            raise AttestationError("token_used", agent=name, detail="a token counts once; ask for another")
+            raise AttestationError("token_used", agent=name, detail="a token enrols once; ask for another")
         if now_ms >= known.ends_ms:
             raise AttestationError("token_expired", agent=name, detail="a token is good for an hour; ask for another")
         if known.name != name:
-            raise AttestationError("token_other_name", agent=name, detail="this token was for another name, and is used up now")
+            raise AttestationError(
+                "token_other_name", agent=name, detail="this token is for another name; ask for one for this name"
+            )
 
     def check_uid(self, name: str, uid: int | None) -> None:
         """`uid`: whom the kernel names at the other end; None where it names nobody. Raises AttestationError("uid_unknown")."""

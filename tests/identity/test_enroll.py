@@ -28,6 +28,7 @@ from bus.trust.enrolment_list import EVERY_NAME, TOKEN_MS
 from bus.trust.enrolment_messages import (
     LOCAL,
     RENEWAL,
+    REQUEST,
     TOKEN,
     Answer,
     Granted,
@@ -130,28 +131,48 @@ async def test_a_token_ends_and_is_for_its_name_alone(world):
         await world.engine.create(name, P256)
     token = await anyio.to_thread.run_sync(world.desk.new_token, "LEAD")
     assert await refused(world.enroll, wish("FREE", TOKEN, token=token)) == "token_other_name"
-    assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "token_used"
+    assert (await world.enroll(wish("LEAD", TOKEN, token=token)))[0].certificate.name == "LEAD", "the failure did not use it up"
     late = await anyio.to_thread.run_sync(world.desk.new_token, "LEAD")
     world.clock.advance(TOKEN_MS / 1000)
     assert await refused(world.enroll, wish("LEAD", TOKEN, token=late)) == "token_expired"
     assert await refused(world.enroll, wish("LEAD", TOKEN, token=bytes(16))) == "token_unknown"
 
 
-async def test_a_token_that_was_shown_is_used_up_on_disk_before_anything_is_answered(world, swtpm_folder):
+async def test_a_token_is_used_up_on_disk_before_anything_is_certified(world, swtpm_folder, monkeypatch):
     """So a second process, or this one after it was killed, does not take it again."""
     await world.engine.create("LEAD", P256)
     token = await anyio.to_thread.run_sync(world.desk.new_token, "LEAD")
 
-    def stop(message: bytes) -> bytes:
-        raise EOFError("the line is cut after the request" if kind_of(message) == 3 else "before it")
+    def killed(*_: object, **__: object) -> bytes:
+        raise VaultError("disk", "the disk is gone", path="")
 
-    world.tamper = lambda message: message if kind_of(message) == 1 else stop(message)
-    with pytest.raises(EOFError):
-        await world.enroll(wish("LEAD", TOKEN, token=token))
-    again = await anyio.to_thread.run_sync(
+    with monkeypatch.context() as patch:
+        patch.setattr(world.authority, "issue_identity", killed)
+        assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "failed"
+    world.desk = await anyio.to_thread.run_sync(
         lambda: Desk(world.authority, policy=world.desk._policy, roots=roots_of(swtpm_folder), clock=world.clock)
     )
-    world.desk, world.tamper = again, lambda message: message
+    assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "token_used"
+
+
+async def test_what_fails_does_not_use_up_a_token(world, swtpm_folder):
+    """A chip that is not believed yet, a line that is cut, a proof that is none: then what is wrong is put right."""
+    await world.engine.create("LEAD", P256)
+    token = await anyio.to_thread.run_sync(world.desk.new_token, "LEAD")
+    world.desk.believe(Roots())
+    assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "ek_untrusted"
+    world.desk.believe(roots_of(swtpm_folder))
+
+    def cut(message: bytes) -> bytes:
+        raise EOFError("the line is cut after the request")
+
+    world.tamper = lambda message: message if kind_of(message) == REQUEST else cut(message)
+    for _ in range(3):
+        with pytest.raises(EOFError):
+            await world.enroll(wish("LEAD", TOKEN, token=token))
+    assert len(world.desk._pending) == 1, "who has one token has one place among those who are waited for"
+    world.tamper = lambda message: message
+    assert (await world.enroll(wish("LEAD", TOKEN, token=token)))[0].certificate.name == "LEAD"
     assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "token_used"
 
 

@@ -124,6 +124,10 @@ def test_a_token_is_for_its_name_its_hour_and_once():
     assert reason(run("FREE", listed=listed).begin) == "token_other_name"
     used = listed.without_tokens(Request.parse(run(listed=listed).ask()).tokens)
     assert reason(run(listed=used).begin) == "token_used"
+    late = run(listed=listed)
+    proof = late.prove(late.begin())
+    late.change(listed=used)  # by another who was challenged by the same token, and was quicker
+    assert reason(late.finish, proof) == "token_used"
 
 
 def test_a_local_user_is_whom_the_kernel_names():

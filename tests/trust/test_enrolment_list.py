@@ -58,7 +58,7 @@ def test_a_user_is_listed_for_a_name_or_for_all():
     assert reason(listed.check_uid, "LEAD", None) == "uid_unknown"
 
 
-def test_a_token_that_was_shown_is_used_up_and_others_are_not():
+def test_a_token_that_let_somebody_in_is_used_up_and_others_are_not():
     listed = EnrolmentList().with_token("LEAD", FIRST, now_ms=NOW).with_token("FREE", SECOND, now_ms=NOW)
     listed.check_token("LEAD", FIRST, now_ms=NOW)
     after = listed.without_tokens([FIRST, b"3" * 16])

@@ -1,8 +1,8 @@
 """The authority's enrolment desk: bytes come in, bytes go out, and what is granted is certified.
 
 It decides nothing itself (`trust.enrolment_authority` does) and keeps what that needs: enrolments that wait for their proof, by
-nonce, in memory; and the enrolment list, in trust/private/enrolment.json. A token is used up on disk before its challenge goes
-out, so a process that is killed in between does not let it count again.
+nonce, in memory; and the enrolment list, in trust/private/enrolment.json. A token is used up on disk when the proof is good, before
+anything is certified: it enrols once, whoever else was challenged by it, and also if this process is killed in between.
 
 A refusal tells the other end one word of `trust.enrolment.REASONS`; the rest is for the log here.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final
 
@@ -88,10 +88,11 @@ class Desk:
         if len(self._pending) >= MAX_PENDING:
             raise AttestationError("busy", detail=f"{MAX_PENDING} enrolments wait for their proof")
         half, known = AuthorityHalf(), self._known()
-        self._change(known.listed.without_tokens(half.request(message).tokens))
+        half.request(message)
         nonce, secret = self._random(NONCE_BYTES), self._random(SECRET_BYTES)
         randomness = self._random(credential.RANDOMNESS_BYTES)
         answer = half.challenge(known, uid=uid, now_ms=now, nonce=nonce, secret=secret, randomness=randomness)
+        self._forget(half.tokens)
         self._pending[nonce] = half, half.ends_ms
         return answer
 
@@ -100,9 +101,15 @@ class Desk:
         if half is None:
             raise AttestationError("nonce_unknown", detail="this challenge was answered already, or never given out")
         verdicts = half.proof(message, self._known(), uid=uid, now_ms=self._clock.now_ms())
+        self._change(self._listed.without_tokens(half.tokens))
         granted = [self._issue(verdict) for verdict in verdicts]
         _log.info("enrolled %s", ", ".join(verdict.name for verdict in verdicts))
         return half.grant(granted)
+
+    def _forget(self, tokens: Sequence[bytes]) -> None:
+        """Of what waits by these tokens: the newest alone, so that who has one token has one place."""
+        shown = frozenset(tokens)
+        self._pending = {nonce: waiting for nonce, waiting in self._pending.items() if shown.isdisjoint(waiting[0].tokens)}
 
     def _issue(self, verdict: Verdict) -> bytes:
         return self._authority.issue_identity(
