@@ -35,8 +35,8 @@ def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
 
 
 @asynccontextmanager
-async def until_stopped() -> AsyncIterator[Stopped]:
-    """Run the block until it is done or a signal comes. What it raises passes as it is."""
+async def until_stopped(*, also: anyio.Event | None = None) -> AsyncIterator[Stopped]:
+    """Run the block until it is done, a signal comes, or `also` is set. What it raises passes as it is."""
     stopped, failure = Stopped(), None
 
     async def listen(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
@@ -47,8 +47,14 @@ async def until_stopped() -> AsyncIterator[Stopped]:
                 scope.cancel()
                 return
 
+    async def wait_for(event: anyio.Event, scope: anyio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
+
     async with anyio.create_task_group() as group:
         await group.start(listen, group.cancel_scope)
+        if also is not None:
+            group.start_soon(wait_for, also, group.cancel_scope)
         try:
             yield stopped
         except Exception as error:  # noqa: BLE001  raised below, alone: a task group would wrap it

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +17,12 @@ from bus.cli.run_plan import Plan, Wanted, crew_of, planned
 from bus.errors import StateInUseError
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
-
     import bus
     from bus.fleet.running import Fleet
     from bus.hub.state import State
 
 RATE = 200.0
-DRAW_SECONDS = 0.5
+ENDING = "what was said is still taken in"
 TAKEN_OVER = "SessionReplacedError"
 """Why an agent was lost that somebody else took over: on purpose, so it is no failure of the run."""
 
@@ -86,6 +81,8 @@ def run(
     Each agent does what its role does (agents/handlers), and beside that all play the reference traffic (agents/mix.yaml). Others
     reach the bus at the state folder's own socket: `tpmbus sub`, `pub`, `request`, `status`.
 
+    SIGHUP has the policy read anew. It also ends when the terminal is closed that it was started on, unless `nohup` says otherwise.
+
     In the state folder of a gateway (`tpmbus host gateway`) it is the broker alone, on the NATS servers of --backbone.
 
     With --seconds and --json, one document at the end. In its `books` every message is counted once for each reader:
@@ -115,12 +112,10 @@ def log_in_with(nats_key: str | None, nats_creds: str | None) -> None:
 async def _run(wanted: Wanted, output: Output) -> int:
     from anyio import to_thread
 
-    from bus.cli.loop import until_stopped
     from bus.clock import SystemClock
     from bus.fleet.running import Measured, running
     from bus.hub.open import authority_is_elsewhere, supervise
     from bus.hub.state import open_state
-    from bus.tpm.serving import notify
 
     if await to_thread.run_sync(lambda: authority_is_elsewhere(open_state(wanted.state))):
         return await run_gateway(wanted, output)
@@ -134,19 +129,38 @@ async def _run(wanted: Wanted, output: Output) -> int:
         crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
         commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []
         async with running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock()) as fleet:
-            async with until_stopped(), reloading(hub, output):
-                output.note(f"{len(plan.roles)} agents listen")  # whoever reads this may say at once that it is enough
-                await fleet.speak_up(rate=wanted.rate)
-                notify("READY=1")
-                await _watch(fleet, wanted, output)
-            notify("STOPPING=1")
-            last = await fleet.come_to_rest()
-            report = fleet.report(last)
+            report = await _play(fleet, hub, plan, wanted, output)
+            _say_what_was(report, output)
     output.document(report)
-    if not output.json:
-        _say_the_end(report, output)
+    output.line(f"Ended after {report['seconds']:.0f} s.")
     unaccounted, lost = report.get("books", {}).get("unaccounted", 0), set(report["lost"])
     return EXIT_NO if (unaccounted and not lost) or lost - {TAKEN_OVER} else 0  # for whom was lost, messages were due all the same
+
+
+async def _play(fleet: Fleet, hub: bus.Hub, plan: Plan, wanted: Wanted, output: Output) -> dict[str, Any]:
+    """Until it is to end, and has come to rest; the report."""
+    import anyio
+
+    from bus.cli.loop import until_stopped
+    from bus.cli.run_screen import screen
+    from bus.cli.terminal import reloading
+    from bus.tpm.serving import notify
+
+    is_drawn = not output.json and sys.stdout.isatty()
+    async with reloading(hub, output) as gone, screen(fleet, is_drawn=is_drawn) as shown:
+        async with until_stopped(also=gone):
+            output.note(f"{len(plan.roles)} agents listen")  # whoever reads this may say at once that it is enough
+            await fleet.speak_up(rate=wanted.rate)
+            notify("READY=1")
+            with anyio.move_on_after(wanted.seconds):
+                await anyio.sleep_forever()
+        notify("STOPPING=1")
+        shown.end(f"ending: {ENDING}")
+        if not (is_drawn or output.json):
+            output.note(f"Ending: {ENDING}.")
+        last = await fleet.come_to_rest()
+        shown.stay(fleet.whole(last))
+    return fleet.report(last)
 
 
 async def _provision(wanted: Wanted, plan: Plan, output: Output) -> None:
@@ -166,64 +180,18 @@ async def _provision(wanted: Wanted, plan: Plan, output: Output) -> None:
         await provision_with_progress(opened, order, policy=wanted.policy, tpm=wanted.tpm, output=output)
 
 
-@asynccontextmanager
-async def reloading(hub: bus.Hub, output: Output) -> AsyncIterator[None]:
-    """Within the block, SIGHUP has the policy's files signed as they are then. If something is wrong with them, the old stays."""
-    import anyio
-
-    from bus.errors import BusError
-    from bus.hub.household import alone
-
-    async def listen(*, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()
-            async for _ in signals:
-                try:
-                    changed = await hub.reload()
-                    output.note("The policy is reloaded." if changed else "The policy says what it said before.")
-                except BusError as error:
-                    output.note(f"The old policy stays: {error}")
-
-    async with alone(), anyio.create_task_group() as tasks:
-        await tasks.start(listen)
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
-
-
 def _all_have_papers(opened: State, plan: Plan) -> bool:
     """At a glance: what is wrong with somebody's papers is found, and made good, when that agent is opened."""
     return set(plan.roles) <= {path.stem for path in (opened.trust / "public" / "certificates").glob("*.pem")}
 
 
-async def _watch(fleet: Fleet, wanted: Wanted, output: Output) -> None:
-    import anyio
-
-    with anyio.move_on_after(wanted.seconds):
-        if output.json or not sys.stdout.isatty():
-            await anyio.sleep_forever()
-        await _draw(fleet)
-
-
-async def _draw(fleet: Fleet) -> None:
-    import anyio
-    from rich.live import Live
-
-    from bus.fleet.live_table import drawn
-
-    with Live(auto_refresh=False) as live:
-        while True:
-            live.update(drawn(await fleet.figures()), refresh=True)
-            await anyio.sleep(DRAW_SECONDS)
-
-
-def _say_the_end(report: dict[str, Any], output: Output) -> None:
+def _say_what_was(report: dict[str, Any], output: Output) -> None:
+    sent, received = report["hosts"].get("sent", {}), report["hosts"].get("received", {})
+    output.line(f"{sent.get('published', 0):,} messages published in all, and delivered {received.get('delivered', 0):,} times.")
     books = report.get("books")
-    if books is not None:
-        output.line(
-            f"{books['messages']:,} messages, {books['published']:,} times for a reader: {books['delivered']:,} delivered, "
-            f"{sum(books['dropped'].values()):,} dropped, {sum(books['refused'].values()):,} refused, "
-            f"{books['unaccounted']:,} unaccounted for"
-        )
-    output.line(f"Ended after {report['seconds']:.0f} s.")
+    if books is None:
+        return
+    output.line(f"Of these the reference traffic: {books['messages']:,} messages, {books['published']:,} times for a reader:")
+    dropped, refused = sum(books["dropped"].values()), sum(books["refused"].values())
+    fates = f"{books['delivered']:,} delivered, {dropped:,} dropped, {refused:,} refused, {books['unaccounted']:,} unaccounted for"
+    output.line(fates + ".")

@@ -15,7 +15,7 @@ async def run_gateway(wanted: Wanted, output: Output) -> int:
     import anyio
 
     from bus.cli.loop import until_stopped
-    from bus.cli.run import reloading
+    from bus.cli.terminal import reloading
     from bus.hub.open import supervise
     from bus.tpm.serving import notify
 
@@ -27,7 +27,7 @@ async def run_gateway(wanted: Wanted, output: Output) -> int:
         policy=wanted.policy, state=wanted.state, listen=wanted.listen, tpm=wanted.tpm, backbone=wanted.backbone
     ) as hub:
         output.note(f"The gateway listens at {', '.join(hub.urls)}")
-        async with until_stopped(), reloading(hub, output):
+        async with reloading(hub, output) as gone, until_stopped(also=gone):
             notify("READY=1")
             with anyio.move_on_after(wanted.seconds):
                 await anyio.sleep_forever()

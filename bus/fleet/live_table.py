@@ -76,6 +76,7 @@ class Frame:
         if talk:
             yield Text()
             yield _placed(talk, width=width, is_wide=is_wide)
+        yield Text()  # the cursor waits here: what is typed, and the ^C of who ends it, must move no line
 
 
 def drawn(figures: Figures, *, ending: str = "") -> RenderableType:

@@ -89,9 +89,13 @@ class Fleet:
             return now
         return before
 
+    def whole(self, last: Mapping[str, Any]) -> Figures:
+        """Of the whole run, not of an interval of it."""
+        return figures({**last, "seconds": 0.0, "hosts": {}, "broker": {}, "tpm": {}, "play": {}}, last)
+
     def report(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """The whole run in one document."""
-        whole = figures({**last, "seconds": 0.0, "hosts": {}, "broker": {}, "tpm": {}, "play": {}}, last)
+        whole = self.whole(last)
         document: dict[str, Any] = {
             "seconds": last["seconds"],
             "processes": last["processes"],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -137,17 +142,78 @@ def test_on_a_terminal_it_draws_a_table(home, few):
         except OSError:  # the end of a terminal
             pass
         os.close(ours)
-        assert process.wait(SECONDS) == 0, shown.decode()
-    text = shown.decode()
+        assert process.wait(SECONDS) == 0, shown.decode(errors="replace")
+    text = shown.decode(errors="replace")
     for expected in (
         "6 agents in 1 process",
         "published",
         "contents a signature",
-        "cached signatures",
+        "verified before",
         "who talks to whom",
         "operations",
     ):
         assert expected in text
+
+
+@pytest.fixture
+def on_a_terminal(home):
+    """Starts a command on a terminal of its own; gives the command, our end of the terminal, and what it shows until a text."""
+    begun: list[tuple[subprocess.Popen, int]] = []
+    program = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from bus.cli.main import main; main()"
+
+    def start(*arguments: str, rows: int = 24, columns: int = 80):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environ = {name: value for name, value in home.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+        command = [sys.executable, "-c", program, *arguments]
+        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
+        os.close(theirs)
+        begun.append((process, ours))
+        return process, ours
+
+    yield start
+    for process, _ in begun:
+        process.kill()
+        process.wait(SECONDS)
+
+
+def shown_until(ours: int, text: str) -> str:
+    """What it writes until there is this text, or its end."""
+    shown, deadline = b"", time.monotonic() + SECONDS
+    while text.encode() not in shown and time.monotonic() < deadline:
+        if select.select([ours], [], [], 1.0)[0]:
+            try:
+                more = os.read(ours, 65_536)
+            except OSError:  # the end of a terminal
+                break
+            shown += more
+    assert text.encode() in shown, shown.decode(errors="replace")
+    return shown.decode(errors="replace")
+
+
+def test_a_hub_whose_terminal_is_closed_ends_and_one_that_is_told_by_hand_reloads(home, on_a_terminal):
+    process, ours = on_a_terminal("run", "--fleet", "none")
+    shown_until(ours, "0 agents listen")
+    process.send_signal(signal.SIGHUP)
+    shown_until(ours, "what it said before")
+    os.close(ours)
+    assert process.wait(SECONDS) == 0
+    assert home.run("status", "--json").returncode != 0, "no hub is left"
+
+
+def test_a_fleet_says_that_it_ends_and_its_last_table_is_its_report(on_a_terminal, few):
+    process, ours = on_a_terminal("run", *few, "--rate", "100")
+    shown_until(ours, "who talks to whom")
+    os.write(ours, b"\x03")
+    said = shown_until(ours, "Ended after")
+    assert "ending: " in said
+    assert process.wait(SECONDS) == 0
+    os.close(ours)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in said.replace("\r", "\n").split("\n")]
+    [published] = [line.split()[0] for line in lines if "published in all" in line]
+    last = [line for line in lines if line.startswith("published ")][-1]
+    assert last.split()[2] == published
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_hub_alone_is_one_document_and_nothing_else(home):
