@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import anyio
 from anyio import to_thread
-from anyio.abc import Process, TaskGroup
+from anyio.abc import ByteReceiveStream, Process, TaskGroup
 
 from bus.clock import Clock
 from bus.errors import BusError, ConnectError, RemoteProtocolError
@@ -37,6 +37,7 @@ from bus.transport.link import Link
 
 _log = logging.getLogger(__name__)
 START_SECONDS: Final = 20.0
+SAID_SECONDS: Final = 1.5
 STOP_SECONDS: Final = 6.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -132,18 +133,24 @@ class BrokerApart:
         if self._servers is not None:  # told over a pipe: there may be a password in it
             order |= {"servers": self._servers.text, "authority": self._is_authority}
         await process.stdin.send(json.dumps(order).encode() + b"\n")
-        said = b""
-        with anyio.fail_after(START_SECONDS):
-            while b"\n" not in said and len(said) < MAX_LINE_BYTES:
-                try:
-                    said += await process.stdout.receive()
-                except anyio.EndOfStream:
-                    break
-        document = _document(said, self._log_file)
+        document = _document(await self._first_line(process.stdout), self._log_file)
         if "error" in document:
             raise raised(document["error"])
         self._urls = document["urls"]
         _log.info("the broker runs, held by: %s", ", ".join(document["held"]) or "nothing this kernel has")
+
+    async def _first_line(self, stdout: ByteReceiveStream) -> bytes:
+        """Whoever started it learns within two seconds what it waits for."""
+        said = bytearray()
+        with anyio.move_on_after(SAID_SECONDS):
+            await _read_line(stdout, said)
+            return bytes(said)
+        what = "the broker" if self._servers is None else f"NATS at {', '.join(self._servers.shown)}"
+        _log.warning("waiting for %s, %g s at most; what the broker says is in %s", what, START_SECONDS, self._log_file)
+        with anyio.move_on_after(START_SECONDS - SAID_SECONDS):
+            await _read_line(stdout, said)
+            return bytes(said)
+        raise ConnectError(f"the broker's process says nothing for {START_SECONDS:g} s; its log is {self._log_file}")
 
     async def _end(self, process: Process) -> None:
         if process.stdin is not None:
@@ -224,6 +231,15 @@ class BrokerApart:
                     yield item
 
         return forward
+
+
+async def _read_line(stdout: ByteReceiveStream, said: bytearray) -> None:
+    """Into `said`, as far as there is one."""
+    while b"\n" not in said and len(said) < MAX_LINE_BYTES:
+        try:
+            said += await stdout.receive()
+        except anyio.EndOfStream:
+            return
 
 
 def _petition(item: Any) -> tuple[int, bytes]:

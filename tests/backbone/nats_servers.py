@@ -82,6 +82,11 @@ class NatsServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP if still else signal.SIGCONT)
 
+    def reload(self) -> None:
+        """Have it read its configuration again, as an operator would."""
+        assert self._process is not None
+        subprocess.run(["nats-server", "--signal", f"reload={self._process.pid}"], check=True, timeout=30)
+
     def end(self) -> None:
         """As an operator would: it writes down all that it knows."""
         if self._process is not None:

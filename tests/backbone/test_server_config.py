@@ -38,7 +38,7 @@ from bus.flow.start import NEW
 from bus.testing import backbone_check, backbone_consuming, backbone_keeping
 
 CLOCK = SystemClock()
-BROKER, LOOK, STRANGER = bytes(32), b"\1" * 32, b"\2" * 32
+BROKER, LOOK, STRANGER, OTHER = bytes(32), b"\1" * 32, b"\2" * 32, b"\3" * 32
 GIB = 1 << 30
 
 
@@ -47,11 +47,11 @@ def anyio_backend():
     return "asyncio"
 
 
-def cluster(servers: str, store: Path | str = "/var/lib/nats", **words) -> Cluster:
+def cluster(servers: str, store: Path | str = "/var/lib/nats", brokers=(BROKER, OTHER), **words) -> Cluster:
     return Cluster(
         "example.com",
         parse_servers(servers),
-        {"broker": public_text(BROKER)},
+        {f"broker{number}": public_text(seed) for number, seed in enumerate(brokers)},
         public_text(LOOK),
         GIB,
         str(store),
@@ -182,10 +182,10 @@ async def test_a_broker_with_its_key_may_do_what_a_backbone_does(fresh, monkeypa
 
 @pytest.mark.anyio
 async def test_a_broker_with_its_key_may_do_what_gateways_do(server):
-    login = Login(seed=seed_text(BROKER))
+    login, others = Login(seed=seed_text(BROKER)), Login(seed=seed_text(OTHER))
     async with (
         gateway(server.url, "tpmbus", login=login) as one,
-        gateway(server.url, "tpmbus", login=login) as other,
+        gateway(server.url, "tpmbus", login=others) as other,
         on_nats([server.url], "tpmbus", login=login) as backbone,
         anyio.create_task_group() as tasks,
     ):
@@ -226,6 +226,72 @@ async def test_a_stock_client_without_the_key_cannot_even_connect(server, option
         await client.close()
     with pytest.raises(BackboneError):
         await open_nats([server.url], CLOCK, login=Login(seed=seed_text(STRANGER)), wait_seconds=0.3)
+
+
+async def tried(url: str, seed: bytes, hears=(), says=()) -> list[str]:
+    """What a stock client with this key is denied, of these subjects."""
+    denied = []
+
+    async def failed(error):
+        denied.append(str(error))
+
+    async def heard(message):
+        raise AssertionError(message)
+
+    client = await nats.connect(url, nkeys_seed_str=seed_text(seed), error_cb=failed)
+    for subject in hears:
+        await client.subscribe(subject, cb=heard)
+    for subject in says:
+        await client.publish(subject, b"junk")
+    await client.flush()
+    await until(lambda: len(denied) >= len(hears) + len(says))
+    await client.close()
+    return denied
+
+
+@pytest.mark.anyio
+async def test_what_is_answered_to_a_broker_nobody_else_hears(server):
+    inboxes = [Login(seed=seed_text(seed)).inbox for seed in (BROKER, OTHER)]
+    hears = ["_INBOX.>", ">", f"{inboxes[0]}.>", f"{inboxes[0]}.*", f"{inboxes[0]}.*.1", f"{LOOK_INBOX}.>", "$JS.>", "$KV.>"]
+    says = [f"{inboxes[0]}.x.1", "_INBOX.x", "$JS.API.STREAM.PURGE.x", "$JS.API.STREAM.DELETE.x", "$JS.API.STREAM.NAMES"]
+    denied = await tried(server.url, OTHER, hears, says)
+    assert len(denied) == len(hears) + len(says)
+    async with on_nats([server.url], "tpmbus", login=Login(seed=seed_text(BROKER))) as backbone:
+        assert backbone.connection.new_inbox().startswith(f"{inboxes[0]}.")
+        assert not backbone.connection.denied
+
+
+@pytest.mark.anyio
+async def test_a_configuration_that_lets_a_broker_do_too_little_is_said_at_once(tmp_path):
+    wanted = cluster(f"n1=127.0.0.1:{free_port()}", tmp_path)
+    config = tmp_path / "n1.conf"
+    config.write_text(config_of(wanted, wanted.servers[0]).replace("$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.NOTHING"))
+    one = NatsServer(tmp_path, "n1", config=config, port=wanted.servers[0].port)
+    one.begin()
+    try:
+        with anyio.fail_after(10), pytest.raises(BackboneError) as refused:  # and not after all its patience
+            await open_nats([one.url], CLOCK, login=Login(seed=seed_text(BROKER)))
+        assert refused.value.code == "disk"
+    finally:
+        one.kill()
+
+
+@pytest.mark.anyio
+async def test_a_broker_that_is_taken_out_is_cut_off_when_its_server_reads_that_and_no_other_is(fresh):
+    config = fresh.folder / "n1.conf"
+    fewer = cluster(f"n1=127.0.0.1:{fresh.port}", fresh.folder, brokers=[BROKER])
+    async with (
+        gateway(fresh.url, "tpmbus", login=Login(seed=seed_text(BROKER))) as stays,
+        gateway(fresh.url, "tpmbus", login=Login(seed=seed_text(OTHER))) as goes,
+    ):
+        await until(lambda: stays.alive and goes.alive)
+        config.write_text(config_of(fewer, fewer.servers[0]))
+        fresh.reload()
+        await until(lambda: not goes.connection.is_connected)
+        with pytest.raises(BackboneError):
+            await open_nats([fresh.url], CLOCK, login=Login(seed=seed_text(OTHER)), wait_seconds=0.5)
+        assert (stays.connection.is_connected, stays.connection.losses) == (True, 0)
+        goes.scope.cancel()
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,12 @@ import pytest
 from anyio import to_thread
 from homes import Home, until
 
+import bus
+from bus.backbone.nats import connection, jetstream
+from bus.backbone.nats.backbone import open_nats
+from bus.clock import SystemClock
 from bus.errors import BackboneError, ConnectError
-from bus.hub import admin, backbones
+from bus.hub import admin, backbones, broker_apart
 from bus.hub.backbones import NatsServers
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.open import supervise
@@ -112,6 +117,50 @@ async def test_a_journal_with_messages_is_not_left_behind_unsaid(home, server):
     await to_thread.run_sync(lambda: home.state.journal.rename(home.folder / "journal.before"))
     async with home.open(backbone=server.url) as hub:
         await carries(hub, 1)
+
+
+def silent() -> socket.socket:
+    """A server that says nothing to anybody."""
+    one = socket.socket()
+    one.bind(("127.0.0.1", 0))
+    one.listen()
+    return one
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("is_apart", [False, True], ids=["hub", "broker apart"])
+async def test_who_waits_for_nats_is_told_so_before_it_fails(home, monkeypatch, caplog, is_apart):
+    monkeypatch.setattr(connection, "SAID_SECONDS", 0.1)
+    monkeypatch.setattr(broker_apart, "SAID_SECONDS", 0.1)
+    monkeypatch.setattr(broker_apart, "START_SECONDS", 1.0)
+    monkeypatch.setattr(backbones, "WAIT_SECONDS", 0.5)
+    opened = supervise if is_apart else bus.open
+    monkeypatch.setattr(broker_apart, "STOP_SECONDS", 0.1)
+    with silent() as server:
+        url = f"nats://broker:secret@127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConnectError if is_apart else BackboneError):
+            async with opened(policy=home.policy, state=home.folder, tpm="software", backbone=url):
+                pass
+    said = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.name for record in said] == [broker_apart.__name__ if is_apart else connection.__name__]
+    assert "secret" not in said[0].getMessage()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_waits_for_jetstream_is_told_so(tmp_path, monkeypatch, caplog):
+    port, config = free_port(), tmp_path / "plain.conf"
+    await anyio.Path(config).write_text(f'listen: "127.0.0.1:{port}"\n')
+    one = NatsServer(tmp_path, "plain", config=config, port=port)
+    monkeypatch.setattr(jetstream, "SAID_SECONDS", 0.1)
+    monkeypatch.setattr(jetstream, "PATIENCE_SECONDS", 0.5)
+    try:
+        await to_thread.run_sync(one.begin)
+        with pytest.raises(BackboneError) as refused:
+            await open_nats([one.url], SystemClock())
+        assert refused.value.code == "disk"
+        assert [record.name for record in caplog.records if record.levelname == "WARNING"] == [jetstream.__name__]
+    finally:
+        await to_thread.run_sync(one.kill)
 
 
 async def test_servers_that_are_not_there_are_named_without_their_password(home, monkeypatch):

@@ -10,10 +10,12 @@ What comes from NATS is made into plain values here, whatever it says; who takes
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -38,6 +40,10 @@ PENDING_MESSAGES: Final = 1 << 18
 HEADER_BYTES: Final = 1 << 10
 """The longest headers that we write, rounded up: NATS counts them in with the payload."""
 NO_RESPONDERS: Final = 503
+SAID_SECONDS: Final = 1.5
+"""So long nobody is told that a server is waited for."""
+_DENIED: Final = "permissions violation"
+_log = logging.getLogger(__name__)
 
 
 class Arrived(NamedTuple):
@@ -72,6 +78,8 @@ class Connection:
         self._is_closed = False
         self.losses = 0
         """How often the connection was lost."""
+        self.denied = ""
+        """What a server last said that this broker may not do."""
         self._to_tell: dict[Callable[[], None], None] = {}
         """Of a loss."""
 
@@ -203,12 +211,16 @@ class Connection:
             hear()
 
     async def aclose(self) -> None:
+        """Also where a server has ended it before."""
         if not self._is_closed:
-            with suppress(UnansweredError, TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
+            from nats.errors import Error  # noqa: PLC0415  an extra
+
+            gone = (Error, OSError, TimeoutError)
+            with suppress(UnansweredError, ClosedError, *gone), self._clock.fail_after(ANSWER_SECONDS):
                 await self.flush()
                 await self._client.flush(int(ANSWER_SECONDS))
             self._is_closed = True
-            with suppress(TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
+            with suppress(*gone), self._clock.fail_after(ANSWER_SECONDS):
                 await self._client.close()
             self.lost()
 
@@ -250,20 +262,29 @@ async def connect(
     async def failed(error: Exception) -> None:
         """nats-py tells of each attempt. Once there was a connection, who waits for an answer finds out by itself."""
         reasons[:] = [error]
+        if connection is not None and _DENIED in str(error):
+            connection.denied = str(error)
 
+    def said() -> str:
+        return f"{shown} ({f'{type(reasons[0]).__name__} {reasons[0]}'.rstrip()})" if reasons else shown
+
+    shown = ", ".join(map(_without_secrets, servers))
     try:
+        begin = partial(
+            client.connect,
+            servers=[*servers],
+            name="tpmbus",
+            max_reconnect_attempts=-1,
+            ping_interval=2,
+            max_outstanding_pings=2,
+            pending_size=PENDING_BYTES,
+            error_cb=failed,
+            disconnected_cb=lost,
+            inbox_prefix=login.inbox,
+            **_options(tls, login),
+        )
         with clock.fail_after(wait_seconds):
-            await client.connect(
-                servers=[*servers],
-                name="tpmbus",
-                max_reconnect_attempts=-1,
-                ping_interval=2,
-                max_outstanding_pings=2,
-                pending_size=PENDING_BYTES,
-                error_cb=failed,
-                disconnected_cb=lost,
-                **_options(tls, login),
-            )
+            await _said_when_slow(begin, lambda: f"waiting for a NATS server at {said()}, {wait_seconds:g} s at most", clock)
         connection = Connection(client, clock)
         _check_server(client)
         await connection.begin()
@@ -271,9 +292,10 @@ async def connect(
         with anyio.CancelScope(shield=True), suppress(TimeoutError), clock.fail_after(ANSWER_SECONDS):
             await client.close()
         if isinstance(error, (Error, OSError, TimeoutError)):
-            reason = reasons[0] if reasons else error
-            text = f"no NATS server can be used at {', '.join(map(_without_secrets, servers))} ({type(reason).__name__} {reason})"
-            raise BackboneError("disk", f"{text}: is it running, and may this broker log in there?") from error
+            reasons[:] = reasons or [error]
+            text = f"no NATS server can be used at {said()}"
+            step = "is it running, and may this broker log in there (`tpmbus run --nats-key FILE`, or TPMBUS_NATS_NKEY)?"
+            raise BackboneError("disk", f"{text}: {step}") from error
         if isinstance(error, ImportError):
             raise BackboneError(
                 "unsuitable", "to log in to NATS with a key, nkeys is needed: pip install 'tpmbus[nats]'"
@@ -282,8 +304,27 @@ async def connect(
     return connection
 
 
+async def _said_when_slow(work: Callable[[], Awaitable[None]], text: Callable[[], str], clock: Clock) -> None:
+    """Whoever watches learns within two seconds what is waited for."""
+    failure: list[Exception] = []
+
+    async def say() -> None:
+        await clock.sleep(SAID_SECONDS)
+        _log.warning("%s", text())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(say)
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  raised below, as it is and not in a group
+            failure.append(error)
+        tasks.cancel_scope.cancel()
+    if failure:
+        raise failure[0]
+
+
 def _new_client() -> Client:
-    """nats-py's, which says nothing in the clear to a server that is to be asked over TLS.
+    """nats-py's, which says nothing in the clear to a server that is to be asked over TLS, and leaves no socket behind.
 
     It is the server that says whether TLS is spoken, and nats-py goes by that: whoever stands in between could have the password.
     """
@@ -296,6 +337,19 @@ def _new_client() -> Client:
             if server is not None and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
                 raise Error("the server offers no TLS, and its address asks for it")
             return super()._connect_command()
+
+        async def _process_connect_init(self) -> None:
+            try:
+                await super()._process_connect_init()
+            except BaseException:  # a server that does not let us in: the next attempt would forget this socket, open
+                if self._transport is not None:
+                    self._transport.close()  # type: ignore[no-untyped-call]  # nats-py gives it no types
+                raise
+
+        async def _close(self, status: int, do_cbs: bool = True) -> None:
+            if not self.is_connected:  # what waits cannot be written any more, and trying to would leave the rest undone
+                self._pending, self._pending_data_size = [], 0
+            await super()._close(status, do_cbs)
 
     return Strict()
 

@@ -8,18 +8,20 @@ Everything here may be asked twice without harm.
 from __future__ import annotations
 
 import json
+import logging
 from base64 import b64decode
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from bus.backbone.nats.connection import NO_RESPONDERS, Connection, UnansweredError
+from bus.backbone.nats.connection import NO_RESPONDERS, SAID_SECONDS, Connection, UnansweredError
 from bus.clock import Clock
 from bus.errors import BackboneError
 
 PATIENCE_SECONDS: Final = 15.0
 """A cluster that lost its leader has another one after a few."""
 RETRY_SECONDS: Final = 0.2
+_log = logging.getLogger(__name__)
 
 NO_PEERS: Final = 10_005
 NO_LEADER: Final = 10_008
@@ -57,25 +59,36 @@ class Kept(NamedTuple):
 class JetStream:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection, self._clock = connection, clock
+        self._is_slow = False
+        """It did not answer last, and that was said."""
 
     async def call(self, verb: str, body: Mapping[str, Any] | None = None, *, expected: Collection[int] = ()) -> dict[str, Any]:
         """Raises ApiError with an `expected` number, BackboneError: "disk", "disk_full"; ClosedError."""
         data = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
-        until = self._clock.monotonic() + PATIENCE_SECONDS
+        began = self._clock.monotonic()
+        until = began + PATIENCE_SECONDS
         while True:
             try:
                 answer = parse_answer((await self._connection.ask(f"$JS.API.{verb}", data)).data)
             except UnansweredError as error:
-                if self._clock.monotonic() > until:
-                    raise unreachable() from error
+                denied = self._connection.denied
+                if self._clock.monotonic() > until or f'"$JS.API.{verb}"'.lower() in denied.lower():
+                    raise unreachable(denied) from error
+                self._say_slow(began)
             except ApiError as error:
                 if error.number in expected:
                     raise
                 if error.number not in PASSES or self._clock.monotonic() > until:
                     raise refused(error) from error
             else:
+                self._is_slow = False
                 return answer
             await self._clock.sleep(RETRY_SECONDS)
+
+    def _say_slow(self, began: float) -> None:
+        if not self._is_slow and self._clock.monotonic() - began >= SAID_SECONDS:
+            self._is_slow = True
+            _log.warning("waiting for JetStream, which does not answer yet: it is asked again for %g s", PATIENCE_SECONDS)
 
     # ---- streams ---------------------------------------------------------------------------------------------------------------
 
@@ -181,7 +194,12 @@ def _headers(data: bytes) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def unreachable() -> BackboneError:
+def unreachable(denied: str = "") -> BackboneError:
+    """`denied`: what a server said that this broker may not do."""
+    if denied:
+        text = f"this broker may not do on NATS what it has to: {denied}"
+        step = "write its configuration anew (`tpmbus backbone nats-config .. --force`) and have the servers read it"
+        return BackboneError("disk", f"{text}. If `tpmbus backbone nats-config` wrote what is there, {step}")
     return BackboneError("disk", "JetStream does not answer: are its servers running, and has it been enabled (`nats-server -js`)?")
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from bus.backbone.nats.nkeys import parse_seed
+from bus.backbone.nats.nkeys import parse_seed, public_text
 from bus.errors import BackboneError
 
 NKEY_FILE: Final = "TPMBUS_NATS_NKEY"
 CREDENTIALS_FILE: Final = "TPMBUS_NATS_CREDS"
 """Environment variables with the path of a file."""
 MAX_FILE_BYTES: Final = 64 << 10
+USUAL_INBOX: Final = "_INBOX"
+"""Of who logs in otherwise than by an nkey: what it may hear is for whoever configures that."""
 _MARKS: Final = ("-----BEGIN NATS USER JWT-----", "-----BEGIN USER NKEY SEED-----")
 
 
@@ -37,11 +39,21 @@ class Login:
             return cls(seed=_seed(nkey))
         return cls() if credentials is None else cls(credentials=_credentials(credentials))
 
+    @property
+    def inbox(self) -> str:
+        """What the subjects begin with on which answers come."""
+        return inbox_of(public_text(parse_seed(self.seed))) if self.seed else USUAL_INBOX
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """The files that TPMBUS_NATS_NKEY or TPMBUS_NATS_CREDS name. Blocks. Raises BackboneError("login")."""
         nkey, credentials = (environ.get(name) for name in (NKEY_FILE, CREDENTIALS_FILE))
         return cls.read(nkey=Path(nkey) if nkey else None, credentials=Path(credentials) if credentials else None)
+
+
+def inbox_of(public: str) -> str:
+    """Of who has this nkey: nobody else may listen there, so that answers are for who asked."""
+    return f"{USUAL_INBOX}_{public}"
 
 
 def _seed(path: Path) -> str:

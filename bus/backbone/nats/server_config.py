@@ -7,8 +7,8 @@ What policy says of it:
     who may what      brokers alone speak to NATS, so agents, roles and topics are no users and no permissions here
 
 A server lets in whom it knows by an nkey: each broker, and `look`, who may ask how streams and consumers stand. `look` hears no
-subject of a message, and has an inbox of its own, because whoever listens to everybody's inboxes gets what is delivered to them.
-Who shows no key is nobody. A broker may do what its code does and nothing else: a test runs it with these permissions.
+subject of a message. Each of them has an inbox of its own and hears no other, because whoever listens to everybody's inboxes gets
+what is delivered to them. Who shows no key is nobody. A broker may do what its code does and nothing else, which a test runs so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from bus.backbone.interface import RetentionClass
 from bus.backbone.nats.layout import SPARE_MS, Names
+from bus.backbone.nats.login import inbox_of
 
 USUAL_PORT: Final = 4_222
 ROUTES_ABOVE: Final = 2_000
@@ -149,15 +150,15 @@ def config_of(cluster: Cluster, server: Server) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def broker_permissions(space: str) -> dict[str, list[str]]:
-    """What the code of a broker does on NATS."""
+def broker_permissions(space: str, key: str) -> dict[str, list[str]]:
+    """What the code of a broker does on NATS. `key`: the public half of its nkey."""
     names = Names(space)
     buckets = [f"$KV.{space}_{name}.>" for name in BUCKETS]
     asks = [f"$JS.API.{verb}" for verb in _BROKER_MAY_ASK]
     own = [names.again, names.here, names.to("*"), names.authority, names.answers("*")]
     return {
         "publish": [f"{space}.>", *buckets, "$JS.ACK.>", *asks],
-        "subscribe": ["_INBOX.>", *own, *(f"$KV.{space}_{name}.>" for name in FOLLOWED)],
+        "subscribe": [f"{inbox_of(key)}.>", *own, *(f"$KV.{space}_{name}.>" for name in FOLLOWED)],
     }
 
 
@@ -212,8 +213,7 @@ def _cluster(cluster: Cluster, server: Server) -> str:
 
 
 def _accounts(cluster: Cluster) -> str:
-    permissions = broker_permissions(cluster.space)
-    users = [_user(name, key, permissions) for name, key in cluster.brokers.items()]
+    users = [_user(name, key, broker_permissions(cluster.space, key)) for name, key in cluster.brokers.items()]
     users.append(_user("look: how streams and consumers stand, and no message", cluster.look, look_permissions()))
     inside = "\n".join(users)
     return f"accounts {{\n  {_text(cluster.domain)}: {{\n    jetstream: enabled\n    users: [\n{inside}\n    ]\n  }}\n}}"
