@@ -27,11 +27,13 @@ def check(change: Change) -> None:
 
 def apply(authority: Authority, change: Change) -> Done:
     from bus.hub import letting_in
+    from bus.identity.authority import policies
     from bus.identity.authority.desk import Desk
     from bus.policy import Policy
     from bus.trust.endorsement import Roots
 
-    return letting_in.apply(Desk(authority, policy=Policy, roots=Roots()), change)
+    signed = policies.in_force(authority)
+    return letting_in.apply(Desk(authority, policy=Policy, roots=Roots()), change, None if signed is None else signed.policy())
 
 
 def by_the_hub(change: Change, *, state: Path | None) -> Done | None:

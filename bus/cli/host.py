@@ -60,9 +60,20 @@ def chip(*, tpm: str | None, state: Path | None, output: Output) -> None:
     """On the other machine: what its chip is called, for `tpmbus trust enroll --ek` on the hub's."""
     import anyio
 
+    from bus.hub.join_advice import chip_ca
+    from bus.hub.state import open_state
+    from bus.hub.which_tpm import chosen_tpm
+    from bus.tpm.spelling import OWN_SWTPM, tpms_of
+
     name = anyio.run(_chip, tpm, state)
     output.line(name)
-    output.document({"ek": name})
+    ca: list[str] = []
+    if tpms_of(chosen_tpm(tpm))[0] == OWN_SWTPM:
+        ca = [str(path) for path in chip_ca(open_state(state))]
+        if not output.json:
+            output.note(f"A hub believes this software TPM when {ca[0]} is in its STATE/trust/chips/software")
+            output.note(f"and {ca[1]} in its STATE/trust/chips/between.")
+    output.document({"ek": name, "ca": ca})
 
 
 @host.command()

@@ -21,8 +21,8 @@ from bus.errors import VaultError
 from bus.hub.state import State
 from bus.trust.endorsement import Roots
 
-_OWN_ROOT: Final = "swtpm-localca-rootca-cert.pem"
-_OWN_ISSUER: Final = "issuercert.pem"
+OWN_ROOT: Final = "swtpm-localca-rootca-cert.pem"
+OWN_ISSUER: Final = "issuercert.pem"
 
 
 def believed_chips(state: State) -> Roots:
@@ -30,8 +30,8 @@ def believed_chips(state: State) -> Roots:
     own, beside = sorted(state.folder.glob(f"{state.swtpm.name}*/ca")), state.trust / "chips"
     return Roots.of(
         hardware=_in_folder(beside / "hardware"),
-        software=[*_of_each(own, _OWN_ROOT), *_in_folder(beside / "software")],
-        intermediates=[*_of_each(own, _OWN_ISSUER), *_in_folder(beside / "between")],
+        software=[*_of_each(own, OWN_ROOT), *_in_folder(beside / "software")],
+        intermediates=[*_of_each(own, OWN_ISSUER), *_in_folder(beside / "between")],
     )
 
 

@@ -20,10 +20,11 @@ from typing import Any, Final, NamedTuple
 from anyio import to_thread
 
 from bus.clock import Clock
-from bus.errors import RemoteProtocolError, VaultError
+from bus.errors import AttestationError, RemoteProtocolError, VaultError, VerificationError
 from bus.hub.enrolling import fits
 from bus.hub.far_desk import Way
 from bus.hub.inboxes import Inboxes
+from bus.hub.join_advice import advised
 from bus.hub.state import State
 from bus.hub.tls_papers import TlsPapers
 from bus.identity import durable, kem_keys, trust_documents
@@ -32,13 +33,14 @@ from bus.identity.enroll import Predecessor, Wish, enroll
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.inbox import Signer
 from bus.identity.provision import plan, provision
-from bus.identity.public_trust import ML_DSA_ROOT, pem, read_agent
+from bus.identity.public_trust import ML_DSA_ROOT, pem, read_agent, read_crl
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
 from bus.policy import Policy
 from bus.protocol import kem
 from bus.protocol.kem import PrivateKey
 from bus.tpm.interface import SOFTWARE, KeyInfo, TpmEngine
+from bus.trust import revocations
 from bus.trust.certificates import Certificate
 from bus.trust.enrolment_messages import LISTED, RENEWAL, TOKEN
 from bus.trust.root import Root
@@ -89,14 +91,18 @@ class FarHost:
         anchor = await to_thread.run_sync(read_anchor, self._public)
         wanted = plan(policy, names, origin=(await engine.facts()).origin, environ=environ)
         keys = {one.wanted.agent: one.key async for one in provision(engine, wanted)}
-        held = await to_thread.run_sync(lambda: {name: self._held(name, anchor) for name in names})
         now_ms = self.clock.now_ms()
+        held = await to_thread.run_sync(lambda: {name: self._held(name, anchor, now_ms) for name in names})
         due = [name for name in names if not fits(held[name], keys[name], now_ms=now_ms)]
         prepared = {name: kem_keys.generate(kem.BY_WORD[policy.role_of(name).inbox]) for name in due}
         every = {info.spki: info for info in await engine.keys()}
         wishes = [_wish(keys[name], prepared[name], held[name], tokens.get(name, b""), engine, every) for name in due]
         if wishes:
-            for one in await enroll(engine, wishes, exchange=self._exchange, root=anchor.root, domain=anchor.domain):
+            try:
+                enrolled = await enroll(engine, wishes, exchange=self._exchange, root=anchor.root, domain=anchor.domain)
+            except AttestationError as error:
+                raise advised(error, self.state) from error
+            for one in enrolled:
                 held[one.name] = one.certificate
                 await to_thread.run_sync(self._keep, one.certificate)
         inboxes = await Inboxes.open(self.state, engine, policy, clock=self.clock)
@@ -143,8 +149,16 @@ class FarHost:
         if (now := before | parse_brokers(said)) != before:
             durable.replace(self._public / BROKERS, encode_brokers(now))
 
-    def _held(self, name: str, anchor: Anchor) -> Certificate | None:
-        return read_agent(self._public, name, root=anchor.root, domain=anchor.domain)
+    def _held(self, name: str, anchor: Anchor, now_ms: int) -> Certificate | None:
+        """What it was given here; one that was revoked since is none, and its key signs for no successor."""
+        found = read_agent(self._public, name, root=anchor.root, domain=anchor.domain)
+        if found is None:
+            return None
+        try:
+            revocations.read(read_crl(self._public), root=anchor.root).verdict(found.serial, now_ms)
+        except VerificationError:
+            return None
+        return found
 
     def _keep(self, certificate: Certificate) -> None:
         text = pem("CERTIFICATE", certificate.der)

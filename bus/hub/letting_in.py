@@ -5,11 +5,16 @@ A change is checked before anything is opened or asked, so that a name or a hash
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from bus.errors import NotPermittedError
 from bus.identity.authority.desk import Desk
-from bus.trust.enrolment_list import EnrolmentList
+from bus.policy import Policy
+from bus.trust.enrolment_list import EVERY_NAME, EnrolmentList
 from bus.trust.enrolment_messages import TOKEN_BYTES
+
+SHOWN: Final = 12
+"""Of the policy's agents: more are no help."""
 
 
 class Change(NamedTuple):
@@ -32,6 +37,12 @@ class Change(NamedTuple):
         if self.token is not None:
             empty.with_token(self.token, bytes(TOKEN_BYTES), now_ms=0)
 
+    def check_known(self, policy: Policy) -> None:
+        """Raises NotPermittedError for a name that this policy does not have: what lets it in would serve nobody."""
+        for name in (self.token, self.ek and self.ek[1], self.uid and self.uid[1]):
+            if name and name != EVERY_NAME:
+                _check_known(name, policy)
+
     @property
     def chip(self) -> bytes:
         return b"" if self.ek is None else bytes.fromhex(self.ek[0].replace(":", ""))
@@ -46,9 +57,11 @@ class Done(NamedTuple):
         return f"Done({self.listed!r})"
 
 
-def apply(desk: Desk, change: Change) -> Done:
-    """Blocks. Raises ValueError as `check` does, before anything is changed."""
+def apply(desk: Desk, change: Change, policy: Policy | None) -> Done:
+    """Blocks. Raises what `check` and `check_known` do, before anything is changed. `policy`: what was signed last, if anything."""
     change.check()
+    if policy is not None:
+        change.check_known(policy)
     if change.remove is not None:
         desk.unlist(change.remove)
     if change.ek is not None:
@@ -57,3 +70,13 @@ def apply(desk: Desk, change: Change) -> Done:
         desk.list_uid(change.uid[1], change.uid[0])
     token = None if change.token is None else desk.new_token(change.token)
     return Done(token, desk.listed)
+
+
+def _check_known(name: str, policy: Policy) -> None:
+    try:
+        policy.role_of(name)
+    except NotPermittedError as error:
+        agents = sorted(policy.agents)
+        known = f"its agents are {', '.join(agents)}" if len(agents) <= SHOWN else f"it has {len(agents)} agents (`tpmbus agents`)"
+        step = f"add it to `agents:` with one of the roles {', '.join(sorted(policy.roles))}, then `tpmbus policy reload`"
+        raise NotPermittedError(name, "be enrolled", f"{error.rule.partition('; add')[0]}; {known}; {step}") from error

@@ -135,7 +135,7 @@ class Verbs:
         """Change the enrolment list: the new token, in hex, and the list as it is then."""
         try:
             change = Change(token, ek and (ek[0], ek[1]), uid and (uid[0], uid[1]), remove)
-            done = await to_thread.run_sync(apply, self._running.local.desk, change)
+            done = await to_thread.run_sync(apply, self._running.local.desk, change, self._running.policy())
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise RemoteProtocolError("malformed", f"let_in: {error}") from error
         return {"token": None if done.token is None else done.token.hex(), "listed": done.listed.encode().decode()}

@@ -375,6 +375,13 @@ def test_wrong_usage_is_exit_code_2(place, arguments):
 # ---- enroll --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("who", [("--token", "STRANGER"), ("--ek", "ab" * 32, "STRANGER"), ("--uid", "1000", "STRANGER")])
+def test_a_name_that_the_signed_policy_does_not_have_is_let_in_by_nothing(place, who):
+    assert place.keyed("trust", "enroll", *who).exit_code == 4
+    listed = place.json("trust", "enroll", "--list")
+    assert (listed["chips"], listed["tokens"], listed["uids"]) == ({}, [], {})
+
+
 def test_a_token_is_shown_once_and_kept_nowhere(place):
     done = place.keyed("trust", "enroll", "--token", "DIRECTOR")
     token = done.stdout.strip()

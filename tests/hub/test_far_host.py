@@ -110,6 +110,52 @@ async def test_a_chip_that_is_listed_needs_no_token(home, far):
         assert member.enrolled
 
 
+async def test_who_was_revoked_joins_again_when_it_is_let_in_again(home, far):
+    async with home.open(listen=[TLS]) as hub:
+        await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
+        await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "PAINTER")
+        assert (caught.value.reason, caught.value.agent) == ("not_listed", "PAINTER")
+        [member] = await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
+        assert member.enrolled
+        async with replace(home, state=far).connect(hub.url, agent="PAINTER"):
+            pass
+
+
+async def test_a_chip_that_is_not_believed_yet_joins_with_the_same_token_when_it_is(home, far):
+    chips = home.state.trust / "chips"
+    chips.rename(chips.with_name("not-yet"))
+    async with home.open():
+        tokens = {"PAINTER": await token_for(home, "PAINTER")}
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "PAINTER", tokens=tokens)
+        assert caught.value.reason == "ek_untrusted"
+        chips.with_name("not-yet").rename(chips)
+        [member] = await joined(home, far, "PAINTER", tokens=tokens)
+        assert member.enrolled
+
+
+async def test_a_name_that_is_held_from_another_chip_is_taken(home, far):
+    async with home.open() as hub:
+        async with hub.agent("PAINTER"):
+            pass
+        tokens = {"PAINTER": await token_for(home, "PAINTER")}
+        with pytest.raises(bus.AttestationError) as caught:
+            await joined(home, far, "PAINTER", tokens=tokens)
+        assert (caught.value.reason, caught.value.agent) == ("name_taken", "PAINTER")
+
+
+async def test_nobody_is_let_in_under_a_name_that_policy_does_not_have(home):
+    async with home.open():
+        for words in ({"token": "STRANGER"}, {"ek": ["ab" * 32, "STRANGER"]}, {"uid": [1000, "STRANGER"]}):
+            with pytest.raises(bus.NotPermittedError) as caught:
+                await admin.ask(home.state.admin_socket, "let_in", **words)
+            assert caught.value.agent == "STRANGER"
+        said = await admin.ask(home.state.admin_socket, "let_in", remove="STRANGER", uid=[1000, "*"])
+        assert said["token"] is None
+
+
 async def test_keys_in_no_chip_are_enrolled_by_nobody_from_afar(home, far):
     async with home.open():
         tokens = {"PAINTER": await token_for(home, "PAINTER")}
