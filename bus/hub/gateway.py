@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
+from bus.backbone.nats.neighbours import SHUNNED
 from bus.errors import BusError, ConnectError, NotPermittedError, VaultError, VerificationError
 from bus.hub.admin import Desk
 from bus.hub.agent_papers import AgentPapers, Openable
@@ -46,6 +47,7 @@ from bus.hub.verbs import kept_by
 from bus.hub.wishes import Wishes
 from bus.identity import trust_documents
 from bus.identity.anchor import Anchor, read_anchor
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Holder
 from bus.identity.trust_documents import TrustDocuments
@@ -76,20 +78,21 @@ async def gateway(state: State, wishes: Wishes, leaving: Leaving) -> AsyncIterat
         await to_thread.run_sync(lambda: stack.enter_context(owned(state.hub_lock, **facts)))
         forbid_core_dumps()
         anchor = await to_thread.run_sync(read_anchor, state.trust / "public")
-        await _begin_with_newest(state, anchor)
+        snapshot = await _begin_with_newest(state, anchor)
         engine = await stack.enter_async_context(open_engine(state, tpm=wishes.tpm))
-        running = _Running(state, wishes, engine, anchor)
+        running = _Running(state, wishes, engine, anchor, snapshot)
         async with running.alive() as hub:
             yield hub
             await leaving.within(running.drain)
 
 
-async def _begin_with_newest(state: State, anchor: Anchor) -> None:
+async def _begin_with_newest(state: State, anchor: Anchor) -> Snapshot:
     """The broker may know of more than what lies here for everybody: it hears first, and either may be killed at any instant."""
     public = state.trust / "public"
     memory = await to_thread.run_sync(TrustMemory, state.trust)
-    _, newest = await begun_with(public, state.broker, anchor, memory)
+    snapshot, newest = await begun_with(public, state.broker, anchor, memory)
     await to_thread.run_sync(_show, public, newest)
+    return snapshot
 
 
 def _show(public: Path, newest: TrustDocuments) -> None:
@@ -104,9 +107,10 @@ def _show(public: Path, newest: TrustDocuments) -> None:
 class _Running:
     """A gateway that runs, as its hub sees it."""
 
-    def __init__(self, state: State, wishes: Wishes, engine: TpmEngine, anchor: Anchor) -> None:
+    def __init__(self, state: State, wishes: Wishes, engine: TpmEngine, anchor: Anchor, begun: Snapshot) -> None:
+        """`begun`: by which it begins."""
         self.state, self.wishes, self.clock = state, wishes, wishes.clock
-        self._engine, self._anchor = engine, anchor
+        self._engine, self._anchor, self._begun = engine, anchor, begun
         self._asked = [bus_url(state), *wishes.listen]
         self.broker: BrokerHere | BrokerApart
         self.host: Host
@@ -136,6 +140,7 @@ class _Running:
         if self.wishes.apart or loop_is_trio():
             async with open_broker_engine(state, clock=clock) as engine:
                 self._know(await gateway_holder(state, engine, anchor))  # without it nothing is started
+                self._check_not_revoked(self._begun)
             apart = BrokerApart(state, clock, servers=servers, is_authority=False, renew=self._look_at_tls)
             self.broker = apart
             await stack.enter_async_context(apart.running(tasks, self._asked))
@@ -143,6 +148,7 @@ class _Running:
         engine = await stack.enter_async_context(open_broker_engine(state, clock=clock))
         holder = await gateway_holder(state, engine, anchor)
         self._know(holder)
+        self._check_not_revoked(self._begun)
         await self._look_at_tls()
         memory = await to_thread.run_sync(TrustMemory, state.broker, clock)
         documents = await to_thread.run_sync(trust_documents.load, state.trust / "public")
@@ -192,7 +198,7 @@ class _Running:
         """
         known = (0, 0)
         while True:
-            self._check_not_revoked()
+            self._check_not_revoked(self.host.keyring.snapshot)
             try:
                 stamp = await to_thread.run_sync(stamp_of_kept, self.state.broker)
                 if stamp != known:
@@ -202,9 +208,10 @@ class _Running:
                 _log.warning("what this machine begins with next stays older than what its broker goes by: %s", error)
             await self.clock.sleep(KEEP_SECONDS)
 
-    def _check_not_revoked(self) -> None:
-        if self._serial in self.host.keyring.snapshot.trust.revocations.revoked:
-            detail = "this gateway's certificate was revoked: `tpmbus host gateway` in another state folder makes another one"
+    def _check_not_revoked(self, snapshot: Snapshot) -> None:
+        if self._serial in snapshot.trust.revocations.revoked:
+            text = "this gateway's certificate was revoked, and its name and key are good for nothing any more"
+            detail = f"{text}: `tpmbus host gateway NAME --over COMMAND` in another state folder makes another one"
             raise VerificationError("revoked", agent=self._name, detail=detail)
 
     async def _take_trust(self) -> None:
@@ -270,11 +277,15 @@ class _Running:
             "policy": "the authority's",
             "policy_version": statement.policy_version,
             "trust_statement": statement.number,
-            "failures": {},
+            "failures": {"links": SHUNNED} if _is_shunned(numbers) else {},
             "agents_live": await self.broker.live(),
             **kept_by(self.wishes.servers, numbers),
             "numbers": numbers,
         }
+
+
+def _is_shunned(numbers: dict[str, Any]) -> bool:
+    return bool(numbers["broker"].get("gateways", {}).get("shunned_by"))
 
 
 def _refuse(verb: str) -> NoReturn:

@@ -29,6 +29,8 @@ class Gateway:
         self.scope = anyio.CancelScope()
         """Of `neighbours.run`."""
         self._is_started = is_started
+        self.shuns = False
+        """Ends each link as soon as it has it."""
 
     @property
     def alive(self) -> list[Ear]:
@@ -43,6 +45,8 @@ class Gateway:
         if self._is_started:
             self.ears.append(Ear(link))
             self.ears[-1].start()
+        if self.shuns:
+            link.close()
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from bus.errors import ClosedError, ConnectionLostError
 from bus.transport.link import MAX_BUFFERED_BYTES
 
 pytestmark = pytest.mark.anyio
+CLOCK = SystemClock()
 ECHOING = Path(__file__).with_name("nats_echoing.py")
 
 
@@ -215,3 +216,32 @@ async def test_gateways_on_different_servers_of_a_cluster_have_new_links_when_on
             await until(lambda: all(ear.frames == [b"again"] for one in found for ear in one.alive))
             assert found[0].connection.losses == 1
             assert found[1].connection.losses == found[2].connection.losses == 0
+
+
+async def test_two_whose_links_are_made_in_vain_meet_ever_more_rarely_and_who_is_shunned_is_told(server, monkeypatch, caplog):
+    monkeypatch.setattr(neighbours, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(neighbours, "HERE_SECONDS", 0.02)
+    monkeypatch.setattr(neighbours, "TICK_SECONDS", 0.01)
+    space = new_space()
+    async with gateway(server.url, space) as shunned, gateway(server.url, space) as other:
+        other.shuns, made = True, []
+        for count in range(1, 8):
+            await until(lambda count=count: len(shunned.ears) >= count and len(shunned.alive) == 0)
+            made.append(CLOCK.monotonic())
+        assert made[-1] - made[-2] > 0.5, "sixteen times as long as between the first two, and never less than its pause"
+        assert (shunned.neighbours.statistics()["shunned_by"], other.neighbours.statistics()["shunned_by"]) == (1, 0)
+        assert [record.name for record in caplog.records] == [neighbours.__name__]
+        other.shuns = False
+        monkeypatch.setattr(neighbours, "SHORT_SECONDS", 0.1)
+        await until(lambda: shunned.alive and not shunned.neighbours.statistics()["shunned_by"])
+
+
+async def test_a_link_that_lived_is_made_anew_at_once(server, monkeypatch):
+    monkeypatch.setattr(neighbours, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(neighbours, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(neighbours, "SHORT_SECONDS", 0.0)
+    async with gateways(2, server.url, new_space()) as (one, other):
+        for count in range(2, 6):
+            other.links[-1].close()
+            await until(lambda count=count: len(one.alive) == len(other.alive) == 1 and len(one.ears) == count)
+        assert one.neighbours.statistics()["shunned_by"] == 0

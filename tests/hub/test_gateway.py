@@ -138,7 +138,8 @@ async def test_a_gateway_decides_nothing_and_says_who_does(home, west, server):
         with pytest.raises(NotPermittedError):
             await gateway.reload()
         said = await admin.ask(west.admin_socket, "status")
-        assert (said["gateway"], said["backbone_connected"]) == ("WEST", True)
+        assert (said["gateway"], said["backbone_connected"], said["failures"]) == ("WEST", True, {})
+        assert said["numbers"]["broker"]["gateways"]["shunned_by"] == 0
 
 
 async def trust_of(state: State) -> tuple[int, int]:
@@ -265,7 +266,7 @@ async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, wes
                         assert (await anext(tasks)).body == b"the door"
 
 
-async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, west, server):
+async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, tmp_path, west, server):
     async with home.open(backbone=server.url) as hub:
         await made_gateway(home, west)
 
@@ -280,8 +281,16 @@ async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home,
         with pytest.raises(VerificationError) as ended:
             await until_it_ends()
         assert (ended.value.reason, ended.value.agent) == ("revoked", "WEST")
+        with pytest.raises(VerificationError) as ended:  # and does not even ask the servers, which are elsewhere
+            async with bus.open(state=west.folder, tpm="software", backbone=f"nats://127.0.0.1:{free_port()}"):
+                pass
+        assert (ended.value.reason, ended.value.agent) == ("revoked", "WEST")
         with pytest.raises(NotPermittedError):
             await made_gateway(home, west)
+        other = await to_thread.run_sync(open_state, tmp_path / "other")  # the way back
+        await made_gateway(home, other, "WEST2")
+        async with bus.open(state=other.folder, tpm="software", backbone=server.url):
+            await linked(hub, 1)
 
 
 async def linked(hub: bus.Hub, count: int) -> None:

@@ -55,6 +55,8 @@ class NeighbourLink:
         """Nothing more is sent or heard."""
         self.is_open = False
         """The other end has shown that it has the key."""
+        self.was_ended = False
+        """By the other end, in order."""
         self._sealing, self._label, self._post_message, self._soon = sealing, label, post, soon
         self._piece_bytes = piece_bytes
         self._owner: Owner | None = None
@@ -135,6 +137,7 @@ class NeighbourLink:
         if said.stream:
             self._came(said.stream)
         if said.is_last:
+            self.was_ended = True
             self.lost(ConnectionLostError("the other gateway ended the link"))
         return True
 

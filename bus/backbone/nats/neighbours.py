@@ -3,6 +3,8 @@
 found       each says each second where it listens. Whom nobody has heard for GONE_SECONDS is forgotten
 one link    of two gateways the one with the lesser id begins. `attach` gets the link at both ends, when the other end has shown
             that it has the key; one that ended is made anew at once, but not more often than once in HELLO_SECONDS
+shunned     of two whose links end as soon as they are made one does not believe the other: it was revoked, or a clock is wrong.
+            They try ever more rarely, once in LONGEST_PAUSE_SECONDS at last, and who is not believed says so in its log
 lost        when our connection to NATS is lost, all links are: nobody knows what was under way. The others hear of it when it
             is back
 hostile     any client of the account may say anything on these subjects. Who is a broker is proven above, on the link; here
@@ -39,6 +41,11 @@ TICK_SECONDS: Final = 0.25
 HERE_SECONDS: Final = 1.0
 HELLO_SECONDS: Final = 1.0
 """Between two beginnings with one other; one that is not finished by then is forgotten."""
+SHORT_SECONDS: Final = 5.0
+"""A link that lived for less was made in vain."""
+SHORT_LINKS: Final = 3
+"""So many in turn, and it is no accident."""
+LONGEST_PAUSE_SECONDS: Final = 60.0
 GONE_SECONDS: Final = 3.0
 MAX_NEIGHBOURS: Final = 64
 MAX_HALF_OPEN: Final = 64
@@ -46,6 +53,10 @@ MAX_HELLOS: Final = 16
 """That are answered between two ticks: each costs two operations with keys."""
 _LEAST_PIECE_BYTES: Final = 256
 
+SHUNNED: Final = (
+    "another gateway ends each link to this one as soon as it is made: it takes this one for revoked, or a clock is wrong. Its log"
+    " says why. If this one was revoked: `tpmbus host gateway` in another state folder makes another one"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +78,11 @@ class _Other:
     heard_at: float
     next_hello: float = 0.0
     link: NeighbourLink | None = None
+    opened_at: float = 0.0
+    short: int = 0
+    """Links in turn that were made in vain."""
+    shuns: bool = False
+    """It ended them."""
 
 
 @dataclass(slots=True)
@@ -94,11 +110,13 @@ class Neighbours:
         self._here_at = 0.0
         """When to say again that we are here."""
         self._tally = _Tally()
+        self._said_at: float | None = None
 
     def statistics(self) -> dict[str, int]:
         tally = self._tally
         return {
             "neighbours": sum(not link.is_over for link in self._links.values()),
+            "shunned_by": sum(other.shuns for other in self._others.values()),
             "half_open": len(self._beginnings),
             "links_made": tally.links_made,
             "links_lost": tally.links_lost,
@@ -141,6 +159,9 @@ class Neighbours:
                 link.tick(now, may_judge=now - before < 2 * TICK_SECONDS)
                 if link.is_over:
                     self._forget(mine)
+            for other in self._others.values():
+                if other.link is not None and now - other.opened_at >= SHORT_SECONDS:
+                    other.short, other.shuns = 0, False
             for gone in [id_ for id_, other in self._others.items() if other.link is None and now - other.heard_at > GONE_SECONDS]:
                 del self._others[gone]
             while self._beginnings and now - next(iter(self._beginnings.values())).since > HELLO_SECONDS:
@@ -171,7 +192,7 @@ class Neighbours:
             self._here_at = 0.0  # it does not know of us either
         other.heard_at = now
         if id_ > self.id and other.link is None and now >= other.next_hello and len(self._beginnings) < MAX_HALF_OPEN:
-            other.next_hello = now + HELLO_SECONDS
+            other.next_hello = now + min(LONGEST_PAUSE_SECONDS, HELLO_SECONDS * 2 ** max(0, other.short - 1))
             key = EndKey()
             self._beginnings[key.label] = _Beginning(now, id_, key)
             self._connection.send(self._names.to(id_.hex()), messages.hello(self.id, key.public))
@@ -258,7 +279,7 @@ class Neighbours:
         self._links[mine] = link
         self._tally.links_made += 1
         if other in self._others:
-            self._others[other].link = link
+            self._others[other].link, self._others[other].opened_at = link, self._clock.monotonic()
         try:
             self._attach(link)
         except Exception:  # noqa: BLE001  what one link does to who gets it must not end the others
@@ -268,10 +289,22 @@ class Neighbours:
     def _forget(self, mine: bytes) -> None:
         link = self._links.pop(mine)
         self._tally.links_lost += 1
-        self._here_at = 0.0  # so that a new one is made at once
         for other in self._others.values():
             if other.link is link:
                 other.link = None
+                self._judge(other, was_ended=link.was_ended)
+                if other.short:
+                    return
+        self._here_at = 0.0  # so that a new one is made at once
+
+    def _judge(self, other: _Other, *, was_ended: bool) -> None:
+        """A link to it is over. `was_ended`: at the other end."""
+        now = self._clock.monotonic()
+        other.short = 0 if now - other.opened_at >= SHORT_SECONDS else min(other.short + 1, 16)
+        other.shuns = was_ended and other.short >= SHORT_LINKS
+        if other.shuns and (self._said_at is None or now - self._said_at >= LONGEST_PAUSE_SECONDS):
+            self._said_at = now
+            _log.warning("%s", SHUNNED)
 
     def _lost(self) -> None:
         self._end_all("the connection to NATS was lost")
