@@ -1,4 +1,4 @@
-"""`tpmbus status`, `agents`, `topics`, `subscriptions`: what the running hub of a state folder knows."""
+"""`tpmbus agents`, `topics`, `subscriptions`: whom and what the running hub of a state folder knows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ import click
 from bus.cli.desk import ask
 from bus.cli.options import command
 from bus.cli.output import Output
-
-
-@click.command(short_help="What the running hub is doing.")
-@command(state=True)
-def status(*, state: Path | None, output: Output) -> None:
-    """What the running hub is, and what it has counted since it began."""
-    found = ask(state, "status")
-    output.document(found)
-    rows = [(name, value) for name, value in found.items() if not isinstance(value, dict)]
-    output.table(
-        ("what", "value"),
-        [(name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value) for name, value in rows],
-        title="Hub",
-    )
-    for part, numbers in found["numbers"].items():
-        output.table(("what", "count"), _flat(numbers), title=part)
 
 
 @click.command(short_help="Which agents there are, and which are live.")
@@ -74,19 +58,3 @@ def _live(agent: dict[str, Any]) -> str:
     if agent["link"] == "neighbour":
         return f"at {agent['address'].partition(' ')[0]}"
     return "yes" if agent["live"] else ""
-
-
-def _flat(numbers: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in numbers.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{before}{name} ")
-        else:
-            rows.append((before + name.replace("_", " "), _shown(value)))
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000 else str(value)

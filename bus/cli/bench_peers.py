@@ -94,6 +94,8 @@ def _show(comparison: Comparison, output: Output) -> None:
     from bus.bench.peers import table
 
     output.document(comparison.document())
-    output.table(table.columns(comparison), table.lines(comparison))
-    for note in table.notes(comparison):
-        output.line(note)
+    for columns, lines in table.tables(comparison, width=output.width):
+        output.table(columns, lines)
+    left_out = table.what_is_left_out(width=output.width)
+    for note in (*([left_out] if left_out else []), *table.notes(comparison)):
+        output.paragraph(note)

@@ -46,7 +46,7 @@ _COMMANDS = {
     "request": ("bus.cli.request", "request", "Ask something, and print the reply."),
     "rollout": ("bus.cli.rollout", "rollout", "Which agent uses the TPM, and what decided that."),
     "run": ("bus.cli.run", "run", "Run the hub and the whole fleet, and show what they do."),
-    "status": ("bus.cli.admin", "status", "What the running hub is doing."),
+    "status": ("bus.cli.status", "status", "What the running hub is doing."),
     "sub": ("bus.cli.sub", "sub", "Print the messages of a topic or pattern."),
     "subscriptions": ("bus.cli.admin", "subscriptions", "Who listens to what."),
     "topics": ("bus.cli.admin", "topics", "Topics that are open: who publishes there, and who hears it."),

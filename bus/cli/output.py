@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from bus import errors
@@ -23,6 +24,9 @@ EXIT_SILENCE = 7
 """Nobody answered, or nothing came in time."""
 _WIDTH_OF_PIPES = 200
 """Columns, where no terminal says how many it has: a program that reads a table wants its rows whole."""
+
+_WIDTH_OF_NAMES = 16
+"""So the values of several lists of facts stand under each other."""
 
 _EXIT_CODES: tuple[tuple[type[errors.BusError], int], ...] = (
     (errors.PolicyError, 3),
@@ -55,6 +59,18 @@ class Output:
         if not self.json:
             print(text)
 
+    @property
+    def width(self) -> int:
+        """Columns that there are."""
+        from rich.console import Console
+
+        console = Console()
+        return console.width if console.is_terminal else _WIDTH_OF_PIPES
+
+    def paragraph(self, text: str) -> None:
+        """A line that goes on under itself where it is longer than the terminal; silent with --json."""
+        self.line("\n".join(wrap(text, self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)))
+
     def note(self, text: str) -> None:
         """Something on the side, on stderr in both forms."""
         print(text, file=sys.stderr)
@@ -75,6 +91,25 @@ class Output:
             table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
         console = Console()
         (console if console.is_terminal else Console(width=_WIDTH_OF_PIPES)).print(table)
+
+    def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
+        """A title, and a line for each name; what is too long goes on under itself. Silent with --json."""
+        if self.json:
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2), pad_edge=False)
+        table.add_column(no_wrap=True, min_width=_WIDTH_OF_NAMES, style="cyan")
+        table.add_column(overflow="fold")
+        for name, value in facts:
+            table.add_row(f"  {name}", Text(value))
+        console = Console()
+        console = console if console.is_terminal else Console(width=_WIDTH_OF_PIPES)
+        console.print(Text(title, "bold"))
+        console.print(table)
+        console.print()
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
 import pytest
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from bus.bench.peers import table
 from bus.bench.peers.catalogue import CONTENDERS
@@ -82,6 +86,30 @@ def test_the_table_has_a_line_for_everybody_who_was_asked_for_and_what_it_secure
     assert "pip install eclipse-zenoh" in said
     assert "it said no" in said
     assert "nats 2.16.0" in said
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_tables_fit_their_terminal_and_together_have_every_bus_with_what_it_secures(width):
+    absent = tuple(
+        Absent(name, "not_installed", "pip install it") for name in CONTENDERS if name not in ("tpmbus", "tpmbus-many", "nats")
+    )
+    busy = runs(("tpmbus", 1, 123_456.0), ("tpmbus-many", 1, 234_567.0), ("nats", 1, 98_765.0))
+    shown = list(table.tables(comparison(*busy, absent=absent), width=width))
+    for columns, lines in shown:
+        text = StringIO()
+        drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for line in lines:
+            drawn.add_row(*line)
+        Console(file=text, width=width).print(drawn)
+        said = text.getvalue()
+        assert len(lines) == len(CONTENDERS)
+        assert {len(line) for line in lines} == {len(columns)}
+        words = {word for line in (columns, *lines) for cell in line for word in cell.split()}
+        assert {word for word in words if word not in said} == set(), "no word is cut"
+    heads = [column for columns, _ in shown for column in columns]
+    assert [column for column in table.SECURED if column not in heads] == []
+    assert (table.CPU_RATIO in heads) == (width > 80)
+    assert (table.what_is_left_out(width=width) is None) == (width == 200)
 
 
 def test_a_bus_that_failed_before_its_first_pair_was_whole_takes_no_column_of_ours():

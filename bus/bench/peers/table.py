@@ -1,14 +1,23 @@
-"""The table: figures, ratios and what each bus secures in one place, because a figure without that is no comparison."""
+"""The table: figures, ratios and what each bus secures in one place, because a figure without that is no comparison.
+
+It is shown as two, one under the other: figures, then what is secured, a line for each bus in both. Where there is no room for
+more, a figure is its median alone, a bus has its short name (the one for `--only`), the ratio of processor time may be missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bus.bench.peers.catalogue import CONTENDERS, OURS
 from bus.bench.peers.comparison import Comparison, Row
 from bus.bench.result import Spread
 
+WHOLE_COLUMNS = 190
+"""Of a terminal that has room for everything."""
+RATIO_COLUMNS = 90
+"""And of one that has room for the ratio of processor time."""
+CPU_RATIO = "processor, tpmbus / it"
 SECURED = ("signed by the sender", "encrypted end to end", "keys in a TPM", "policy", "loss is seen")
 
 
@@ -18,10 +27,30 @@ def columns(comparison: Comparison) -> list[str]:
         what_is_counted(comparison.settings),
         "processor, us each",
         *(f"{CONTENDERS[name].title} / it" for name in _ours(comparison)),
-        "processor, tpmbus / it",
+        CPU_RATIO,
         "lost, doubled",
         *SECURED,
     ]
+
+
+def tables(comparison: Comparison, *, width: int) -> Iterator[tuple[Sequence[str], list[Sequence[str]]]]:
+    """Columns and lines of each table that is shown on a terminal of this width."""
+    is_brief = width < WHOLE_COLUMNS
+    heads, rows = columns(comparison), list(lines(comparison, is_brief=is_brief))
+    if is_brief:
+        heads = [head.removeprefix(f"{OURS[0]}, ").removeprefix("publish_") for head in heads]
+    secured = len(heads) - len(SECURED)
+    ratio = heads.index(CPU_RATIO)
+    shown = [number for number in range(secured) if number != ratio or width >= RATIO_COLUMNS]
+    yield [heads[number] for number in shown], [[row[number] for number in shown] for row in rows]
+    yield [heads[0], *heads[secured:]], [[row[0], *row[secured:]] for row in rows]
+
+
+def what_is_left_out(*, width: int) -> str | None:
+    """Said under tables that are not whole."""
+    return (
+        None if width >= WHOLE_COLUMNS else "Medians alone have room here: a wider terminal shows their spread, --json every run."
+    )
 
 
 def what_is_counted(settings: Any) -> str:
@@ -30,14 +59,16 @@ def what_is_counted(settings: Any) -> str:
     return "latency, ms: p50, p99" if settings["rate"] is not None else "deliveries a second"
 
 
-def lines(comparison: Comparison) -> Iterator[Sequence[str]]:
-    """A line for each bus that was asked for, also for those that have no figures."""
+def lines(comparison: Comparison, *, is_brief: bool = False) -> Iterator[Sequence[str]]:
+    """A line for each bus that was asked for, also for those that have no figures. Brief: with short names, and without spreads."""
     width = len(_ours(comparison)) + 1
+    shown = _median if is_brief else _spread
     for row in comparison.rows:
-        yield (CONTENDERS[row.bus].title, *_figures(row, comparison), *_ratios(row, width), _counts(row), *_secured(row.bus))
+        figures = (*_figures(row, comparison, shown), *_ratios(row, width, shown))
+        yield (_title(row.bus, is_brief=is_brief), *figures, _counts(row), *_secured(row.bus))
     for absent in comparison.absent:
         yield (
-            CONTENDERS[absent.bus].title,
+            _title(absent.bus, is_brief=is_brief),
             absent.reason.replace("_", " "),
             "",
             *("" for _ in range(width)),
@@ -65,16 +96,20 @@ def _ours(comparison: Comparison) -> list[str]:
     return [row.bus for row in comparison.rows if row.bus in OURS]
 
 
-def _figures(row: Row, comparison: Comparison) -> tuple[str, str]:
+def _title(bus: str, *, is_brief: bool) -> str:
+    return bus if is_brief else CONTENDERS[bus].title
+
+
+def _figures(row: Row, comparison: Comparison, shown: Callable[[Spread], str]) -> tuple[str, str]:
     is_time = comparison.settings["rate"] is not None or comparison.settings["workload"] == "reqrep"
-    shown = f"{_spread(row.figure)}, p99 {_short(row.p99_ms.median)}" if is_time else _spread(row.figure)
-    return shown, _spread(row.cpu_us)
+    figure = f"{shown(row.figure)}, p99 {_short(row.p99_ms.median)}" if is_time else shown(row.figure)
+    return figure, shown(row.cpu_us)
 
 
-def _ratios(row: Row, width: int) -> list[str]:
+def _ratios(row: Row, width: int, shown: Callable[[Spread], str]) -> list[str]:
     if not row.ratios:
         return ["" for _ in range(width)]
-    return [*(_spread(ratio.figure) for ratio in row.ratios), _spread(row.ratios[0].cpu)]
+    return [*(shown(ratio.figure) for ratio in row.ratios), shown(row.ratios[0].cpu)]
 
 
 def _counts(row: Row) -> str:
@@ -88,6 +123,10 @@ def _secured(bus: str) -> tuple[str, ...]:
 
 def _spread(found: Spread) -> str:
     return f"{_short(found.median)} ({_short(found.least)} to {_short(found.most)})"
+
+
+def _median(found: Spread) -> str:
+    return _short(found.median)
 
 
 def _short(value: float) -> str:
