@@ -134,8 +134,9 @@ class Broker:
     # ---- links ---------------------------------------------------------------------------------------------------------------
 
     def take_session(self, session: Session) -> None:
-        """The broker's own identity, newly certified; links that are open do not mind."""
+        """The broker's own identity, newly certified. Links to hosts do not mind, and neighbours hear of it."""
         self._links.own = session
+        self._neighbours.take_session(session)
 
     def attach(self, link: Link) -> None:
         """A new connection. Raises LocalProtocolError before `take_session`."""
@@ -216,7 +217,7 @@ class Broker:
         for host in self._hosts:
             host.outbox.expire(moment.now_ms)
             host.intake.tick(moment.now)
-        self._neighbours.tick(moment.now)
+        self._neighbours.tick(moment)
         self._asking.tick(moment.now)
         self._durable.tick(moment.now)
         self._offences.tick(moment.now)

@@ -98,6 +98,30 @@ class Subscription:
         return "" if self.taker is None else self.taker.reading.what.name.name
 
 
+class Subscriptions(dict[int, Subscription]):
+    """Of one link, by number. Those of one agent are found without a look at the others, of which a neighbour has very many."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: dict[str, dict[int, None]] = {}
+
+    def __setitem__(self, number: int, one: Subscription) -> None:
+        super().__setitem__(number, one)
+        self._of.setdefault(one.agent, {})[number] = None
+
+    def __delitem__(self, number: int) -> None:
+        agent = self[number].agent
+        super().__delitem__(number)
+        del self._of[agent][number]
+        if not self._of[agent]:
+            del self._of[agent]
+
+    def of(self, agent: str) -> list[Subscription]:
+        return [self[number] for number in self._of.get(agent, ())]
+
+
 class Where(NamedTuple):
     """For the people who run it."""
 
@@ -130,6 +154,7 @@ class HostLink:
         "seen",
         "serial",
         "sessions",
+        "sessions_of",
         "storing_bytes",
         "subscriptions",
         "t",
@@ -153,11 +178,13 @@ class HostLink:
         self.host_keys: dict[bytes, None] = {}
         """Proven on this link, in that order."""
         self.sessions: dict[bytes, Believed] = {}
-        """By id: what agents on this link may send under."""
+        """By id: what agents on this link may send under. `Seats` puts them in, and takes them out."""
+        self.sessions_of: dict[str, dict[bytes, Believed]] = {}
+        """The same by agent."""
         self.agents: dict[str, Believed] = {}
         """Who is live here, each with its newest session."""
         self.lanes: dict[int, Lane] = {}
-        self.subscriptions: dict[int, Subscription] = {}
+        self.subscriptions = Subscriptions()
         self.turns: dict[int, Turn] = {}
         """That are not credited yet."""
         self.intake: Intake

@@ -176,7 +176,9 @@ class Joining:
 
     def close(self, host: HostLink, agent: str, moment: Moment) -> None:
         """It has left this link; that it was not there is no fault: it may have been put off meanwhile."""
-        for one in [one for one in host.subscriptions.values() if one.agent == agent]:
+        if agent not in host.agents:
+            return
+        for one in host.subscriptions.of(agent):
             self._subscribing.drop(one, moment)
         self._seats.leave(host, agent)
         for lane in host.lanes.values():
@@ -187,14 +189,14 @@ class Joining:
         if _leaf_is_revoked(host.link.peer.client_leaf, self._snapshot.trust):
             host.cut("revoked")
             return
-        for id_, one in [*host.sessions.items()]:
-            why = self._why_not(one, moment)
+        for one in [*host.sessions.values()]:
+            why = self._why_not(one, moment) if one.id in host.sessions else None  # it may have gone with another of its agent
             if why is None:
                 continue
             if host.agents.get(one.name) is one:
                 self.leave(host, one.name, why, moment)
             else:
-                host.sessions.pop(id_, None)
+                self._seats.end(host, one)
         if not host.agents and not host.is_neighbour:
             host.cut("revoked")
 

@@ -80,7 +80,7 @@ class Listing:
     def live(self) -> list[Live]:
         found = []
         for agent, host in self._seats:
-            listens = sum(one.agent == agent for one in host.subscriptions.values())
+            listens = len(host.subscriptions.of(agent))
             found.append(Live(agent, *host.where, listens, host.agents[agent].not_after_ms))
         return sorted(found)
 

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from bus.broker.requests import Asked
 
 MAX_AGENTS: Final = 16_384
-MAX_SUBSCRIPTIONS: Final = 65_536
-MAX_KEPT: Final = 65_536
-"""Durable subscriptions of which it tells."""
 MAX_KNOWN: Final = 16_384
 """Sessions whose papers it has shown; more than a broker remembers to have shown on one link, so none is missing here."""
 MAX_ASIDE: Final = 1_024
@@ -48,8 +45,8 @@ OVERFLOW: Final = "drop_newest"
 class Neighbour(HostLink):
     is_neighbour: ClassVar[bool] = True
     __slots__ = (
-        "agents_aside", "asked", "began_at", "boot", "broker", "groups_left", "is_introduced", "kept", "known", "meeting", "mine",
-        "next_number", "numbers", "pieces", "subscriptions_aside", "unseen", "waits",
+        "agents_aside", "aside_bytes", "asked", "began_at", "broker", "elsewhere", "groups_left", "is_introduced", "kept", "known",
+        "meeting", "mine", "next_number", "numbers", "pieces", "subscriptions_aside", "unseen", "waits",
     )  # fmt: skip
 
     def __init__(self, number: int, link: Link, *, now: float) -> None:
@@ -60,11 +57,14 @@ class Neighbour(HostLink):
         """It has heard of all that was here when it came; from then on it is waited for."""
         self.broker: Believed | None = None
         """Who proved itself here."""
-        self.boot = b""
         self.known: dict[bytes, Believed] = {}
         """By session: whose papers it has shown, of agents that are live there or were a while ago."""
         self.agents_aside: dict[str, tuple[int, bytes]] = {}
-        """Whom it says to have, with number and papers, and who cannot be there for us now."""
+        """Whom it says to have, with number and papers, and whom policy or trust do not allow."""
+        self.aside_bytes = 0
+        """Of those papers."""
+        self.elsewhere: dict[str, tuple[int, bytes]] = {}
+        """The same of who is live elsewhere by a larger number, or not there yet by our clock; with the session."""
         self.subscriptions_aside: dict[int, list[Any]] = {}
         """SUBSCRIBE frames of it that are not in force."""
         self.kept: dict[Key, None] = {}
@@ -118,8 +118,8 @@ class Neighbour(HostLink):
 
     def put_aside(self, subscription: Subscription) -> None:
         """It stands at the neighbour, and may be in force here again by another policy."""
-        one = subscription
-        self.set_aside([0, one.number, one.agent, one.pattern, one.group, "", "", one.limit, BLOCK if one.may_stop else one.overflow])
+        one, overflow = subscription, BLOCK if subscription.may_stop else subscription.overflow
+        self.set_aside([0, one.number, one.agent, one.pattern, one.group, "", "", one.limit, overflow])
 
     def set_aside(self, fields: list[Any]) -> None:
         """A SUBSCRIBE. Who has so many that are not allowed loses the oldest."""
@@ -128,10 +128,16 @@ class Neighbour(HostLink):
             del self.subscriptions_aside[next(iter(self.subscriptions_aside))]
 
     def set_agent_aside(self, agent: str, number: int, papers: bytes) -> None:
-        self.agents_aside.pop(agent, None)
+        self.forget_aside(agent)
         self.agents_aside[agent] = number, papers
-        while len(self.agents_aside) > MAX_ASIDE or sum(len(data) for _, data in self.agents_aside.values()) > MAX_ASIDE_BYTES:
-            del self.agents_aside[next(iter(self.agents_aside))]
+        self.aside_bytes += len(papers)
+        while len(self.agents_aside) > MAX_ASIDE or self.aside_bytes > MAX_ASIDE_BYTES:
+            self.forget_aside(next(iter(self.agents_aside)))
+
+    def forget_aside(self, agent: str) -> None:
+        """It is not aside any more."""
+        _, papers = self.agents_aside.pop(agent, (0, b""))
+        self.aside_bytes -= len(papers)
 
     def __repr__(self) -> str:
         return f"<Neighbour {self.number} {self.neighbour or 'not known yet'}>"

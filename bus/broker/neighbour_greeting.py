@@ -2,6 +2,9 @@
 
 A neighbour is a broker of this domain: its papers are of profile broker, its identity is not revoked, its session counts now, and
 its host key signed. It is not this broker itself, nor one that sends back what it was sent.
+
+A session ends after a quarter of an hour, and who has stolen its key has no other. So each shows its next one on the link, whose
+host key signs the same greetings; one that does not is no neighbour any more when the session that is known has ended.
 """
 
 from __future__ import annotations
@@ -54,18 +57,54 @@ class Meeting:
         greeting, neighbour = Greeting.parse(data), self._neighbour
         if not set(greeting.versions) & set(VERSIONS):
             raise RemoteProtocolError("version", f"the neighbour speaks {greeting.versions}: update the older of the two")
-        broker = believe(greeting.papers, self._verifier, now_ms=moment.now_ms, profile=Profile.BROKER)
-        if greeting.boot == self._boot or broker.host_key == self._own.keys.public:
-            raise VerificationError("untrusted", agent=broker.name, detail="this broker itself is at the other end")
+        broker = self._believe(greeting.papers, snapshot, moment)
+        if greeting.boot == self._boot:
+            raise _itself(broker)
+        neighbour.broker, self._theirs = broker, data
+        neighbour.send(Frame.PROVE, self._own.keys.sign(self._tbs(self._mine, data)))
+
+    def _believe(self, papers: bytes, snapshot: Snapshot, moment: Moment) -> Believed:
+        """Raises RemoteProtocolError("malformed"), VerificationError."""
+        broker = believe(papers, self._verifier, now_ms=moment.now_ms, profile=Profile.BROKER)
+        if broker.host_key == self._own.keys.public:
+            raise _itself(broker)
         check_broker(broker, snapshot, now_ms=moment.now_ms)
         if not broker.not_before_ms - SKEW_MS <= moment.now_ms <= broker.not_after_ms + SKEW_MS:
             raise VerificationError("untrusted", agent=broker.name, detail="its session is not valid now; compare the clocks")
-        neighbour.broker, neighbour.boot, self._theirs = broker, greeting.boot, data
-        neighbour.send(Frame.PROVE, self._own.keys.sign(self._tbs(self._mine, data)))
+        return broker
+
+    # ---- later -----------------------------------------------------------------------------------------------------------------
+
+    def renew(self, own: Session) -> None:
+        """Show this session of ours, if it is another one than was shown."""
+        if own is not self._own:
+            self._own = own
+            self._neighbour.send(Frame.PAPERS, [own.papers], own.keys.sign(self._tbs(self._mine, self._theirs)))
+
+    def renewed(self, fields: list[Any], snapshot: Snapshot, moment: Moment) -> None:
+        """A PAPERS with a signature. Raises RemoteProtocolError("malformed"), VerificationError."""
+        _, items, signature = fields
+        if len(items) != 1:
+            raise malformed("a broker shows one session of its own at a time")
+        broker, neighbour = self._believe(items[0], snapshot, moment), self._neighbour
+        if broker.name != neighbour.neighbour:
+            raise VerificationError("untrusted", agent=broker.name, detail=f"this is the link of {neighbour.neighbour}")
+        verify_host(broker.host_key, self._tbs(self._theirs, self._mine), signature)
+        if neighbour.broker is None or neighbour.broker.not_after_ms <= broker.not_after_ms:
+            neighbour.broker = broker
+
+    def is_over(self, moment: Moment) -> bool:
+        """Its session has ended, by any clock."""
+        broker = self._neighbour.broker
+        return broker is not None and broker.not_after_ms + SKEW_MS < moment.now_ms
 
     def _tbs(self, signer: bytes, other: bytes) -> bytes:
         peer = self._neighbour.link.peer
         return greeting_tbs(signer, other, server_leaf=peer.server_leaf, client_leaf=peer.client_leaf)
+
+
+def _itself(broker: Believed) -> VerificationError:
+    return VerificationError("untrusted", agent=broker.name, detail="this broker itself is at the other end")
 
 
 def check_broker(broker: Believed, snapshot: Snapshot, *, now_ms: int) -> None:

@@ -3,13 +3,19 @@
 number      of each seat: the time at which its agent proved itself there, and always later than the seat that the broker knew of.
             The larger one counts everywhere, so all brokers agree, whoever hears of what first: an agent has moved, or it joined at
             two brokers while these did not hear of each other
+ahead       a number may be dated ahead, because clocks differ or because a broker lies. It counts when it is ahead of our clock by
+            no more than clocks may differ; until then it waits. So what we say ourselves, later than what counts here, is at most
+            twice as far ahead by another clock, and only beyond that is somebody cut: one who lies makes others wait for a minute,
+            and never has two honest ones cut each other
 papers      are verified here. That their host key was proven is the neighbour's word: one that lies may put an agent off, which
             its own log and that of the agent show; it cannot speak for the agent, whose envelopes it cannot sign
 set aside   whom policy or trust do not allow here may be allowed a moment later, when this broker has heard what the other has
+elsewhere   who is live by a larger number at another broker is back here when that one has it no more
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
@@ -28,6 +34,14 @@ from bus.protocol.papers import claimed
 from bus.protocol.skew import SKEW_MS
 
 _ORDER_BYTES: Final = ORDER_BITS // 8
+AHEAD_MS: Final = SKEW_MS
+"""By our clock, of a number that counts."""
+SAID_AHEAD_MS: Final = AHEAD_MS + 1_000
+"""Of one that we say ourselves: one more than what counts; and a second for very many of these."""
+MOST_AHEAD_MS: Final = SAID_AHEAD_MS + SKEW_MS
+"""Of one that another one may say, whose clock is before ours."""
+LOOK_AGAIN: Final = 512
+"""Agents in each tick."""
 
 
 class NeighbourSeats:
@@ -47,6 +61,8 @@ class NeighbourSeats:
         self._now_ms, self._random = now_ms, random
         self._numbers: dict[str, int] = {}
         """Of the seats that count."""
+        self._again: dict[str, None] = {}
+        """Agents that may be live at a neighbour now, that says so since a while."""
 
     # ---- ours ----------------------------------------------------------------------------------------------------------------
 
@@ -64,6 +80,7 @@ class NeighbourSeats:
     def left(self, host: HostLink, agent: str) -> None:
         if self._seats.host_of(agent) is None:
             self._numbers.pop(agent, None)
+            self._again[agent] = None
         if not host.is_neighbour:
             for neighbour in self._links:
                 neighbour.do(partial(neighbour.say, Between.UNSEATED, agent))
@@ -79,7 +96,9 @@ class NeighbourSeats:
         host = self._seats.host_of(agent)
         if host is not None and not host.is_neighbour:
             believed = host.agents[agent]
-            neighbour.say(Between.SEATED, self._numbers[agent], believed.papers.encode())
+            latest = (self._now_ms() + SAID_AHEAD_MS) << ORDER_BITS  # less than it was only if the clock was set back
+            number = self._numbers[agent] = min(self._numbers[agent], latest)
+            neighbour.say(Between.SEATED, number, believed.papers.encode())
             neighbour.is_told(believed.id)
 
     # ---- theirs --------------------------------------------------------------------------------------------------------------
@@ -87,7 +106,7 @@ class NeighbourSeats:
     def seated(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         """An agent is live there, or has new papers. Raises RemoteProtocolError("malformed")."""
         _, number, papers = fields
-        if number >> ORDER_BITS > moment.now_ms + 2 * SKEW_MS:
+        if number >> ORDER_BITS > moment.now_ms + MOST_AHEAD_MS:
             raise malformed("a seat that was taken in the future")
         try:
             believed = self._joining.believed_afar(papers, moment)
@@ -96,23 +115,39 @@ class NeighbourSeats:
             self._offences.note(neighbour.link.peer, f"a neighbour's papers refused as {why}", str(error), now=moment.now)
             neighbour.set_agent_aside(claimed(papers).name, number, papers)
             return
+        neighbour.knows(believed)
+        neighbour.forget_aside(believed.name)
         self._take(neighbour, believed, number, moment)
 
     def _take(self, neighbour: Neighbour, believed: Believed, number: int, moment: Moment) -> None:
+        """Raises RemoteProtocolError("malformed")."""
         agent = believed.name
-        neighbour.knows(believed)
-        neighbour.agents_aside.pop(agent, None)
-        if self._seats.host_of(agent) not in (None, neighbour) and number <= self._numbers[agent]:
-            neighbour.set_agent_aside(agent, number, believed.papers.encode())
-            return
-        if agent not in neighbour.agents and len(neighbour.agents) >= MAX_AGENTS:
+        neighbour.elsewhere.pop(agent, None)
+        if agent not in neighbour.agents and len(neighbour.agents) + len(neighbour.elsewhere) >= MAX_AGENTS:
             raise malformed("more agents than a broker can have")
+        is_ahead = number >> ORDER_BITS > moment.now_ms + AHEAD_MS
+        if is_ahead or (self._seats.host_of(agent) not in (None, neighbour) and number <= self._numbers[agent]):
+            neighbour.elsewhere[agent] = number, believed.id
+            if is_ahead:
+                self._again[agent] = None
+            return
         self._numbers[agent] = number
         self._joining.seat(neighbour, believed, moment)
 
+    def tick(self, moment: Moment) -> None:
+        """Who was live elsewhere and is not any more, or was ahead of our clock, may be live at a neighbour that says so."""
+        for agent in [*itertools.islice(self._again, LOOK_AGAIN)]:
+            del self._again[agent]
+            for neighbour in self._links:
+                number, session = neighbour.elsewhere.get(agent, (0, b""))
+                believed = neighbour.known.get(session)
+                if believed is not None:
+                    self.seated(neighbour, [Between.SEATED, number, believed.papers.encode()], moment)
+
     def unseated(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         agent = fields[1]
-        neighbour.agents_aside.pop(agent, None)
+        neighbour.forget_aside(agent)
+        neighbour.elsewhere.pop(agent, None)
         self._joining.close(neighbour, agent, moment)
 
     def papers(self, neighbour: Neighbour, items: list[bytes], moment: Moment) -> None:
@@ -138,8 +173,8 @@ class NeighbourSeats:
             if not subscription.is_live:
                 neighbour.put_aside(subscription)
         gone = {agent: seat for agent, seat in before.items() if agent not in neighbour.agents}
-        aside, neighbour.agents_aside = neighbour.agents_aside, {}
-        for number, papers in aside.values():
+        aside = [*neighbour.agents_aside.values()]
+        for number, papers in aside:
             try:
                 self.seated(neighbour, [Between.SEATED, number, papers], moment)
             except RemoteProtocolError:

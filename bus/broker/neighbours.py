@@ -4,6 +4,8 @@ A neighbour is a link. On it both ends are brokers and equal: each proves itself
 own (`neighbour_seats`, `neighbour_interest`) and from then on every change, and brings what its agents publish for readers here
 (`neighbour_crossing`). Nothing is passed on twice, so every broker has a link to every other, and there are no loops.
 
+    one link  of each broker, by its name: the newest on which it proved itself. So what one may have is bounded for a broker
+    session   of a broker ends, and so does its link, unless it has shown its next one there in time
     lost      with the link all that the neighbour had here is gone: its agents are not live, its subscriptions have ended, and
               what was under way is lost, which readers see as `missed`. The link that comes next begins anew
     hostile   a neighbour is a broker with valid papers and may be broken or taken over. All that it can make grow has a bound, its
@@ -46,12 +48,15 @@ from bus.errors import BusError, ClosedError, VerificationError
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Session
+from bus.protocol.frames import Frame
 from bus.protocol.neighbour_frames import BOOT_BYTES
 
 WEIGHT: Final = 4
 """Of its account: it brings the papers of many agents when it comes."""
 MAX_NEIGHBOURS: Final = 64
 """Open; and so many more that are about to be."""
+TOLD_COST: Final = 2
+"""Of each agent and subscription of which a neighbour is told when it comes, in steps: so one that comes and goes pays for it."""
 
 
 class Neighbours:
@@ -85,6 +90,8 @@ class Neighbours:
         """`lose`: take away at once all that one had."""
         self._snapshot, self._verifier = snapshot, verifier
         self._accounts, self._hosts, self._watching, self._lose, self._random = accounts, hosts, watching, lose, random
+        self._offences, self._seats = offences, seats
+        self._own: Session
         self._boot = random(BOOT_BYTES)
         self._open: dict[Neighbour, None] = {}
         self._half_open: dict[Neighbour, None] = {}
@@ -107,6 +114,7 @@ class Neighbours:
 
     def begin(self, neighbour: Neighbour, own: Session, moment: Moment) -> None:
         self._half_open[neighbour] = None
+        self._own = own
         neighbour.meeting = Meeting(neighbour, own, self._verifier, boot=self._boot, now_ms=moment.now_ms, random=self._random)
         if len(self._half_open) > MAX_NEIGHBOURS:
             oldest = next(iter(self._half_open))  # an honest one takes milliseconds
@@ -116,7 +124,10 @@ class Neighbours:
     def frame(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
         """Raises RemoteProtocolError: the link is over."""
         if neighbour.is_open:
-            self._serving.frame(neighbour, fields, moment)
+            if fields[0] == Frame.PAPERS and fields[2]:
+                self._renewed(neighbour, fields, moment)
+            else:
+                self._serving.frame(neighbour, fields, moment)
             return
         try:
             if neighbour.meeting.received(fields, self._snapshot, moment):
@@ -124,21 +135,45 @@ class Neighbours:
         except VerificationError as error:
             self._watching.cut(neighbour, "no_neighbour", str(error), now=moment.now)
 
+    def _renewed(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        """Raises RemoteProtocolError("malformed"). What is not believed changes nothing: it has until its session ends."""
+        try:
+            neighbour.meeting.renewed(fields, self._snapshot, moment)
+        except VerificationError as error:
+            what = f"{neighbour.neighbour}: its new papers refused as {error.reason}"
+            self._offences.note(neighbour.link.peer, what, str(error), now=moment.now)
+
     def _is_open(self, neighbour: Neighbour, moment: Moment) -> None:
         """Both have proved themselves: it hears what there is."""
         del self._half_open[neighbour]
         for other in [*self._open]:
-            if other.boot == neighbour.boot and other.broker is not None and other.broker.name == neighbour.neighbour:
-                self._watching.cut(other, "came_again", "the same broker has another link now", now=moment.now)
+            if other.neighbour == neighbour.neighbour:
+                self._watching.cut(other, "came_again", f"{other.neighbour} has another link now", now=moment.now)
                 self._lose(other, ClosedError("another link took its place"))
-        if len(self._open) >= MAX_NEIGHBOURS:
+        account = self._accounts.of(f"broker {neighbour.neighbour}", now=moment.now, weight=WEIGHT)
+        account.grow(moment.now)
+        neighbour.intake.answer_to(account)
+        if account.is_empty:
+            self._watching.cut(neighbour, "comes_too_often", f"{neighbour.neighbour} has to wait for a moment", now=moment.now)
+        elif len(self._open) >= MAX_NEIGHBOURS:
             self._watching.cut(neighbour, "too_many_neighbours", f"more than {MAX_NEIGHBOURS}", now=moment.now)
-            return
+        else:
+            self._introduce(neighbour)
+
+    def _introduce(self, neighbour: Neighbour) -> None:
         neighbour.is_open = True
-        neighbour.intake.answer_to(self._accounts.of(f"broker {neighbour.neighbour}", now=moment.now, weight=WEIGHT))
         self._open[neighbour] = None
+        neighbour.meeting.renew(self._own)  # if it was renewed meanwhile
+        listen = [one for host in self._hosts for one in host.subscriptions.values()]
+        neighbour.intake.account.pay(TOLD_COST * (len(self._seats) + len(listen)))
         self._places.introduce(neighbour)
-        self._listening.introduce(neighbour, [one for host in self._hosts for one in host.subscriptions.values()])
+        self._listening.introduce(neighbour, listen)
+
+    def take_session(self, own: Session) -> None:
+        """This broker's identity was certified anew: those who are here believe it for no longer than they know of."""
+        self._own = own
+        for neighbour in self._open:
+            neighbour.meeting.renew(own)
 
     # ---- following -----------------------------------------------------------------------------------------------------------
 
@@ -158,14 +193,19 @@ class Neighbours:
 
     # ---- going ---------------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> None:
+    def tick(self, moment: Moment) -> None:
+        now = moment.now
         self._lanes.tick(now)
         for neighbour in [*self._half_open]:
             if now - neighbour.began_at >= MAX_SECONDS:
                 self._watching.cut(neighbour, "no_neighbour", "it has not proved itself within 5 s", now=now)
         for neighbour in [*self._open]:
+            if neighbour.meeting.is_over(moment):
+                detail = f"the session of {neighbour.neighbour} has ended, and it has shown no other"
+                self._watching.cut(neighbour, "session_ended", detail, now=now)
             if self._listening.is_overdue(neighbour, now):
                 self._watching.cut(neighbour, "interest_not_seen", "it does not say that its publishers know who listens", now=now)
+        self._places.tick(moment)
 
     def lost(self, neighbour: Neighbour) -> None:
         """Its link is gone, and its agents and subscriptions were taken away before."""

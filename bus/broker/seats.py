@@ -48,23 +48,30 @@ class Seats:
         """Whoever these papers are of is on this link now. Gives the link that the agent was on before, if that is another one."""
         older = self._of.get(believed.name)
         self._of[believed.name] = host
-        host.sessions[believed.id] = believed
+        mine = host.sessions_of.setdefault(believed.name, {})
+        host.sessions[believed.id] = mine[believed.id] = believed
         known = host.agents.get(believed.name)
         if known is None or known.not_before_ms <= believed.not_before_ms:
             host.agents[believed.name] = believed
-        mine = [one for one in host.sessions.values() if one.name == believed.name]
         if len(mine) > MAX_SESSIONS:
-            del host.sessions[min(mine, key=lambda one: one.not_before_ms).id]
+            self.end(host, min(mine.values(), key=lambda one: one.not_before_ms))
         if self.watch is not None:
             self.watch.taken(host, believed, is_new=known is None or older is not host)
         return None if older is host else older
+
+    def end(self, host: HostLink, one: Believed) -> None:
+        """Nothing more may come under this session."""
+        mine = host.sessions_of[one.name]
+        del host.sessions[one.id], mine[one.id]
+        if not mine:
+            del host.sessions_of[one.name]
 
     def leave(self, host: HostLink, agent: str) -> None:
         """The agent is off this link; if another one has it, it stays there."""
         if self._of.get(agent) is host:
             del self._of[agent]
         if host.agents.pop(agent, None) is not None:
-            for id_ in [id_ for id_, one in host.sessions.items() if one.name == agent]:
+            for id_ in host.sessions_of.pop(agent, ()):
                 del host.sessions[id_]
             if self.watch is not None:
                 self.watch.left(host, agent)
@@ -72,7 +79,7 @@ class Seats:
     def forget(self, now_ms: int) -> None:
         """Sessions that were renewed, and under which nothing more can come."""
         for host in {*self._of.values()}:
-            sessions = host.sessions.items()
-            ended = [id_ for id_, one in sessions if one.not_after_ms + AGAIN_MS < now_ms and host.agents[one.name] is not one]
-            for id_ in ended:
-                del host.sessions[id_]
+            sessions = [*host.sessions.values()]
+            for one in sessions:
+                if one.not_after_ms + AGAIN_MS < now_ms and host.agents[one.name] is not one:
+                    self.end(host, one)

@@ -107,6 +107,7 @@ class World:
         """Of all agents, as in one state folder."""
         self._inboxes: dict[str, MemoryInbox] = {}
         self._cosigners: dict[str, CosigningKey] = {}
+        self._brokers: dict[str, None] = {BROKER: None}
         bundle = self._bundle(1, texts)
         crl = self.authority.revocations(1, {}, now_ms=clock.now_ms())
         self._trust = _Trust(bundle, crl, self._statement(1, bundle, crl, {}))
@@ -179,13 +180,16 @@ class World:
             keyring=keyring,
             snapshot=snapshot,
             trust=self.documents,
-            brokers=(BROKER,),
+            brokers=tuple(self._brokers),
             clock=self.clock,
             holders={name: self.holder(name, snapshot.policy) for name in names},
         )
 
-    def broker_materials(self) -> BrokerMaterials:
-        certificate, key = self._identity(Profile.BROKER, BROKER, BROKER_SUITE, SOFTWARE_TPM, serial=BROKER_SERIAL)
+    def broker_materials(self, name: str = BROKER) -> BrokerMaterials:
+        """Each of several brokers has a name of its own."""
+        serial = BROKER_SERIAL if name == BROKER else serial_of(name, 0)
+        certificate, key = self._identity(Profile.BROKER, name, BROKER_SUITE, SOFTWARE_TPM, serial=serial)
+        self._brokers[name] = None
         sessions = Sessions(self.engine, lambda: self._trust.statement, self.clock)
         return BrokerMaterials(
             snapshot=self.snapshot(),

@@ -25,6 +25,8 @@ class PlayedNeighbour:
         self.link, far = memory_pair("memory:gate")
         self.session = session or broker_session(stage.world, name)
         self.boot = os.urandom(16)
+        self.mine = self.theirs = b""
+        """Greetings."""
         self.came: list[list[Any]] = []
         self.lost: list[BusError] = []
         self.agents: dict[str, Agent] = {}
@@ -67,11 +69,16 @@ class PlayedNeighbour:
         return Greeting(**(facts | changes)).encode()
 
     async def meet(self, **changes: Any) -> None:
-        [[_, theirs]] = await self.hears(Between.GREET)
-        mine = self.greeting(**changes)
-        self.send(Between.GREET, mine)
-        self.send(Frame.PROVE, self.session.keys.sign(greeting_tbs(mine, theirs)))
+        [[_, self.theirs]] = await self.hears(Between.GREET)
+        self.mine = self.greeting(**changes)
+        self.send(Between.GREET, self.mine)
+        self.send(Frame.PROVE, self.session.keys.sign(greeting_tbs(self.mine, self.theirs)))
         await self.hears(Frame.PROVE)
+
+    async def renews(self, session: Session, *, signs: Session | None = None, papers: bytes = b"") -> None:
+        """Its identity was certified anew; `signs`: by another host key than that of these papers."""
+        signature = (signs or session).keys.sign(greeting_tbs(self.mine, self.theirs))
+        await self.say(Frame.PAPERS, [papers or session.papers], signature)
 
     # ---- what it has -------------------------------------------------------------------------------------------------------------
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from played import Played, Stage, settle
 from played_neighbour import PlayedNeighbour
+from town import town
 
 from bus.broker.asking import MAX_FAR_SENDERS, Asking
+from bus.broker.neighbour_seats import AHEAD_MS, MOST_AHEAD_MS
 from bus.broker.seats import Seats
 from bus.identity.envelopes.reserved import reply_topic
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.frames import BY_ITS_TOPIC, UNHEARD, Frame
 from bus.protocol.header import REPLY, REQUEST, Header
+from bus.protocol.neighbour_frames import ORDER_BITS, Between
+from bus.protocol.skew import SKEW_MS
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +29,11 @@ async def _met(stage: Stage, **changes: Any) -> PlayedNeighbour:
     await neighbour.meet()
     assert neighbour.is_open
     return neighbour
+
+
+def _cut(stage: Stage) -> dict[str, int]:
+    found: dict[str, int] = stage.counted["cut"]
+    return found
 
 
 def _header(envelope: bytes) -> Header:
@@ -197,3 +207,94 @@ def test_of_those_who_name_an_epoch_at_one_neighbour_so_many_are_known():
     assert table.is_sender(bytes(32), "DIRECTOR")
     assert table.is_sender(bytes(32), "DEPUTY")
     assert sum(map(len, table._of_sender.values())) == MAX_FAR_SENDERS + 2
+
+
+# ---- seats -----------------------------------------------------------------------------------------------------------------------
+
+
+async def _live(stage: Stage) -> dict[str, str]:
+    return {one.agent: one.kind for one in stage.broker.listing.live()}
+
+
+async def test_a_seat_counts_that_is_ahead_as_far_as_clocks_may_differ(stage: Stage):
+    neighbour = await _met(stage)
+    await neighbour.seats("BUILDER", later=AHEAD_MS)
+    assert await _live(stage) == {"BUILDER": "neighbour"}
+
+
+async def test_a_seat_that_is_further_ahead_waits_and_ends_no_link(stage: Stage):
+    async with stage.running():
+        host, neighbour = await stage.host("BUILDER"), await _met(stage)
+        await neighbour.seats("BUILDER", later=MOST_AHEAD_MS)
+        assert not neighbour.lost
+        assert await _live(stage) == {"BUILDER": "memory"}
+        await stage.later((MOST_AHEAD_MS - AHEAD_MS) / 1000 - 1, step=1)
+        assert await _live(stage) == {"BUILDER": "memory"}
+        await stage.later(2)
+        assert await _live(stage) == {"BUILDER": "neighbour"}
+        assert await host.hears(Frame.DRAIN)
+
+
+async def test_a_seat_that_no_honest_broker_can_say_ends_the_link(stage: Stage):
+    neighbour = await _met(stage)
+    await neighbour.seats("BUILDER", later=MOST_AHEAD_MS + 1)
+    assert neighbour.lost
+    assert _cut(stage) == {"malformed": 1}
+
+
+@pytest.mark.parametrize("later", [AHEAD_MS, MOST_AHEAD_MS])
+async def test_a_lie_about_the_time_makes_this_broker_say_nothing_for_which_another_cuts_it(stage: Stage, later: int):
+    liar, other = await _met(stage), await _met(stage, name="OTHER")
+    for _ in range(5):
+        await stage.host("BUILDER")
+        liar.send(Between.SEATED, (stage.world.now + later) << ORDER_BITS | 0xFFFF, stage.world.agent("BUILDER").papers)
+        await settle()
+    await stage.host("BUILDER")
+    said = [one[1] >> ORDER_BITS for one in await other.hears(Between.SEATED)]
+    its_clock = stage.world.now - SKEW_MS
+    assert max(said) <= its_clock + MOST_AHEAD_MS
+    assert not liar.lost
+
+
+async def test_a_clock_that_was_set_back_makes_this_broker_say_nothing_for_which_another_cuts_it(stage: Stage):
+    stage.clock.ms += 600_000
+    await stage.host("BUILDER")
+    stage.clock.ms -= 600_000
+    neighbour = PlayedNeighbour(stage)
+    await neighbour.meet()
+    [[_, number, _]] = await neighbour.hears(Between.SEATED)
+    assert number >> ORDER_BITS <= stage.world.now - SKEW_MS + MOST_AHEAD_MS
+
+
+async def test_who_was_put_off_by_a_lie_is_back_when_the_liar_is_gone(stage: Stage):
+    async with stage.running():
+        honest, liar = await _met(stage, name="OTHER"), await _met(stage)
+        await honest.seats("BUILDER")
+        await liar.seats("BUILDER", later=30_000)
+        assert [one.address.split()[0] for one in stage.broker.listing.live()] == ["GATE"]
+        await honest.seats("BUILDER", later=1)
+        liar.link.close()
+        await stage.later(0.3)
+        assert [one.address.split()[0] for one in stage.broker.listing.live()] == ["OTHER"]
+
+
+async def test_two_honest_brokers_do_not_cut_each_other_over_the_seats_of_a_third():
+    async with town() as two:
+        made = two.world.broker_materials("LIAR")
+        await made.sessions.open(made.holder)
+        [session] = made.sessions.held.values()
+        now_ms = two.world.clock.now_ms
+        place: Any = SimpleNamespace(broker=two[0].broker, world=SimpleNamespace(now=now_ms()))
+        liar = PlayedNeighbour(place, session=session)
+        await liar.meet()
+        assert two.open_at(0) == 2
+        for later in (AHEAD_MS, 2 * SKEW_MS):
+            async with two[0].host().agent("BUILDER"):
+                await two.settle()
+                [*_, [_, _, papers]] = await liar.hears(Between.SEATED)
+                await liar.say(Between.SEATED, (now_ms() + later) << ORDER_BITS | 0xFFFF, papers)
+                await two.settle()
+                async with two[0].host().agent("BUILDER"):
+                    await two.settle()
+        assert [two.counted(place)["cut"] for place in (0, 1)] == [{}, {}]
+        assert [two.open_at(place) for place in (0, 1)] == [2, 1]

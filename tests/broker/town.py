@@ -48,6 +48,7 @@ topics:
   - {match: urgent.>, priority: critical}
 """
 _numbers = itertools.count(1)
+_NAMES = ("BROKER", "WEST", "EAST")
 
 
 class Town:
@@ -136,7 +137,7 @@ async def town(count: int = 2, *, policy: str = POLICY, shared: bool = False, jo
     async with anyio.create_task_group() as tasks:
         if place is not None:
             tasks.start_soon(place.run)
-        found = Town(world, [await _hub(world, clock, place, policy, tasks) for _ in range(count)])
+        found = Town(world, [await _hub(world, clock, place, policy, tasks, name=name) for name in _NAMES[:count]])
         for hub in found:
             await tasks.start(_listen, hub)
         if joined:
@@ -147,8 +148,8 @@ async def town(count: int = 2, *, policy: str = POLICY, shared: bool = False, jo
         tasks.cancel_scope.cancel()
 
 
-async def _hub(world: World, clock: ManualClock, place: LocalBackbone | None, policy: str, tasks: Any) -> MemoryHub:
-    made = world.broker_materials()
+async def _hub(world: World, clock: ManualClock, place: LocalBackbone | None, policy: str, tasks: Any, *, name: str) -> MemoryHub:
+    made = world.broker_materials(name)
     backbone = place or memory_backbone(clock)
     if place is None:
         tasks.start_soon(backbone.run)

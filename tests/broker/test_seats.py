@@ -1,0 +1,124 @@
+"""Seats of a link are found by agent: what one costs does not grow with how many others are on the link."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+from played import Stage
+from played_neighbour import PlayedNeighbour
+from small_world import World
+
+from bus.broker.host_link import HostLink, Subscription
+from bus.broker.seats import MAX_SESSIONS, Seats
+from bus.identity.envelopes.believe import Believed, believe
+from bus.protocol.frames import Frame
+from bus.protocol.neighbour_frames import Between
+from bus.transport.memory import memory_pair
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def believed(world: World) -> Believed:
+    return believe(world.agent("BUILDER").papers, world.verifier, now_ms=world.now)
+
+
+def _seats(believed: Believed, count: int) -> tuple[Seats, HostLink]:
+    seats, host = Seats(), HostLink(1, memory_pair()[0], now=0)
+    for number in range(count):
+        seats.take(host, _named(believed, f"A{number}"))
+    return seats, host
+
+
+def _named(believed: Believed, name: str, id_: bytes = b"") -> Believed:
+    return replace(believed, name=name, id=id_ or name.encode())
+
+
+def _steps(work: Callable[[], Any]) -> int:
+    """How many instructions of Python that takes: a measure that is the same on every machine."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("what", ["take", "leave", "renew"])
+async def test_a_seat_costs_the_same_however_many_agents_are_on_the_link(believed: Believed, what: str):
+    costs = []
+    for count in (3, 1_000):
+        seats, host = _seats(believed, count)
+        works: dict[str, Callable[[], Any]] = {
+            "take": partial(seats.take, host, _named(believed, "B")),
+            "leave": partial(seats.leave, host, "A1"),
+            "renew": partial(seats.take, host, _named(believed, "A1", b"next")),
+        }
+        costs.append(_steps(works[what]))
+    assert costs[0] == costs[1] > 0
+
+
+async def test_the_sessions_of_an_agent_have_a_bound_and_go_with_it(believed: Believed):
+    seats, host = _seats(believed, 3)
+    for number in range(2 * MAX_SESSIONS):
+        seats.take(host, _named(believed, "A1", bytes([number])))
+    assert len(host.sessions_of["A1"]) == MAX_SESSIONS
+    assert len(host.sessions) == MAX_SESSIONS + 2
+    seats.leave(host, "A1")
+    assert {*host.sessions} == {b"A0", b"A2"}
+    assert {*host.sessions_of} == {"A0", "A2"}
+
+
+async def test_sessions_that_are_over_are_forgotten_by_both_ways(believed: Believed):
+    seats, host = _seats(believed, 1)
+    seats.take(host, replace(_named(believed, "A0", b"next"), not_before_ms=believed.not_before_ms + 1))
+    seats.forget(believed.not_after_ms + 3_600_000)
+    assert [*host.sessions] == [*host.sessions_of["A0"]] == [b"next"]
+
+
+async def test_subscriptions_are_found_by_agent():
+    host = HostLink(1, memory_pair()[0], now=0)
+    for number in range(10):
+        host.subscriptions[number] = Subscription(host, number, f"A{number % 3}", "tasks.>", "", "block", 1, 1)
+    assert [one.number for one in host.subscriptions.of("A1")] == [1, 4, 7]
+    for number in (1, 4, 7):
+        del host.subscriptions[number]
+    assert host.subscriptions.of("A1") == []
+    assert len(host.subscriptions) == 7
+    assert {*host.subscriptions._of} == {"A0", "A2"}
+
+
+async def test_to_unseat_somebody_costs_the_same_however_many_listen_there(stage: Stage):
+    neighbour = PlayedNeighbour(stage)
+    await neighbour.meet()
+    await neighbour.seats("TESTER")
+    await neighbour.seats("BUILDER")
+    [link] = [one for one in stage.broker._hosts if one.is_neighbour]
+    places: Any = stage.broker._neighbours._places
+    costs = []
+    for count in (2, 500):
+        for number in range(len(link.subscriptions) + 1, count + 1):
+            neighbour.send(Frame.SUBSCRIBE, number, "TESTER", "tasks.>", "", "", "", 1, "drop_newest")
+            await neighbour.hears()
+        moment = stage.broker._moment()
+        costs += [
+            _steps(partial(places.unseated, link, [Between.UNSEATED, name], moment))
+            for name in ("PACKER", "BUILDER")  # who is not there, and who is
+        ]
+        await neighbour.seats("BUILDER")
+    assert costs[:2] == costs[2:]
