@@ -1,9 +1,11 @@
-"""Every example runs as it stands, in a process of its own, and says what its page in the documentation promises."""
+"""Every example runs as it stands, in a process of its own, and says what its page in the documentation promises.
+
+That a type checker is quiet about them is seen by `tests/typing`.
+"""
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,15 +120,3 @@ def test_the_unit_test_is_one(home, tmp_path):
     (tmp_path / "test_it.py").write_text((EXAMPLES / "test_with_the_bus.py").read_text())
     printed = run(home, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path), cwd=tmp_path)
     assert re.search(r"^[46] passed", printed, re.MULTILINE), printed
-
-
-def test_a_type_checker_is_quiet_about_them(tmp_path):
-    """With the types that users get: the package says that it is typed. Begins with what mypy knows already."""
-    cache = tmp_path / "cache"
-    if (known := EXAMPLES.parent / ".mypy_cache").exists():
-        shutil.copytree(known, cache)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(cache)]
-    for path in sorted(EXAMPLES.glob("*.py")):
-        command += [str(path)]
-    done = subprocess.run(command, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout + done.stderr == ""
