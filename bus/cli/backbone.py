@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +35,7 @@ def backbone() -> None:
 )
 @click.option("--size", type=click.IntRange(1, 1 << 20), default=1024, show_default=True, help="Bytes of a message, on average.")
 @click.option("--force", is_flag=True, help="Write configurations anew that are there. Keys stay.")
-@command(policy=True)
+@command(state=True, policy=True)
 def nats_config(
     *,
     servers: str,
@@ -46,6 +47,7 @@ def nats_config(
     rate: float,
     size: int,
     force: bool,
+    state: Path | None,
     policy: str | None,
     output: Output,
 ) -> None:
@@ -54,6 +56,9 @@ def nats_config(
     One file for each server, which `nats-server -c FILE -t` accepts, and a key file for each broker and for `look`, who may see how
     streams and consumers stand and no message. Who shows none of these keys is refused. Room on the disks is estimated from the
     retention classes of the policy, --rate and --size. What is here already is kept; with --force configurations are not.
+
+    On the machine with the authority, a broker that is called like a gateway that was revoked (west, of WEST) is left out. Servers
+    that run read what was written after `nats-server --signal reload=PID`; whoever is left out is cut off then.
     """
     from bus.backbone.classes import retention_classes
     from bus.backbone.nats import config_folder, server_config
@@ -66,6 +71,7 @@ def nats_config(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--servers") from error
     _check_names(brokers)
+    brokers, revoked = _without_revoked(brokers, state)
     if tls is None and not plaintext and not all(server.is_of_this_machine for server in found):
         raise click.UsageError("servers on other machines need --tls FOLDER (or --plaintext, where the network is yours alone)")
     if not force:
@@ -80,10 +86,28 @@ def nats_config(
         server_config.store_bytes(rooms),
         store,
         tls=tls or "",
-        routes_password=config_folder.new_password(),
+        routes_password=config_folder.password(out, [server.name for server in found]),
     )
     config_folder.write(out, keys, {server.name: server_config.config_of(cluster, server) for server in found})
-    _show(cluster, rooms, out, output)
+    for name in revoked:
+        seed = config_folder.seed_file(out, name)
+        output.note(
+            f"{name} is left out: the gateway {name.upper()} was revoked. Throw {seed} away, so that nobody gets that key again"
+        )
+    _show(cluster, rooms, out, output, revoked)
+
+
+def _without_revoked(brokers: tuple[str, ...], state: Path | None) -> tuple[tuple[str, ...], list[str]]:
+    """Those that count, and those that were revoked, as far as this machine knows."""
+    from bus.hub.broker_identity import revoked_gateways
+    from bus.hub.state import folder_from
+
+    known = revoked_gateways((state or folder_from(os.environ)).expanduser() / "trust")
+    revoked = [name for name in brokers if name.upper() in known]
+    left = tuple(name for name in brokers if name not in revoked)
+    if not left:
+        raise click.BadParameter(f"{', '.join(revoked)} was revoked, and nobody else is to get in", param_hint="--broker")
+    return left, revoked
 
 
 def _check_names(brokers: tuple[str, ...]) -> None:
@@ -95,7 +119,7 @@ def _check_names(brokers: tuple[str, ...]) -> None:
             raise click.BadParameter(f"{name!r} is no name of a broker here: 1 to 32 of a-z 0-9 _ -", param_hint="--broker")
 
 
-def _show(cluster: Cluster, rooms: list[Room], out: Path, output: Output) -> None:
+def _show(cluster: Cluster, rooms: list[Room], out: Path, output: Output, revoked: list[str]) -> None:
     from bus.backbone.nats.config_folder import LOOK, config_file, seed_file
     from bus.backbone.nats.server_config import LOOK_INBOX
 
@@ -115,6 +139,7 @@ def _show(cluster: Cluster, rooms: list[Room], out: Path, output: Output) -> Non
             for one in cluster.servers
         ],
         "brokers": [{"name": name, "nkey": key, "seed_file": str(seed_file(out, name))} for name, key in cluster.brokers.items()],
+        "revoked": revoked,
         "look": {"nkey": cluster.look, "seed_file": str(seed_file(out, LOOK)), "inbox_prefix": LOOK_INBOX},
         "classes": [room._asdict() for room in rooms],
         "store_bytes": cluster.store_bytes,
@@ -135,5 +160,6 @@ def _next_steps(cluster: Cluster, out: Path) -> list[str]:
         f"on each server: nats-server -c NAME.conf -t, then nats-server -c NAME.conf ({config_file(out, first.name)}, ..)",
         f"each broker: tpmbus run --backbone {urls} --nats-key {seed_file(out, broker)}",
         f"to look: nats --nkey {seed_file(out, LOOK)} --inbox-prefix {LOOK_INBOX} --server {urls} stream ls",
+        "servers that run already: nats-server --signal reload=PID on each",
         "a key file goes to whom it is for and stays nowhere else",
     ]

@@ -80,6 +80,18 @@ def tell(output: Output, wanted: Wanted, done: dict[str, Any]) -> None:
         what = f"generation {done['generation']}" if "generation" in done else "a new key signs statements"
         output.line(f"{wanted.name}: revoked ({wanted.reason}), {what}, revocation list {done['crl_number']}")
     output.line(f"Trust statement {done['statement']} says so to everybody.")
+    for step in next_steps(wanted):
+        output.line(step)
+
+
+def next_steps(wanted: Wanted) -> list[str]:
+    """What no statement does."""
+    from bus.trust.certificates import Profile
+
+    if wanted.profile is not Profile.BROKER:
+        return []
+    key = f"On NATS the key of {wanted.name} still lets it in, where it can read what goes by, all of it ciphertext. Leave it out"
+    return [f"{key} with `tpmbus backbone nats-config .. --force`, and have each server read that: nats-server --signal reload=PID"]
 
 
 def _revoke(authority: Authority, wanted: Wanted) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bus.cli.authority import (
-    agent_names,
     clock_option,
     counted,
     date,
@@ -26,6 +25,7 @@ from bus.cli.authority import (
     run_with_authority,
     write_file,
 )
+from bus.cli.completing import agent_names
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -169,7 +169,7 @@ def revoke(
             clock_is_right=clock_is_right,
         )
     revoking.tell(output, wanted, done)
-    output.document({"name": wanted.name, **done})
+    output.document({"name": wanted.name, **done, "next": revoking.next_steps(wanted)})
 
 
 @trust.command()

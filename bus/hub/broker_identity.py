@@ -105,6 +105,15 @@ def was_revoked(authority: Authority, name: str, spki: bytes) -> bool:
     )
 
 
+def revoked_gateways(trust: Path) -> frozenset[str]:
+    """Their names, where the authority is: pinned, and without a certificate that counts. Empty elsewhere. Blocks."""
+    public = trust / "public"
+    if not (trust / "private").is_dir():
+        return frozenset()
+    names = read_brokers(public) - {BROKER}
+    return frozenset(name for name in names if not (public / "certificates" / f"broker.{name}.pem").exists())
+
+
 def pin_gateway(authority: Authority, name: str) -> None:
     """Beside the names that agents take for brokers already, written down or not. Blocks."""
     names = read_brokers(authority.public)

@@ -104,7 +104,7 @@ class State:
 def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None = None) -> State:
     """The state folder that is meant. Raises ConnectError if its place cannot be ours alone."""
     environ = os.environ if environ is None else environ
-    chosen = folder or _from_environment(environ)
+    chosen = folder or folder_from(environ)
     state = chosen.expanduser().absolute()
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -187,7 +187,8 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
     return holder if isinstance(holder, dict) and isinstance(holder.get("pid"), int) else {"pid": 0}
 
 
-def _from_environment(environ: Mapping[str, str]) -> Path:
+def folder_from(environ: Mapping[str, str]) -> Path:
+    """Where the state folder is, if nothing else is said. Nothing is made."""
     if environ.get("TPMBUS_STATE"):
         return Path(environ["TPMBUS_STATE"])
     return Path(environ.get("XDG_STATE_HOME") or "~/.local/state") / "tpmbus"

@@ -59,6 +59,37 @@ def test_it_writes_what_nats_server_takes_and_keys_that_fit(call, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
+def passwords(folder: Path) -> set[str]:
+    found = [line for path in folder.glob("*.conf") for line in path.read_text().splitlines() if 'user: "servers"' in line]
+    assert len(found) == 3
+    return set(found)
+
+
+def test_servers_know_each_other_by_the_password_that_they_have(call, tmp_path):
+    """Else they would lose each other while they read another one, one after the other."""
+    assert call("--servers", THREE).exit_code == 0
+    known = passwords(tmp_path / "out")
+    assert call("--servers", THREE, "--force", "--broker", "b1").exit_code == 0
+    assert (passwords(tmp_path / "out"), len(known)) == (known, 1)
+
+
+def test_a_gateway_that_was_revoked_is_left_out_where_the_authority_is(call, tmp_path, monkeypatch):
+    public = tmp_path / "state" / "trust" / "public"
+    (public / "certificates").mkdir(parents=True)
+    (public / "brokers.json").write_text('["BROKER", "EAST", "WEST"]')
+    (public / "certificates" / "broker.EAST.pem").write_text("a certificate that counts")
+    monkeypatch.setenv("TPMBUS_STATE", str(tmp_path / "state"))
+    names = [word for name in ("broker", "east", "west") for word in ("--broker", name)]
+    made = json.loads(call("--servers", "n1=127.0.0.1:4222", *names, "--json").stdout)
+    assert (len(made["brokers"]), made["revoked"]) == (3, []), "another machine knows nothing of it"
+    (tmp_path / "state" / "trust" / "private").mkdir()
+    made = json.loads(call("--servers", "n1=127.0.0.1:4222", "--force", *names, "--json").stdout)
+    assert ([one["name"] for one in made["brokers"]], made["revoked"]) == (["broker", "east"], ["west"])
+    west = public_text(parse_seed(Login.read(nkey=tmp_path / "out" / "west.nk").seed))
+    assert west not in (tmp_path / "out" / "n1.conf").read_text()
+    assert call("--servers", "n1=127.0.0.1:4222", "--force", "--broker", "west").exit_code == 2
+
+
 def test_people_are_told_what_to_do_next(call, tmp_path):
     done = call("--servers", "n1=h1:4222", "--tls", "/etc/nats")
     assert done.exit_code == 0, done.output

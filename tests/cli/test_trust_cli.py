@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bus.cli.main import cli
+from bus.cli.revoking import Wanted, next_steps
 from bus.clock import SystemClock
 from bus.identity.authority import Passphrase, open_authority
 from bus.protocol.suites import IDENTITY_SUITES
@@ -248,13 +249,19 @@ def test_a_revocation_is_told_to_everybody_at_once(place):
     before = place.json("trust", "status")
     assert before["agents"]["enrolled"] == ["DIRECTOR"]
     done = place.json("trust", "revoke", "DIRECTOR")
-    assert (done["reason"], done["generation"]) == ("compromised", 1)
+    assert (done["reason"], done["generation"], done["next"]) == ("compromised", 1, [])
     after = place.json("trust", "status")
     assert after["fresh"] is True
     assert after["agents"] == {"enrolled": [], "revoked": ["DIRECTOR"]}
     assert after["statement"]["number"] == done["statement"] > before["statement"]["number"]
     assert after["crl"]["number"] == after["statement"]["crl_number"] == done["crl_number"] > before["crl"]["number"]
     assert not Path(certificate).exists()
+
+
+@pytest.mark.parametrize(("broker", "count"), [(False, 0), (True, 1)])
+def test_what_no_statement_does_to_a_broker_is_said(broker, count):
+    wanted = Wanted.of("WEST", "compromised", sessions=False, broker=broker, trust_signer=False)
+    assert len(next_steps(wanted)) == count
 
 
 def test_a_rotation_leaves_the_generation_where_it_is(place):

@@ -29,6 +29,7 @@ from bus.errors import (
     VerificationError,
 )
 from bus.hub import admin
+from bus.hub.broker_identity import revoked_gateways
 from bus.hub.far_desk import way_over
 from bus.hub.gateway_papers import GatewayPapers
 from bus.hub.state import State, open_state
@@ -273,6 +274,7 @@ async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home,
         async def until_it_ends() -> None:
             async with bus.open(state=west.folder, tpm="software", backbone=server.url):
                 await linked(hub, 1)
+                assert not await to_thread.run_sync(revoked_gateways, home.state.trust)
                 await admin.ask(home.state.admin_socket, "revoke", name="WEST", reason="compromised", profile="broker")
                 await linked(hub, 0)
                 with anyio.fail_after(10):
@@ -287,6 +289,8 @@ async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home,
         assert (ended.value.reason, ended.value.agent) == ("revoked", "WEST")
         with pytest.raises(NotPermittedError):
             await made_gateway(home, west)
+        assert await to_thread.run_sync(revoked_gateways, home.state.trust) == {"WEST"}
+        assert not await to_thread.run_sync(revoked_gateways, west.trust), "where the authority is not"
         other = await to_thread.run_sync(open_state, tmp_path / "other")  # the way back
         await made_gateway(home, other, "WEST2")
         async with bus.open(state=other.folder, tpm="software", backbone=server.url):

@@ -7,6 +7,7 @@ Nothing is written before it is known that all can be.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bus.backbone.nats.login import Login
 from bus.backbone.nats.nkeys import SEED_BYTES, parse_seed, seed_text
 from bus.errors import BackboneError
 
+_PASSWORD: Final = re.compile(r'user: "servers", password: "([0-9a-f]{48})"', re.ASCII)
 LOOK: Final = "look"
 """Who may see how things stand, and no message."""
 
@@ -44,7 +46,12 @@ def seeds(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-def new_password() -> str:
+def password(folder: Path, servers: Sequence[str]) -> str:
+    """By which servers know each other: the one that is there, so that they may read their configurations one after the other."""
+    for path in (config_file(folder, name) for name in servers):
+        found = _PASSWORD.search(path.read_text()) if path.exists() else None
+        if found is not None:
+            return found[1]
     return secrets.token_hex(24)
 
 
