@@ -1,13 +1,17 @@
 """The command line in a process of its own, by fork from one that has imported it: without half a second of imports each time.
 
     run              one command, to its end
+    run_in           one in another folder, as in a terminal
     begin            one that goes on beside the test
     start_service    the TPM service of a state folder, which goes on as nobody's child, as when the library starts it
 
 It sees what it would see (arguments, environment, input, output, signals, a process id of its own), and what it leaves behind
-goes on. Not tried here is that it finds its imports by itself: the commands of the README, the pages of the documentation and the
+goes on. Not tried here is that it finds its imports by itself: the commands of the README, programs of the documentation and the
 examples begin as interpreters that know nothing; that the library starts the service by itself, and in time, is what
 `tests/hub/test_tpm_process.py` is about.
+
+A command that needs the TPM service starts it as it always does, through `sys.executable`, and that is `quick_python` here: it has
+the service forked from a twin of this process, which waits for that alone. Every other program begins as an interpreter.
 """
 
 from __future__ import annotations
@@ -23,12 +27,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 SECONDS = 100
+QUICK = Path(__file__).with_name("quick_python")
+TWIN, PYTHON = "TPMBUS_TEST_TWIN", "TPMBUS_TEST_PYTHON"
+"""What `quick_python` is told in its environment: where the twin listens, and the interpreter."""
 READY_MADE = (
     "bus.hub.open", "bus.hub.admin", "bus.hub.doctor", "bus.hub.fleet_papers", "bus.hub.tpm_process", "bus.hub.which_tpm",
     "bus.fleet.running", "bus.fleet.live_table", "bus.cli.loop", "bus.tpm.serving", "bus.tpm.esapi", "rich.table",
@@ -55,10 +62,23 @@ class ForkedCommands:
             code = self._code(pid, arguments)
             return subprocess.CompletedProcess(arguments, code, read(said), read(noted))
 
-    def begin(self, arguments: tuple[str, ...], files: Sequence[int], *, environ: Mapping[str, str]) -> Begun:
+    def run_in(
+        self, folder: Path, arguments: tuple[str, ...], *, typed: str, environ: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """As in a terminal: what it says and what it notes come as one text."""
+        with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said:
+            given.write(typed)
+            given.seek(0)
+            self._order("run", arguments, environ, folder, [given.fileno(), said.fileno(), said.fileno()])
+            pid = int(self._line.recv(64))
+            return subprocess.CompletedProcess(arguments, self._code(pid, arguments), read(said))
+
+    def begin(
+        self, arguments: tuple[str, ...], files: Sequence[int], *, environ: Mapping[str, str], folder: Path | None = None
+    ) -> Begun:
         """`files`: its input, its output, its errors."""
         told, tell = os.pipe()
-        self._order("begin", arguments, environ, Path.cwd(), [*files, tell])
+        self._order("begin", arguments, environ, folder or Path.cwd(), [*files, tell])
         os.close(tell)
         self._ended()
         return Begun(told)
@@ -152,26 +172,66 @@ def serve(line: socket.socket) -> None:
     for name in (*(module for module, _, _ in _COMMANDS.values()), *READY_MADE):
         importlib.import_module(name)
     gc.freeze()
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 4)
-        if not data:
-            return
+    with tempfile.TemporaryDirectory(prefix="tpmbus-twin-") as folder, twin(f"{folder}/sock", line) as held:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 4)
+            if not data:
+                return
+            child = os.fork()
+            if child == 0:
+                line.close()
+                os.close(held)
+                order = json.loads(data)
+                if order["how"] != "run":
+                    os.setsid()
+                    if os.fork():
+                        os._exit(0)
+                if order["how"] == "begin":
+                    begin(descriptors)
+                if order["how"] != "leave":
+                    order["environ"] |= {TWIN: f"{folder}/sock", PYTHON: sys.executable}
+                    sys.executable = str(QUICK)
+                os._exit(play(order, descriptors))
+            for descriptor in descriptors:
+                os.close(descriptor)
+            line.send(str(child).encode())
+            _, status = os.waitpid(child, 0)
+            line.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+@contextmanager
+def twin(path: str, line: socket.socket) -> Iterator[int]:
+    """A process that makes services, as nobody's children, for commands. It ends when nobody holds what this gives."""
+    ours, held = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen(64)
         child = os.fork()
         if child == 0:
             line.close()
-            order = json.loads(data)
-            if order["how"] != "run":
-                os.setsid()
-                if os.fork():
-                    os._exit(0)
-            if order["how"] == "begin":
-                begin(descriptors)
-            os._exit(play(order, descriptors))
+            os.close(held)
+            make_services(listener, ours)
+            os._exit(0)
+    os.close(ours)
+    yield held
+    os.close(held)
+    os.waitpid(child, 0)
+
+
+def make_services(listener: socket.socket, until: int) -> None:
+    while listener in select.select([listener, until], [], [])[0]:
+        asking, _ = listener.accept()
+        with asking:
+            data, descriptors, _, _ = socket.recv_fds(asking, 1 << 18, 3)
+        child = os.fork()
+        if child == 0:
+            listener.close()
+            os.close(until)
+            os.setsid()
+            os._exit(0 if os.fork() else play(json.loads(data), descriptors))
         for descriptor in descriptors:
             os.close(descriptor)
-        line.send(str(child).encode())
-        _, status = os.waitpid(child, 0)
-        line.send(str(os.waitstatus_to_exitcode(status)).encode())
+        os.waitpid(child, 0)
 
 
 def begin(descriptors: list[int]) -> None:
