@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from bus.cli.completing import agent_names
 from bus.cli.desk import ask
 from bus.cli.options import command
 from bus.cli.output import Output
 
 
 @click.command(short_help="Which agents there are, and which are live.")
-@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=agent_names)
 @click.option("--live", is_flag=True, help="Only those that are live.")
 @command(state=True)
 def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Output) -> None:
@@ -40,7 +41,7 @@ def topics(*, pattern: str, state: Path | None, output: Output) -> None:
 
 
 @click.command(short_help="Who listens to what.")
-@click.argument("agent", required=False)
+@click.argument("agent", required=False, shell_complete=agent_names)
 @command(state=True)
 def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> None:
     """Subscriptions that are open now, of AGENT or of all."""

@@ -97,18 +97,6 @@ def fingerprint(digest: bytes) -> str:
     return ":".join(f"{byte:02X}" for byte in digest)
 
 
-def agent_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """For the shell: the agents of the policy. What goes wrong here is no business of a TAB key."""
-    from bus.errors import BusError
-    from bus.policy import open_policy
-
-    try:
-        agents = open_policy(ctx.params.get("policy")).agents
-    except (BusError, OSError):
-        return []
-    return [name for name in sorted(agents) if name.startswith(incomplete.upper())]
-
-
 def write_file(output: Output, place: Path, data: bytes, *, what: str) -> None:
     from bus.errors import ConnectError
 

@@ -14,6 +14,12 @@ fish   tpmbus completion fish > ~/.config/fish/completions/tpmbus.fish
 """
 
 
+_OFFERED = "COMPREPLY+=($value)"
+_UNFINISHED = """
+            [[ $value == *. ]] && compopt -o nospace"""
+"""In bash: what ends in a dot is the beginning of a topic, and no blank is to come after it."""
+
+
 @click.command(epilog=_HOW)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
@@ -23,4 +29,5 @@ def completion(ctx: click.Context, *, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101  the choice above lists what click knows
-    click.echo(kind(ctx.find_root().command, {}, "tpmbus", "_TPMBUS_COMPLETE").source())
+    script = kind(ctx.find_root().command, {}, "tpmbus", "_TPMBUS_COMPLETE").source()
+    click.echo(script.replace(_OFFERED, _OFFERED + _UNFINISHED))

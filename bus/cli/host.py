@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bus.cli.authority import date
+from bus.cli.completing import agent_names
 from bus.cli.gateway import gateway
 from bus.cli.options import command
 from bus.cli.output import Output
@@ -77,7 +78,7 @@ def chip(*, tpm: str | None, state: Path | None, output: Output) -> None:
 
 
 @host.command()
-@click.argument("agents", nargs=-1, required=True, metavar="AGENT...")
+@click.argument("agents", nargs=-1, required=True, metavar="AGENT...", shell_complete=agent_names)
 @click.option("--over", required=True, metavar="COMMAND", help="What leads to the hub's desk: 'ssh hub.example tpmbus host desk'.")
 @click.option("--token", "tokens", multiple=True, metavar="AGENT=TOKEN", help="The one-time token of an agent that is new.")
 @click.option(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bus.cli.completing import agent_names
 from bus.errors import ConnectError, NotPermittedError
 
 if TYPE_CHECKING:
@@ -24,7 +25,13 @@ def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--as`, `--url` and `--take-over`: `agent`, `url` and `take_over`."""
     decorate = [
         click.option(
-            "--as", "agent", required=True, envvar="TPMBUS_AGENT", metavar="AGENT", help="Which agent to be.  [TPMBUS_AGENT]"
+            "--as",
+            "agent",
+            required=True,
+            envvar="TPMBUS_AGENT",
+            metavar="AGENT",
+            help="Which agent to be.  [TPMBUS_AGENT]",
+            shell_complete=agent_names,
         ),
         click.option(
             "--url",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bus.cli.completing import agent_names
 from bus.cli.desk import ask
 from bus.cli.options import command
 from bus.cli.output import Output
@@ -28,7 +29,7 @@ def list_consumers(*, state: Path | None, output: Output) -> None:
 
 
 @consumers.command("remove")
-@click.argument("owner")
+@click.argument("owner", shell_complete=agent_names)
 @click.argument("name")
 @command(state=True)
 def remove_consumer(*, owner: str, name: str, state: Path | None, output: Output) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bus.cli.completing import agent_names
 from bus.cli.keys_inbox import inbox
 from bus.cli.options import command
 from bus.cli.output import Output
@@ -58,7 +59,7 @@ def list_keys(*, state: Path | None, output: Output) -> None:
 
 
 @keys.command()
-@click.argument("key", metavar="AGENT")
+@click.argument("key", metavar="AGENT", shell_complete=agent_names)
 @click.option("--auth", is_flag=True, help="Also the key's auth value, for tpm2-tools and OpenSSL. Asks first.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @command(state=True)
@@ -97,7 +98,7 @@ def show(key: str, *, auth: bool, yes: bool, state: Path | None, output: Output)
 
 
 @keys.command()
-@click.argument("agents", nargs=-1, required=True, metavar="AGENT...")
+@click.argument("agents", nargs=-1, required=True, metavar="AGENT...", shell_complete=agent_names)
 @click.option(
     "--keep", default="7d", show_default=True, help="How long the old key still signs: 90s, 15m, 12h, 7d; 0s ends it now."
 )
@@ -110,7 +111,7 @@ def rotate(agents: tuple[str, ...], *, keep: str, state: Path | None, policy: st
 
 
 @keys.command()
-@click.argument("key", metavar="AGENT")
+@click.argument("key", metavar="AGENT", shell_complete=agent_names)
 @click.option("--format", "form", type=click.Choice(["pem", "jwk", "ssh"]), default="pem", show_default=True)
 @command(state=True)
 def export(key: str, *, form: str, state: Path | None, output: Output) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bus.cli.authority import agent_names, date
+from bus.cli.authority import date
+from bus.cli.completing import agent_names
 from bus.cli.options import command
 from bus.cli.output import Output
 

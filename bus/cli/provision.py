@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bus.cli.authority import clock_option, date, fingerprint, first_line, passphrase_option
+from bus.cli.completing import agent_names
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Give every agent of the fleet its key and its certificate.")
-@click.argument("agents", nargs=-1, metavar="[AGENT]...")
+@click.argument("agents", nargs=-1, metavar="[AGENT]...", shell_complete=agent_names)
 @click.option("--fleet", "roster", help="A roster file (agents and their roles) in place of the policy's own.")
 @click.option(
     "--tpm",

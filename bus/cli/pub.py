@@ -10,13 +10,14 @@ from typing import Any
 import click
 
 from bus.cli.bodies import parse_body, parse_headers
+from bus.cli.completing import topics_to_publish
 from bus.cli.joining import agent_options, joined
 from bus.cli.options import command
 from bus.cli.output import Output
 
 
 @click.command(short_help="Publish a message, or one for each line of stdin.")
-@click.argument("topic")
+@click.argument("topic", shell_complete=topics_to_publish)
 @click.argument("body", required=False)
 @click.option("--raw", is_flag=True, help="The body is bytes, not JSON or a string.")
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given again.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bus.cli.bodies import as_bytes, as_document, as_text, body_of, dump, parse_body, parse_headers
+from bus.cli.completing import topics_to_publish
 from bus.cli.joining import agent_options, joined
 from bus.cli.options import command
 from bus.cli.output import Output
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Ask something, and print the reply.")
-@click.argument("topic")
+@click.argument("topic", shell_complete=topics_to_publish)
 @click.argument("body", required=False)
 @click.option(
     "--timeout",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bus.cli.completing import agent_names
 from bus.cli.options import command
 from bus.cli.output import Output
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("rollout")
-@click.argument("agents", nargs=-1, metavar="[AGENT]...")
+@click.argument("agents", nargs=-1, metavar="[AGENT]...", shell_complete=agent_names)
 @command(policy=True)
 def rollout(*, agents: tuple[str, ...], policy: str | None, output: Output) -> None:
     """Say for each AGENT (default: all) whether it uses the TPM, from which percentage on, and what decided it.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bus.cli.bodies import as_bytes, as_document, as_line, body_of, dump
+from bus.cli.completing import topics_to_hear
 from bus.cli.joining import agent_options, joined
 from bus.cli.options import command
 from bus.cli.output import EXIT_SILENCE, Output
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Print the messages of a topic or pattern.")
-@click.argument("pattern")
+@click.argument("pattern", shell_complete=topics_to_hear)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End after so many seconds.")
 @click.option("--group", help="Share the messages with the others of this queue group.")
