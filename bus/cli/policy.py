@@ -138,7 +138,8 @@ def sign(
 ) -> None:
     """Sign a policy with the authority of the state folder, and say what changes. There is none yet: it is made.
 
-    Everybody decides by the signed files, rosters included. What is signed already is not signed again.
+    Everybody decides by the signed files, rosters included. What is signed already is not signed again. Where a hub
+    runs, that one signs: PATH is then the policy that it was started with, or left out.
     """
     from bus.cli.policy_sign import sign as signed
 
@@ -163,7 +164,7 @@ def reload(*, state: Path | None, output: Output) -> None:
             f"Version {version} of the policy is in force: trust statement {status['trust_statement']} says so to everybody."
         )
     else:
-        output.line(f"Nothing changed: version {version} of the policy stays in force.")
+        output.line(f"Nothing to sign: version {version} of the policy is in force, and it is what the files say.")
     output.document({"changed": changed, "policy_version": version, "statement": status["trust_statement"]})
 
 

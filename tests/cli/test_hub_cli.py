@@ -58,6 +58,35 @@ def test_a_reload_shuts_out_who_may_no_longer_hear(home):
     assert listener.wait() == 4
 
 
+def test_to_sign_beside_a_hub_has_that_one_sign_and_act_by_it(home):
+    """Its own files, however they are named or not named; the hub may have seen the change by itself a moment before."""
+    listener = listening(home, "PAINTER")
+    code, said = call(home, "policy", "sign", str(home.policy))
+    assert (code, said["version"], said["changed"]) == (0, 1, False)
+    home.policy.write_text(POLICY.replace("subscribe: [tasks.>]", "subscribe: [tasks.paint]"))
+    code, said = call(home, "policy", "sign", str(home.policy))
+    assert (code, said["version"]) == (0, 2)
+    listener.until("may not subscribe")
+    assert listener.wait() == 4
+    code, status = call(home, "status")
+    assert (code, status["policy_version"], status["trust_statement"]) == (0, 2, said["statement"])
+    del home.environ["TPMBUS_POLICY"]
+    code, again = call(home, "policy", "sign")
+    assert (code, again["changed"], again["digest"]) == (0, False, said["digest"])
+
+
+def test_another_policy_is_not_signed_beside_a_hub_and_changes_nothing(home):
+    other = home.policy.with_name("other.yaml")
+    other.write_text(POLICY.replace("subscribe: [tasks.>]", "subscribe: [other.>]"))
+    code, said = call(home, "policy", "sign", str(other))
+    assert (code, said["error"]["type"]) == (4, "NotPermittedError")
+    other.write_text(POLICY.replace("lead: {key", "lead: {keys"))
+    code, said = call(home, "policy", "sign", str(other))
+    assert (code, said["error"]["type"]) == (3, "PolicyError")
+    code, status = call(home, "status")
+    assert (code, status["policy_version"]) == (0, 1)
+
+
 def test_a_policy_that_is_wrong_leaves_the_old_one_in_force(home):
     home.policy.write_text(POLICY.replace("lead: {key", "lead: {keys"))
     code, said = call(home, "policy", "reload")
