@@ -267,7 +267,7 @@ async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, wes
                         assert (await anext(tasks)).body == b"the door"
 
 
-async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, tmp_path, west, server):
+async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, west, server):
     async with home.open(backbone=server.url) as hub:
         await made_gateway(home, west)
 
@@ -291,9 +291,9 @@ async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home,
             await made_gateway(home, west)
         assert await to_thread.run_sync(revoked_gateways, home.state.trust) == {"WEST"}
         assert not await to_thread.run_sync(revoked_gateways, west.trust), "where the authority is not"
-        other = await to_thread.run_sync(open_state, tmp_path / "other")  # the way back
-        await made_gateway(home, other, "WEST2")
-        async with bus.open(state=other.folder, tpm="software", backbone=server.url):
+        await to_thread.run_sync(west.broker.rename, west.folder / "broker.revoked")  # the way back
+        await made_gateway(home, west, "WEST2")
+        async with bus.open(state=west.folder, tpm="software", backbone=server.url):
             await linked(hub, 1)
 
 
