@@ -39,7 +39,7 @@ def test_a_page_does_what_it_says(name, request, tmp_path):
     programs = Path(sys.executable).parent
     environ = fleet.environ | {"PATH": f"{programs}:{fleet.environ['PATH']}", "COLUMNS": "120", "TPMBUS_AGENT": ""}
     environ.pop("TPMBUS_AGENT")
-    assert Reader(tmp_path, environ).read(DOCS / name) >= least
+    assert Reader(tmp_path, environ, fleet.commands).read(DOCS / name) >= least
 
 
 def test_no_page_has_a_block_that_nobody_runs():
