@@ -11,17 +11,18 @@ The last agent that is put off a link for want of trust takes the link with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bus.broker.greeting import check_counts, check_may_join
-from bus.broker.host_link import HostLink
+from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
 from bus.broker.lanes import Lanes
 from bus.broker.moment import Moment
 from bus.broker.seats import Seats
 from bus.broker.subscribing import Subscribing
-from bus.errors import NotPermittedError, VerificationError
+from bus.errors import NotPermittedError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import Believed, believe_inbox
 from bus.identity.envelopes.granting import check_not_revoked
 from bus.identity.envelopes.held import Held
@@ -33,7 +34,9 @@ from bus.protocol import signatures
 from bus.protocol.codec import array, sized, unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
-from bus.protocol.papers import claimed
+from bus.protocol.papers import Papers, claimed
+from bus.transport.soon import soon
+from bus.trust.revocations import Reason
 from bus.trust.view import TrustView
 from bus.trust.x509_form import take_apart
 
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_HOST_KEYS: Final = 64
 """Of one link; a host changes its key every few minutes, and the oldest count no more."""
+AT_ONCE: Final = 128
+"""Subscriptions that are dropped in one turn of the loop, of an agent that was at a neighbour: one that lies says it has 65,536."""
 _SESSION_FIELDS: Final = 4
 _INBOX_FIELDS: Final = 2
 
@@ -178,11 +183,36 @@ class Joining:
         """It has left this link; that it was not there is no fault: it may have been put off meanwhile."""
         if agent not in host.agents:
             return
-        for one in host.subscriptions.of(agent):
-            self._subscribing.drop(one, moment)
+        leaving = host.subscriptions.of(agent)
+        most = AT_ONCE if host.is_neighbour else len(leaving)
+        self._drop(leaving[:most], moment)
+        if leaving[most:]:
+            soon(partial(self._drop_some, leaving[most:], moment))
         self._seats.leave(host, agent)
         for lane in host.lanes.values():
             self._lanes.judge(lane, self._snapshot)
+
+    def _drop_some(self, leaving: list[Subscription], moment: Moment) -> None:
+        self._drop(leaving[-AT_ONCE:], moment)
+        del leaving[-AT_ONCE:]
+        if leaving:
+            soon(partial(self._drop_some, leaving, moment))
+
+    def _drop(self, leaving: Iterable[Subscription], moment: Moment) -> None:
+        for one in leaving:
+            self._subscribing.drop(one, moment)
+
+    def revoked(self, papers: bytes) -> str:
+        """Whose these say they are, if that certificate was taken back and not replaced: its agent may hear that. Else "".
+
+        Who it is has proved the host key by then; and the list of revocations is no secret.
+        """
+        try:
+            shown = Papers.parse(papers)
+            found = self._snapshot.trust.revocations.revoked.get(take_apart(shown.identity).serial)
+        except (RemoteProtocolError, ValueError):
+            return ""
+        return claimed(papers).name if found is not None and found.reason is not Reason.ROTATED else ""
 
     def judge(self, host: HostLink, moment: Moment) -> None:
         """By another policy and trust: who counts no more goes; and the link, whose own certificate does not."""

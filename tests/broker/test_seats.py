@@ -6,15 +6,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 from played import Stage
 from played_neighbour import PlayedNeighbour
 from small_world import World
 
 from bus.broker.host_link import HostLink, Subscription
+from bus.broker.joining import AT_ONCE
 from bus.broker.seats import MAX_SESSIONS, Seats
 from bus.identity.envelopes.believe import Believed, believe
 from bus.protocol.frames import Frame
@@ -122,3 +125,29 @@ async def test_to_unseat_somebody_costs_the_same_however_many_listen_there(stage
         ]
         await neighbour.seats("BUILDER")
     assert costs[:2] == costs[2:]
+
+
+@pytest.mark.parametrize("how", ["unseated", "taken over"])
+async def test_the_subscriptions_of_an_agent_that_was_at_a_neighbour_end_a_few_at_a_time(stage: Stage, how: str):
+    neighbour = PlayedNeighbour(stage)
+    await neighbour.meet()
+    await neighbour.seats("TESTER", later=-1)
+    for number in range(1, 8 * AT_ONCE):
+        neighbour.send(Frame.SUBSCRIBE, number, "TESTER", "tasks.>", "", "", "", 1, "drop_newest")
+        if not number % 50:
+            await neighbour.hears()
+    await neighbour.hears()
+    [link] = [one for one in stage.broker._hosts if one.is_neighbour]
+    assert len(link.subscriptions) == 8 * AT_ONCE - 1
+    if how == "unseated":
+        neighbour.send(Between.UNSEATED, "TESTER")
+    else:
+        stage.broker._joining.leave(link, "TESTER", "session_replaced", stage.broker._moment())
+    left = [8 * AT_ONCE - 1]
+    for _ in range(60):
+        if len(link.subscriptions) != left[-1]:
+            left.append(len(link.subscriptions))
+        await anyio.lowlevel.checkpoint()
+    assert left[-1] == 0
+    assert max(before - after for before, after in pairwise(left)) < 4 * AT_ONCE  # a loop may take a few turns in one
+    assert not neighbour.lost
