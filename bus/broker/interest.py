@@ -75,6 +75,8 @@ class Interest:
         self._count: dict[Key, int] = {}
         self._keys: Trie[Key] = Trie()
         self._told: dict[Key, dict[HostLink, None]] = {}
+        self._told_by: dict[tuple[str, int], dict[Key, None]] = {}
+        """The same by agent and how it listens: a neighbour has very many, and each of them renews its papers."""
 
     def __len__(self) -> int:
         return len(self._count)
@@ -205,6 +207,10 @@ class Interest:
         del told[host]
         if not told:
             del self._told[key]
+            alike = self._told_by[key[0], key[2]]
+            del alike[key]
+            if not alike:
+                del self._told_by[key[0], key[2]]
 
     def _reached(self, pattern: str) -> list[HostLink]:
         return [*{lane.host: None for lane in self._lanes.reached(pattern)}]
@@ -243,7 +249,7 @@ class Interest:
                 host.tell_inbox(agent, papers)
 
     def _told_of(self, agent: str, how: int) -> list[HostLink]:
-        return [*{host: None for key, told in self._told.items() if (key[0], key[2]) == (agent, how) for host in told}]
+        return [*{host: None for key in self._told_by.get((agent, how), ()) for host in self._told[key]}]
 
     def lost(self, host: HostLink) -> None:
         """The link is gone; nobody waits for it any more. Its own subscriptions were removed before."""
@@ -269,11 +275,12 @@ class Interest:
         for key in keys:
             host.told[key] = host.serial
             self._told.setdefault(key, {})[host] = None
+            self._told_by.setdefault((key[0], key[2]), {})[key] = None
 
 
 def _is_live(subscription: Subscription) -> None:
     """Nobody is waited for any more."""
-    if subscription.is_live:
+    if subscription.is_live and not subscription.host.is_gone:
         subscription.host.send(Frame.SUBSCRIBED, subscription.number)
 
 

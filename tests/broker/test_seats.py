@@ -20,7 +20,7 @@ from bus.broker.host_link import HostLink, Subscription
 from bus.broker.joining import AT_ONCE
 from bus.broker.seats import MAX_SESSIONS, Seats
 from bus.identity.envelopes.believe import Believed, believe
-from bus.protocol.frames import Frame
+from bus.protocol.frames import DURABLE, Frame
 from bus.protocol.neighbour_frames import Between
 from bus.transport.memory import memory_pair
 
@@ -151,3 +151,19 @@ async def test_the_subscriptions_of_an_agent_that_was_at_a_neighbour_end_a_few_a
     assert left[-1] == 0
     assert max(before - after for before, after in pairwise(left)) < 4 * AT_ONCE  # a loop may take a few turns in one
     assert not neighbour.lost
+
+
+async def test_new_papers_cost_the_same_however_many_others_listen(stage: Stage):
+    director, builder = await stage.host("DIRECTOR"), await stage.host("BUILDER")
+    await director.open("tasks.build")
+    await builder.subscribe(1, "tasks.>")
+    interest: Any = stage.broker._interest
+    costs = []
+    for more in (0, 500):
+        interest.keep_far([(f"A{number}", "tasks.>", DURABLE) for number in range(more)], None)
+        await director.hears()
+        costs.append(_steps(partial(interest.renewed, "BUILDER")))
+    assert costs[0] == costs[1]
+    director.link.close()
+    await builder.hears()
+    assert interest._told == interest._told_by == {}
