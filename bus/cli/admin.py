@@ -12,6 +12,9 @@ from bus.cli.desk import ask
 from bus.cli.options import command
 from bus.cli.output import Output
 
+SHOWN = 3
+"""Names of a list."""
+
 
 @click.command(short_help="Which agents there are, and which are live.")
 @click.argument("names", nargs=-1, metavar="[AGENT]...", shell_complete=agent_names)
@@ -23,7 +26,11 @@ def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Ou
     output.document(found)
     output.table(
         ("agent", "role", "live", "process", "subscriptions", "session until"),
-        ((one["agent"], one["role"], _live(one), one["process"], one["subscriptions"] or "", one["until"]) for one in found),
+        (
+            (one["agent"], one["role"], _live(one), one["process"], one["subscriptions"] or "", moment(one["until"]))
+            for one in found
+        ),
+        empty="No agent is live: `tpmbus run` starts the fleet." if live else None,
     )
 
 
@@ -31,12 +38,13 @@ def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Ou
 @click.argument("pattern", default=">")
 @command(state=True)
 def topics(*, pattern: str, state: Path | None, output: Output) -> None:
-    """Topics on which somebody publishes now, and that PATTERN matches."""
+    """Topics on which somebody publishes now, and that PATTERN matches. Of long lists it shows the first; --json has all."""
     found = ask(state, "topics", pattern=pattern)
     output.document(found)
     output.table(
-        ("topic", "class", "unit", "publishers", "readers"),
-        ((one["topic"], one["class"], one["unit"], ", ".join(one["publishers"]), ", ".join(one["readers"])) for one in found),
+        ("topic", "class", "publishers", "readers"),
+        ((one["topic"], one["class"], _some(one["publishers"]), _some(one["readers"])) for one in found),
+        empty=f"Nobody publishes now on a topic that {pattern} matches.",
     )
 
 
@@ -45,13 +53,28 @@ def topics(*, pattern: str, state: Path | None, output: Output) -> None:
 @command(state=True)
 def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> None:
     """Subscriptions that are open now, of AGENT or of all."""
+    if agent is not None:
+        ask(state, "agents", names=[agent])  # a name that policy does not know is a mistake, and no empty list
     found = ask(state, "subscriptions", agent=agent)
     names = ("agent", "pattern", "group", "durable", "overflow", "credit")
     output.document(found)
     output.table(
         ("agent", "pattern", "group", "durable", "overflow", "credit", "held bytes", "at"),
         ((*(one[name] for name in names), one["held_bytes"] or "", one["neighbour"].partition(" ")[0]) for one in found),
+        empty=f"{agent} listens to nothing now." if agent else "Nobody listens to anything now.",
     )
+
+
+def moment(text: str | None) -> str:
+    """A time as a person reads it."""
+    return "" if text is None else text[:19].replace("T", " ") + "Z"
+
+
+def _some(names: list[str]) -> str:
+    """How many, and the first of them."""
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
 
 
 def _live(agent: dict[str, Any]) -> str:

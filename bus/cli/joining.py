@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     import bus
 
 
+def _named(context: click.Context, _: click.Parameter, agent: str | None) -> str | None:
+    if not agent and not context.resilient_parsing:
+        raise click.UsageError("say which agent to be: --as AGENT, or TPMBUS_AGENT; `tpmbus agents` lists them while a hub runs")
+    return agent
+
+
 def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--as`, `--url` and `--take-over`: `agent`, `url` and `take_over`."""
     decorate = [
         click.option(
             "--as",
             "agent",
-            required=True,
+            callback=_named,
             envvar="TPMBUS_AGENT",
             metavar="AGENT",
-            help="Which agent to be.  [TPMBUS_AGENT]",
+            help="Which agent to be.  [required, or TPMBUS_AGENT]",
             shell_complete=agent_names,
         ),
         click.option(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from bus.cli.admin import moment
 from bus.cli.completing import agent_names
 from bus.cli.desk import ask
 from bus.cli.options import command
@@ -21,11 +23,23 @@ def consumers() -> None:
 @consumers.command("list")
 @command(state=True)
 def list_consumers(*, state: Path | None, output: Output) -> None:
-    """All consumers. `behind`: positions that it has not looked at yet; `outstanding`: handed out and not settled."""
+    """All consumers, as OWNER/NAME. `behind`: positions that it has not looked at yet; `out`: handed out and not settled;
+    `waiting`: to be handed out again; `used`: when it was read last, or now.
+    """
     found = ask(state, "consumers")
     output.document(found)
-    columns = ("owner", "name", "class", "pattern", "open", "behind", "outstanding", "waiting", "used")
-    output.table(columns, ([one[column] if column != "open" else "yes" * one["open"] for column in columns] for one in found))
+    output.table(
+        ("consumer", "pattern", "behind", "out", "waiting", "used"),
+        (
+            (f"{one['owner']}/{one['name']}", one["pattern"], one["behind"], one["outstanding"], one["waiting"], _used(one))
+            for one in found
+        ),
+        empty="Nobody reads what is kept: `durable=` of a subscription, or `tpmbus sub --durable NAME`, makes a consumer.",
+    )
+
+
+def _used(consumer: dict[str, Any]) -> str:
+    return "now" if consumer["open"] else moment(consumer["used"])
 
 
 @consumers.command("remove")
@@ -53,8 +67,12 @@ def list_dead(*, class_: str, most: int, after: int, state: Path | None, output:
     """Dead letters, the oldest first."""
     found = ask(state, "dead_letters", class_=class_, most=most, after=after)
     output.document(found)
-    columns = ("class", "position", "topic", "sender", "consumer", "reason", "deliveries", "died")
-    output.table(columns, ([one[column] for column in columns] for one in found))
+    columns = ("class", "position", "topic", "sender", "consumer", "reason", "deliveries")
+    output.table(
+        (*columns, "died"),
+        ([*(one[column] for column in columns), moment(one["died"])] for one in found),
+        empty="No dead letters.",
+    )
 
 
 def _of_one(name: str) -> Callable[[Callable[..., None]], click.Command]:

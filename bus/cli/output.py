@@ -62,22 +62,28 @@ class Output:
     @property
     def width(self) -> int:
         """Columns that there are."""
-        from rich.console import Console
+        return _width_of_terminal() or _WIDTH_OF_PIPES
 
-        console = Console()
-        return console.width if console.is_terminal else _WIDTH_OF_PIPES
-
-    def paragraph(self, text: str) -> None:
-        """A line that goes on under itself where it is longer than the terminal; silent with --json."""
-        self.line("\n".join(wrap(text, self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)))
+    def paragraph(self, text: str, *, indent: int = 2) -> None:
+        """A line that goes on under itself where it is longer than the terminal; whole in a pipe, silent with --json."""
+        width = _width_of_terminal()
+        if width is not None and len(text) > width:
+            text = "\n".join(wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False))
+        self.line(text)
 
     def note(self, text: str) -> None:
         """Something on the side, on stderr in both forms."""
         print(text, file=sys.stderr)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-        """Aligned columns on a terminal; silent with --json."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, empty: str | None = None
+    ) -> None:
+        """Aligned columns on a terminal, the first of them never broken; `empty` where there are no rows. Silent with --json."""
         if self.json:
+            return
+        rows = list(rows)
+        if not rows and empty is not None:
+            self.line(empty)
             return
         from rich import box
         from rich.console import Console
@@ -85,8 +91,8 @@ class Output:
         from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for number, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=number == 0)
         for row in rows:
             table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
         console = Console()
@@ -131,6 +137,14 @@ class Output:
         else:
             self.note(f"tpmbus: {error}")
         return exit_code(error)
+
+
+def _width_of_terminal() -> int | None:
+    """None where stdout is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal else None
 
 
 def _fields(error: errors.BusError) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bus.cli.authority import clock_option, passphrase_option
+from bus.cli.completing import agent_names
 from bus.cli.options import command
 from bus.cli.output import EXIT_NO, Output
 
@@ -63,7 +64,7 @@ def lint(*, path: str | None, policy: str | None, output: Output) -> int:
 
 
 @policy.command("explain")
-@click.argument("agent")
+@click.argument("agent", shell_complete=agent_names)
 @click.argument("action", type=click.Choice(["publish", "subscribe"]))
 @click.argument("topic")
 @command(policy=True)
@@ -74,7 +75,7 @@ def explain(*, agent: str, action: Action, topic: str, policy: str | None, outpu
 
     said = explained(open_policy(policy), agent, action, topic)
     for line in _explanation_lines(said):
-        output.line(line)
+        output.paragraph(line, indent=len("  audience    "))
     output.document(_explanation_document(said))
     return 0 if said.decision.allowed else EXIT_NO
 

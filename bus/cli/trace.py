@@ -37,6 +37,10 @@ def trace(*, pattern: str, count: int | None, state: Path | None, output: Output
 
 def _line(item: dict[str, Any]) -> str:
     at = datetime.fromtimestamp(item["at_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
-    fate = f"refused: {item['refused']}" if item["refused"] else f"to {item['subscriptions']} subscriptions"
+    fate = f"refused: {item['refused']}" if item["refused"] else f"to {_counted(item['subscriptions'], 'subscription')}"
     missed = f"  ({item['missed']} not shown before this one)" if item["missed"] else ""
-    return f"{at}  {item['topic']}  {item['sender']}  {item['records']} records, {item['size']} bytes  {fate}{missed}"
+    return f"{at}  {item['topic']}  {item['sender']}  {_counted(item['records'], 'record')}, {item['size']:,} bytes  {fate}{missed}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

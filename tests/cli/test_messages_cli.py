@@ -223,3 +223,22 @@ def test_a_second_hub_of_this_folder_is_4_and_says_who_has_it(home):
     assert done.returncode == 4
     error = json.loads(done.stdout)["error"]
     assert (error["type"], error["pid"]) == ("StateInUseError", home.json("status")["pid"])
+
+
+# ---- lists for people ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_that_is_empty_says_so(home):
+    assert home.run("topics", "control.>").stdout.strip() == "Nobody publishes now on a topic that control.> matches."
+    assert home.run("dead", "list").stdout.strip() == "No dead letters."
+    assert home.run("subscriptions", "WEB").stdout.strip() == "WEB listens to nothing now."
+
+
+def test_the_subscriptions_of_a_name_that_policy_does_not_know_are_4(home):
+    assert home.run("subscriptions", "NOBODY").returncode == 4
+
+
+def test_who_does_not_say_which_agent_to_be_is_told_how():
+    done = CliRunner().invoke(cli, ["sub", "tasks.>"], env={"TPMBUS_AGENT": ""})
+    assert done.exit_code == 2
+    assert "--as AGENT" in done.output
