@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bus.agent.asking import MOST_ANSWERS, Answers, Asking
 from bus.agent.authority import Authority
+from bus.agent.backlog import BLOCK
 from bus.agent.bodies import pack_body
 from bus.agent.events import Events, PolicyChanged, Renewed
 from bus.agent.handlers import Handlers
@@ -24,7 +25,7 @@ from bus.agent.receipts import Receipt
 from bus.agent.refusals import Refusals
 from bus.agent.serving import Serving
 from bus.agent.subscribing import Subscribing
-from bus.agent.subscription import BLOCK, Subscription
+from bus.agent.subscription import Subscription
 from bus.errors import BusError, ClosedError, MessageTooLargeError, twin
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 from bus.identity.envelopes.reserved import AUDIT

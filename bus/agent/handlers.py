@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
+from bus.agent.backlog import BLOCK, check_options
 from bus.agent.decoding import decoder
-from bus.agent.subscription import BLOCK, check_options
 
 ON_RETURN: Final = "on_return"
 MANUAL: Final = "manual"

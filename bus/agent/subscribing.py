@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from bus.agent.backlog import BLOCK, check_options
 from bus.agent.decoding import decoder
 from bus.agent.delivering import Delivering
 from bus.agent.events import Event, Missed
@@ -15,7 +16,7 @@ from bus.agent.message import Message
 from bus.agent.refusals import Refusal
 from bus.agent.settling import Place, Settling
 from bus.agent.starts import encode_start
-from bus.agent.subscription import BLOCK, Subscription, check_options
+from bus.agent.subscription import Subscription
 
 if TYPE_CHECKING:
     from bus.agent.host import Host

@@ -1,50 +1,33 @@
 """A subscription: batches come in, messages are taken out one by one, and no task stands between.
 
-    put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says
-    taking     the next message suspends nobody while there are any, but for one checkpoint after some, where a batch
-               ends: what comes in many small envelopes costs no turn of the loop for each. Several tasks may take
-    credit     whoever must not lose anything is sent no more than its limit, and 8 MiB of what is large; what was taken is given
-               back by quarters
-    missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
-    end        an error of its own, or a quiet one; what came before is still handed out
-
-Overflow: block (the publishers wait), drop_oldest, drop_newest, disconnect. The limit is of records in envelopes that were not
-begun, and of 64 MiB; one that alone has more ends nobody who waits for it. Where publishers wait, a broker keeps to the limit,
-but for the last envelope and for what it may give anew on another link; what it brings far beyond is not taken.
+put        by the host, whole batches; what is too much is dropped or ends it, as its overflow says (`backlog`)
+taking     the next message suspends nobody while there are any, but for one checkpoint after some, where a batch
+           ends: what comes in many small envelopes costs no turn of the loop for each. Several tasks may take
+credit     whoever must not lose anything is sent no more than its limit, and 8 MiB of what is large; what was taken is given
+           back by quarters
+missed     what was lost on the way or dropped here shows as a gap in the numbers of its sender, at the next that is taken
+end        an error of its own, or a quiet one; what came before is still handed out
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from operator import length_hint
 from typing import Any, Final, Generic, Protocol, Self
 
 from anyio.lowlevel import checkpoint
 
+from bus.agent.backlog import BLOCK, Backlog, size_of
 from bus.agent.message import Batch, Body, Message
-from bus.errors import BusError, SlowReaderError, twin
-from bus.protocol.header import MAX_RECORDS
-from bus.transport.bell import Bell, bell
+from bus.errors import twin
+from bus.transport.bell import bell
 
-BLOCK: Final = "block"
-DROP_OLDEST: Final = "drop_oldest"
-DROP_NEWEST: Final = "drop_newest"
-DISCONNECT: Final = "disconnect"
-OVERFLOWS: Final = (BLOCK, DROP_OLDEST, DROP_NEWEST, DISCONNECT)
 YIELD_AFTER: Final = 16
 """Messages; so many, and the rest of their batch, are handed out without a checkpoint."""
-MAX_BYTES: Final = 64 << 20
-"""Of records that wait where publishers do not."""
 QUARTER_BYTES: Final = 2 << 20
 """Of what a broker lets one have of large records: as much is given back at the latest."""
 SMALL: Final = 128
 """From so many records on, those of an envelope are small."""
-MAX_SERIES: Final = 4_096
-"""Senders' epochs and topics whose gaps are looked at."""
-_NOTHING: Final[deque[Batch]] = deque()
-BEYOND: Final = 4
-"""Times what may wait where publishers wait is more than any honest broker brings."""
 
 DeliverAll = Callable[[list[Message]], Awaitable[list[Message]]]
 """What hooks do with all that came together."""
@@ -74,7 +57,7 @@ class Membership(Protocol):
     def missed(self, one: Subscription[Any], records: int) -> None: ...
 
 
-class Subscription(Generic[Body]):
+class Subscription(Backlog, Generic[Body]):
     """Made by `agent.subscribe`. An async context manager and an async iterator of messages."""
 
     def __init__(
@@ -89,19 +72,11 @@ class Subscription(Generic[Body]):
         overflow: str,
         membership: Membership,
     ) -> None:
-        self.agent, self.pattern, self.group, self.durable = agent, pattern, group, durable
-        self.number, self.limit, self.overflow = number, limit, overflow
+        super().__init__(pattern, limit=limit, overflow=overflow)
+        self.agent, self.group, self.durable, self.number = agent, group, durable, number
         self.hooks: Hooks | None = None
         self.batch_hooks: DeliverAll | None = None
-        self.on_end: Callable[[BusError], None] | None = None
-        """Told at once of an end that whoever takes hears of later."""
-        self.dropped = 0
-        """Messages that came and were not wanted, as the overflow says."""
         self._membership = membership
-        self._batches: deque[Batch] = _NOTHING
-        """Its own, once something has come: idle ones are many."""
-        self._queued = self._bytes = 0
-        """In batches that were not begun."""
         self._it: Iterator[Message] = iter(())
         """What is left of the batch that was begun."""
         self._unyielding = 0
@@ -110,88 +85,8 @@ class Subscription(Generic[Body]):
         self._begun = self._taken = 0
         """Messages in that batch; and in those before it for which no credit was given back."""
         self._delivered = 0
-        self._wake: Bell | None = None
-        """Once somebody has waited."""
-        self._end: BusError | None = None
-        self._ended = False
-        self._lost = 0
-        """Dropped, where numbers do not tell."""
-        self._next_of: dict[tuple[bytes, str], int] = {}
 
     # ---- for the host --------------------------------------------------------------------------------------------------------
-
-    def put(self, batch: Batch) -> bool:
-        """False if it was not asked for: nobody gave credit for so much."""
-        if self.overflow == BLOCK and self._queued >= BEYOND * (self.limit + MAX_RECORDS):
-            return False
-        if not self._ended and (self.overflow == BLOCK or self._fits(batch)):
-            if self._batches is _NOTHING:
-                self._batches = deque()
-            self._batches.append(batch)
-            self._queued += len(batch.indexes)
-            if self._wake is not None:
-                self._wake.ring()
-        return True
-
-    def _fits(self, batch: Batch) -> bool:
-        """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""
-        header, size = batch.header, _bytes(batch)
-        if len(self._next_of) >= MAX_SERIES:
-            self._next_of.clear()
-        self._next_of.setdefault((header.epoch, header.topic), header.before + batch.indexes[0])
-        too_many = max(self._queued + len(batch.indexes) - self.limit, 0)
-        if not too_many and self._bytes + size <= MAX_BYTES:
-            self._bytes += size
-            return True
-        if self.overflow == DISCONNECT:
-            if self._queued:
-                self.end(SlowReaderError(self.pattern, pending=self.pending, limit=self.limit))
-        elif self.overflow == DROP_NEWEST:
-            has_room = not self._queued or self._bytes + size <= MAX_BYTES
-            self._drop(batch, slice(max(len(batch.indexes) - too_many, 0) if has_room else 0))
-        else:
-            self._drop_oldest(too_many, size)
-            self._drop(batch, slice(max(len(batch.indexes) - self.limit, 0), None))
-        self._bytes += _bytes(batch)
-        return not self._ended and bool(batch.indexes)
-
-    def _drop_oldest(self, count: int, size: int) -> None:
-        """So many of those that wait in whole batches, and as many batches as it takes to have room for so many bytes."""
-        while self._batches and (count > 0 or self._bytes + size > MAX_BYTES):
-            oldest = self._batches[0]
-            before, dropped = _bytes(oldest), min(max(count, 0), len(oldest.indexes)) or len(oldest.indexes)
-            count -= dropped
-            self._queued -= dropped
-            self._drop(oldest, slice(dropped, None))
-            self._bytes -= before - _bytes(oldest)
-            if not oldest.indexes:
-                self._batches.popleft()
-
-    def _drop(self, batch: Batch, kept: slice) -> None:
-        before = len(batch.indexes)
-        batch.indexes = batch.indexes[kept]
-        self.dropped += before - len(batch.indexes)
-        self._lost += before - len(batch.indexes)
-
-    def _gap(self, batch: Batch) -> int:
-        """How many of its sender's records on its topic were lost before the first of these."""
-        header, indexes, next_of = batch.header, batch.indexes, self._next_of
-        key = (header.epoch, header.topic)
-        first = header.before + indexes[0]
-        after = header.before + indexes[-1] + 1
-        expected = next_of.get(key, first)
-        if len(next_of) >= MAX_SERIES:
-            next_of.clear()
-        next_of[key] = max(after, expected)
-        return first - expected if first > expected else 0
-
-    def end(self, error: BusError | None = None) -> None:
-        """Nothing comes any more. What is here is handed out, then this is raised, or the iteration is over."""
-        if not self._ended:
-            self._ended, self._end = True, error
-            self._wake_up()
-            if error is not None and self.on_end is not None:
-                self.on_end(error)
 
     def stop(self) -> None:
         """Nothing is handed out any more."""
@@ -199,10 +94,6 @@ class Subscription(Generic[Body]):
         self._delivered = self.delivered
         self._batches.clear()
         self._queued, self._bytes, self._it = 0, 0, iter(())
-
-    def _wake_up(self) -> None:
-        if self._wake is not None:
-            self._wake.ring()
 
     @property
     def is_open(self) -> bool:
@@ -280,7 +171,7 @@ class Subscription(Generic[Body]):
         batch = self._batches.popleft()
         came = len(batch.indexes)
         self._queued -= came
-        self._bytes -= 0 if self.overflow == BLOCK else _bytes(batch)
+        self._bytes -= 0 if self.overflow == BLOCK else size_of(batch)
         if batch.settling is not None:  # it may have come twice, and the first one was finished while this one waited
             batch.indexes = batch.settling.unfinished(batch)
         self._begun = len(batch.indexes)
@@ -359,7 +250,7 @@ class Subscription(Generic[Body]):
         except BaseException:
             self._batches.appendleft(batch)
             self._queued += count
-            self._bytes += 0 if self.overflow == BLOCK else _bytes(batch)
+            self._bytes += 0 if self.overflow == BLOCK else size_of(batch)
             self._delivered -= count
             self._begun = 0
             raise
@@ -386,15 +277,3 @@ class Batches(Generic[Body]):
 
 def _bytes_of(batch: Batch) -> int:
     return sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))
-
-
-def _bytes(batch: Batch) -> int:
-    return sum(len(batch.payloads[index]) for index in batch.indexes)
-
-
-def check_options(overflow: str, limit: int) -> None:
-    """Raises ValueError for what no subscription can have."""
-    if overflow not in OVERFLOWS:
-        raise ValueError(f"overflow={overflow!r}: one of {', '.join(OVERFLOWS)}")
-    if not 0 < limit <= 0xFFFFFFFF:
-        raise ValueError(f"limit={limit!r}: a number of messages from 1 on")

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
-from bus.agent import subscription
+from bus.agent import backlog
 from bus.errors import ClosedError, NotPermittedError, SlowReaderError
 
 pytestmark = pytest.mark.anyio
@@ -389,7 +389,7 @@ LARGE = 1_000
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "disconnect"])
 async def test_what_waits_where_nobody_is_held_up_is_bounded_by_its_bytes_too(overflow: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subscription, "MAX_BYTES", 4 * LARGE)
+    monkeypatch.setattr(backlog, "MAX_BYTES", 4 * LARGE)
     async with scene("LEAD", "PAINTER") as (hub, lead, painter):
         async with painter.subscribe("tasks.>", limit=100, overflow=overflow) as few:
             for _ in range(2):  # and what was taken weighs nothing any more
@@ -407,7 +407,7 @@ async def test_what_waits_where_nobody_is_held_up_is_bounded_by_its_bytes_too(ov
 
 
 async def test_one_batch_that_is_larger_than_all_that_may_wait_is_handed_over_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subscription, "MAX_BYTES", 10)
+    monkeypatch.setattr(backlog, "MAX_BYTES", 10)
     async with scene("LEAD", "PAINTER") as (hub, lead, painter):
         for overflow in ("drop_oldest", "drop_newest", "disconnect"):
             async with painter.subscribe("tasks.>", overflow=overflow) as few:
