@@ -6,6 +6,7 @@
     refused    bad papers and a broker that is none end the host: trying again would not help. One that is busy, or gone in the
                middle of the handshake, may be there the next time
     one of     several agents whose papers are refused is put off alone, and the link is made for the others
+    revoked    is what a broker says of an agent (DRAIN) before it refuses the link that this one came with
     clocks     that differ are set right some day: until then a host that was let in before goes on trying
     asleep     for longer than trust lasts: see `catching_up`
     silent     after 10 s it is asked whether it lives, after 20 s it is lost
@@ -30,6 +31,7 @@ from bus.errors import (
     ConnectionLostError,
     NotPermittedError,
     RemoteProtocolError,
+    RevokedError,
     TransportError,
     VerificationError,
     twin,
@@ -66,7 +68,7 @@ class Connection:
         *,
         brokers: Collection[str],
         give_up: float | None,
-        put_off: Callable[[str, NotPermittedError], bool],
+        put_off: Callable[[str, NotPermittedError | RevokedError], bool],
         random: Callable[[int], bytes],
     ) -> None:
         """`put_off` hears which agent the broker does not want, and says whether there are others."""
@@ -75,6 +77,8 @@ class Connection:
         self._greeting: Greeting | None = None
         self._first: tuple[str, bytes] = "", b""
         """Whose papers began the last handshake, and those."""
+        self._revoked = ""
+        """Of whom the broker has said so on this link."""
         self._is_let_in = self._was_let_in = False
         """Whether the broker said anything after it, on this link or on one before."""
         self._conversation: Conversation | None = None
@@ -187,12 +191,12 @@ class Connection:
                 if not was_open and not unanswered < self._unanswered < FIRST_TRIES:
                     raise
                 error = why
-            except (NotPermittedError, VerificationError) as why:
+            except (NotPermittedError, VerificationError, RevokedError) as why:
                 error = why
             self._conversation = None
             if self._is_let_in:
                 pause, lost_at = FIRST_PAUSE_SECONDS, None
-            if isinstance(error, NotPermittedError | VerificationError) and not self._goes_on(error):
+            if isinstance(error, NotPermittedError | VerificationError | RevokedError) and not self._goes_on(error):
                 raise error
             lost(error)
             lost_at = self._clock.monotonic() if lost_at is None else lost_at
@@ -201,13 +205,13 @@ class Connection:
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _goes_on(self, error: NotPermittedError | VerificationError) -> bool:
+    def _goes_on(self, error: NotPermittedError | VerificationError | RevokedError) -> bool:
         """Whether it may be otherwise the next time."""
         if self._is_let_in:
             return False
         if self._was_let_in and self._greeting is not None and self._greeting.clocks_differ:
             return True
-        return isinstance(error, NotPermittedError) and self._put_off(self._first[0], error)
+        return not isinstance(error, VerificationError) and self._put_off(self._first[0], error)
 
     async def _connect(
         self,
@@ -224,7 +228,7 @@ class Connection:
         if session is None:
             await self._catch_up(link, now_ms)
             raise ConnectError("there is no agent to connect, or none whose session counts now")
-        self._first = session.holder.name, session.papers
+        self._first, self._revoked = (session.holder.name, session.papers), ""
         greeting = self._greet(link, session.keys, now_ms)
         conversation = self._conversation = Conversation(
             link, greeting, table, self._clock, opened=opened, writable=writable, worked=worked, failed=failed
@@ -295,7 +299,12 @@ class Connection:
         """The broker does not want this link, after all: its papers, or what it did."""
         conversation = self._conversation
         if conversation is not None:
-            conversation.close(NotPermittedError("this host", "connect", f"the broker says {code}; its log says why"))
+            refusal = NotPermittedError("this host", "connect", f"the broker says {code}; its log says why")
+            conversation.close(RevokedError(self._revoked) if self._revoked and self._revoked == self._first[0] else refusal)
+
+    def revoked(self, name: str) -> None:
+        """The broker says so of this agent."""
+        self._revoked = name
 
     def cut(self, why: str) -> None:
         """The broker ends this link, and says why. Another one may do better."""

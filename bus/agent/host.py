@@ -275,18 +275,20 @@ class Host:
     def _drained(self, reason: str) -> None:
         word, _, name = reason.partition(" ")
         agent = self.agents.get(name)
+        if word == "revoked":
+            self.connection.revoked(name)
         if agent is not None:
             errors: dict[str, BusError] = {"session_replaced": SessionReplacedError(name), "revoked": RevokedError(name)}
             agent.end(errors.get(word) or NotPermittedError(name, "use this bus", f"the broker: {word}"))
         elif word == JUNK:
             self.connection.cut(REFUSED_TOO_MUCH)
 
-    def _put_off(self, name: str, error: NotPermittedError) -> bool:
+    def _put_off(self, name: str, error: NotPermittedError | RevokedError) -> bool:
         """The broker does not want this one: whether there are others."""
         if not self.agents.keys() - {name}:
             return False
         if (agent := self.agents.get(name)) is not None:
-            agent.end(NotPermittedError(name, "use this bus", error.rule))
+            agent.end(error if isinstance(error, RevokedError) else NotPermittedError(name, "use this bus", error.rule))
         return True
 
     def _trust(self, what: int, total: int, offset: int, part: bytes) -> None:

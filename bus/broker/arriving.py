@@ -79,6 +79,8 @@ class Arriving:
             believed += [self._joining.believed(host, data, moment) for data in some]
         except (RemoteProtocolError, VerificationError, NotPermittedError) as error:
             code = "not_permitted" if isinstance(error, NotPermittedError) else told(error.reason)
+            if name := self._joining.revoked(greeting.papers[len(believed)]):
+                host.send(Frame.DRAIN, f"revoked {name}")
             self.fail(host, code, str(error), now=moment.now)
             return True
         if len(believed) < len(greeting.papers):

@@ -20,7 +20,7 @@ from anyio import to_thread
 from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.clock import Clock
-from bus.errors import ConnectError, VaultError
+from bus.errors import ConnectError, ConnectionLostError, RevokedError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.cosigners import Cosigners
@@ -63,7 +63,11 @@ class Target:
 async def connected_agent(state: State, target: Target, name: str, leaving: Leaving) -> AsyncIterator[Agent]:
     """Raises ConnectError when nobody answers for so long; what refuses the agent is raised at once."""
     async with _connected(state, target, name) as joined:
-        agent = await joined.open_agent(await joined.papers_of(name))
+        openable = await joined.papers_of(name)
+        try:
+            agent = await joined.open_agent(openable)
+        except ConnectionLostError as error:
+            raise (RevokedError(name) if _says_revoked(error) else error) from error
         try:
             yield agent
             if agent.error is None:
@@ -197,6 +201,15 @@ class _Joined:
 
     def _policy(self) -> Policy:
         return self.materials.policy
+
+
+def _says_revoked(error: BaseException | None) -> bool:
+    """Whether TLS ended the link because our certificate was revoked. The alert comes from who has proved to be the hub."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE_REVOKED" in (error.reason or ""):
+            return True
+        error = error.__cause__
+    return False
 
 
 async def _no_tls() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from agent_scenes import POLICY, inside, rest, scene, soon
 
-from bus.errors import ConnectError, NotPermittedError, RevokedError, VerificationError
+from bus.errors import ConnectError, RevokedError, VerificationError
 
 pytestmark = pytest.mark.anyio
 HOUR = 3_600
@@ -96,11 +96,24 @@ async def test_an_agent_whose_papers_are_refused_is_put_off_and_the_others_of_it
             hub.revoke("PAINTER")
             await hub.settle()
         await hub.advance(10)
-        with pytest.raises((RevokedError, NotPermittedError)):
+        with pytest.raises(RevokedError):
             await opened["PAINTER"].publish("results.a", 1)
         await opened["LEAD"].publish("tasks.a", 2)
         assert await rest(hub, tasks) == [2]
         await opened["LEAD"].aclose()
+
+
+async def test_who_was_revoked_while_it_was_away_is_told_so():
+    async with scene("SECOND") as (hub, _):
+        host = hub.host()
+        async with host.agent("PAINTER") as painter:
+            async with Asleep(hub, host, inside(painter)):
+                hub.revoke("PAINTER")
+                await hub.settle()
+            await hub.advance(10)
+            with pytest.raises(RevokedError) as caught:
+                await painter.publish("results.a", 1)
+            assert caught.value.agent == "PAINTER"
 
 
 async def test_a_renewal_that_is_refused_costs_the_link_nothing_and_is_told():

@@ -125,12 +125,18 @@ async def test_a_session_that_has_ended_is_refused(stage: Stage):
     assert await refusal(stage, host) == "unverified"
 
 
-async def test_who_is_revoked_is_refused(stage: Stage):
+@pytest.mark.parametrize("reason", [Reason.COMPROMISED, Reason.RETIRED, Reason.ROTATED])
+async def test_who_is_revoked_is_refused_and_told_so(stage: Stage, reason: Reason):
+    """Whose key was replaced is not told that it was revoked: its agent has another one."""
     host = stage.connect("DIRECTOR")
     serial = host.agents["DIRECTOR"].identity.certificate.serial
-    await stage.follow(revoked={serial: Revocation(stage.world.now, Reason.COMPROMISED)})
+    await stage.follow(revoked={serial: Revocation(stage.world.now, reason)})
     await host.shake_hands()
-    assert await refusal(stage, host) == "unverified"
+    *said, refused = await host.hears()
+    assert said == ([] if reason is Reason.ROTATED else [[Frame.DRAIN, "revoked DIRECTOR"]])
+    assert refused == [Frame.REFUSE, "unverified", b""]
+    assert host.lost, "the link is over"
+    assert (stage.counted["links_open"], stage.counted["agents"]) == (0, 0)
 
 
 async def test_sessions_from_before_a_date_are_refused(stage: Stage):

@@ -114,6 +114,11 @@ async def test_who_was_revoked_joins_again_when_it_is_let_in_again(home, far):
     async with home.open(listen=[TLS]) as hub:
         await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
         await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        for url in hub.urls:  # over TLS, which shows the certificate first, and over a Unix socket
+            with pytest.raises(bus.RevokedError) as ended:
+                async with replace(home, state=far).connect(url, agent="PAINTER"):
+                    pass
+            assert ended.value.agent == "PAINTER"
         with pytest.raises(bus.AttestationError) as caught:
             await joined(home, far, "PAINTER")
         assert (caught.value.reason, caught.value.agent) == ("not_listed", "PAINTER")
