@@ -154,8 +154,11 @@ class Broker:
         for part in (self._pacing, self._holding, self._durable, self.petitions, self._accounts):
             part.lost(host)
         host.outbox.lost()
-        for one in [*host.subscriptions.values()]:
-            self._subscribing.drop(one, moment)
+        if host.is_neighbour:
+            self._subscribing.let_go(host, moment)
+        else:
+            for one in [*host.subscriptions.values()]:
+                self._subscribing.drop(one, moment)
         for agent in [*host.agents]:
             self._seats.leave(host, agent)
         for lane in [*host.lanes.values()]:

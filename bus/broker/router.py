@@ -8,6 +8,9 @@ changes. Then one number is another, and each route is worked out anew when it i
 Policy is asked here, for each reader and topic: a subscription may stand although some of its topics are not for the agent.
 
 What a neighbour brings has routes of its own: to the readers here, and of groups to those for which this broker was chosen.
+
+Of what an agent at a neighbour subscribes to in the same words, one stands for all: the neighbour finds its readers itself, and who
+says the same a thousand times makes no route longer.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ ENVELOPE: Final = 0
 RECORD: Final = 1
 
 Members = tuple[Subscription, ...]
+_Words = tuple[HostLink, str, str, str, bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +66,15 @@ class Router:
         self._routes: dict[str, Route] = {}
         self._here: dict[tuple[str, frozenset[str]], Route] = {}
         self._version = 0
+        self._stands: dict[_Words, Subscription] = {}
+        """Of neighbours, for those that are alike."""
+        self._alike: dict[_Words, dict[Subscription, None]] = {}
+        """The others; of these the last is next, because a dictionary that is emptied from its front is slow."""
         self._shared: Trie[object] = Trie()
         """Patterns of groups whose records are kept."""
 
     def __len__(self) -> int:
-        """Subscriptions."""
+        """Subscriptions, alike ones at neighbours as one."""
         return len(self._trie)
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -74,12 +82,39 @@ class Router:
         self._version += 1
 
     def add(self, subscription: Subscription) -> None:
+        if subscription.host.is_neighbour:
+            words = _words(subscription)
+            if self._stands.setdefault(words, subscription) is not subscription:
+                self._alike.setdefault(words, {})[subscription] = None
+                return
         self._trie.add(subscription.pattern, subscription)
         self._version += 1
 
     def remove(self, subscription: Subscription) -> None:
+        if subscription.host.is_neighbour and not self._leaves(subscription):
+            return
         self._trie.remove(subscription.pattern, subscription)
         self._version += 1
+
+    def is_lost(self) -> None:
+        """A link is: nothing goes there any more, though its subscriptions are let go of only later."""
+        self._version += 1
+
+    def _leaves(self, subscription: Subscription) -> bool:
+        """Whether it stood for all that are alike; then another does."""
+        words = _words(subscription)
+        alike = self._alike.get(words, {})
+        stood = self._stands[words] is subscription
+        if not stood:
+            del alike[subscription]
+        elif alike:
+            self._stands[words] = alike.popitem()[0]
+            self._trie.add(subscription.pattern, self._stands[words])
+        else:
+            del self._stands[words]
+        if not alike:
+            self._alike.pop(words, None)
+        return stood
 
     def route(self, topic: str) -> Route:
         found = self._routes.get(topic)
@@ -126,7 +161,7 @@ class Router:
         plain: dict[HostLink, list[Subscription]] = {}
         groups: dict[str, list[Subscription]] = {}
         for one in self._trie.match(topic):
-            if chosen is not None and (one.host.is_neighbour or (one.group and one.group not in chosen)):
+            if one.host.is_gone or (chosen is not None and (one.host.is_neighbour or (one.group and one.group not in chosen))):
                 continue
             if not self._snapshot.may_hear(one.agent, topic):
                 continue
@@ -141,3 +176,7 @@ class Router:
             shared={host: tuple(ones) for host, ones in plain.items() if host in with_members},
             groups=tuple(tuple(members) for members in groups.values()),
         )
+
+
+def _words(one: Subscription) -> _Words:
+    return one.host, one.agent, one.pattern, one.group, one.may_stop

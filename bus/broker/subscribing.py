@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from bus.backbone.interface import DEAD
@@ -23,6 +24,7 @@ from bus.protocol.codec import malformed
 from bus.protocol.frames import ALL_DELIVERIES, Frame, sub_ref
 from bus.protocol.handshake import Limits
 from bus.protocol.names import is_agent_name
+from bus.transport.soon import soon
 
 if TYPE_CHECKING:
     from bus.broker.durable import Durable
@@ -32,7 +34,7 @@ UNLIMITED: Final = 1 << 32
 MAX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 """Names of groups and of durable subscriptions."""
 AT_ONCE: Final = 128
-"""Subscriptions that are judged anew in one turn of the loop: a pattern that policy was never asked about takes 0.1 ms."""
+"""Subscriptions that are judged anew, or let go of, in one turn of the loop: a pattern new to policy takes 0.1 ms."""
 
 
 class Subscribing:
@@ -135,6 +137,18 @@ class Subscribing:
         if one.group:
             self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
             self.refresh_units(one.pattern)
+
+    def let_go(self, host: HostLink, moment: Moment) -> None:
+        """The link to a neighbour is lost, and it may have had very many: a few are dropped at a time, and none of them counts."""
+        self._router.is_lost()
+        self._let_go_some([*host.subscriptions.values()], moment)
+
+    def _let_go_some(self, left: list[Subscription], moment: Moment) -> None:
+        for one in left[-AT_ONCE:]:
+            self.drop(one, moment)
+        del left[-AT_ONCE:]
+        if left:
+            soon(partial(self._let_go_some, left, moment))
 
     # ---- following -----------------------------------------------------------------------------------------------------------
 

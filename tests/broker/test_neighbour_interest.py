@@ -13,7 +13,7 @@ from test_following import with_words
 
 from bus.broker import neighbour as limits
 from bus.broker import neighbour_kept, neighbour_shares
-from bus.protocol.frames import DURABLE, GONE, Frame
+from bus.protocol.frames import DURABLE, GONE, Frame, numbers
 
 pytestmark = pytest.mark.anyio
 WORKERS_LESS = ('subscribe: ["tasks.>", "work.>", "ask.>"', 'subscribe: ["tasks.>", "ask.>"')
@@ -168,6 +168,34 @@ async def test_a_broker_that_comes_again_says_the_same_while_its_last_link_is_le
     assert told[-1:] in ([], [["BUILDER", "tasks.7", DURABLE]])
 
 
+async def test_who_says_the_same_a_thousand_times_makes_no_route_longer(stage: Stage):
+    neighbour, host = await _met(stage), await _publisher(stage, "tasks.build")
+    await neighbour.seats("BUILDER")
+    router = stage.broker._router
+    await neighbour.subscribe(1, "BUILDER", "tasks.>", group="builders")
+    await neighbour.subscribe(2, "BUILDER", "tasks.>")
+    route = router.route("tasks.build")
+    for number in range(3, 40):
+        await neighbour.subscribe(number, "BUILDER", "tasks.>", group="builders" if number % 2 else "")
+    assert router.route("tasks.build") is route
+    for number in (5, 7, 8, 10):
+        await neighbour.say(Frame.UNSUBSCRIBE, number)
+    assert router.route("tasks.build") is route
+    standing = {*range(1, 40)} - {5, 7, 8, 10}
+    while standing:
+        host.publish(host.seal("tasks.build"), topic="tasks.build")
+        [[_, _, chosen, *_]] = await neighbour.hears(Frame.DELIVER)
+        assert {*numbers(chosen)} <= standing
+        assert bool(chosen) == any(number % 2 for number in standing)
+        gone = {*numbers(chosen)} or {max(standing)}
+        for number in gone:
+            await neighbour.say(Frame.UNSUBSCRIBE, number)
+        standing -= gone
+    host.publish(host.seal("tasks.build"), topic="tasks.build")
+    assert await neighbour.hears(Frame.DELIVER) == []
+    assert len(router) == 0
+
+
 # ---- how long --------------------------------------------------------------------------------------------------------------------
 
 
@@ -183,16 +211,17 @@ def _patterns(count: int) -> Iterator[str]:
         yield ".".join(("work", *tokens))
 
 
-async def _turns(stage: Stage, host: Played) -> int:
-    """In how many turns of the loop the host was told something, until nothing more came; and never much at once."""
-    turns, before, quiet = 0, 0, 0
-    while quiet < 20:
+async def _turns(stage: Stage) -> int:
+    """In how many turns of the loop there became more of them, or fewer, until nothing more happened; and never many at once."""
+    kept = stage.broker._neighbours._listening.kept
+    turns, before, quiet = 0, len(kept), 0
+    while quiet < 40:
         await anyio.lowlevel.checkpoint()
-        rows = sum(len(one[2]) for one in host.came if one[0] == Frame.INTEREST)
-        assert rows - before <= 3 * neighbour_kept.AT_ONCE
-        quiet = 0 if rows > before else quiet + 1
-        turns += rows > before
-        before = rows
+        now = len(kept)
+        assert abs(now - before) <= 3 * neighbour_kept.AT_ONCE
+        quiet = 0 if now != before else quiet + 1
+        turns += now != before
+        before = now
     return turns
 
 
@@ -201,13 +230,13 @@ async def test_many_are_heard_and_let_go_of_a_few_at_a_time_and_told_in_few_fram
     rows = _rows(600)
     neighbour.send(Frame.INTEREST, 1, rows)
     least, most = len(rows) // (3 * neighbour_kept.AT_ONCE), 2 * len(rows) // neighbour_kept.AT_ONCE
-    assert await _turns(stage, host) >= least
+    assert await _turns(stage) >= least
     told = await host.hears(Frame.INTEREST)
     assert least <= len(told) <= most
     assert [row for one in told for row in one[2]] == [[*row] for row in rows]
     assert await neighbour.hears(Frame.INTEREST_SEEN) == [[Frame.INTEREST_SEEN, 1]]
     neighbour.link.close()
-    assert await _turns(stage, host) >= least
+    assert await _turns(stage) >= least
     told = await host.hears(Frame.INTEREST)
     assert least <= len(told) <= most
     assert sum(len(one[2]) for one in told) == len(rows)
@@ -229,6 +258,37 @@ async def test_a_neighbour_that_is_lost_while_it_is_heard_leaves_nothing(stage: 
     assert _durable(stage) == len(stage.broker._interest) == 0
 
 
+async def test_many_live_subscriptions_of_a_lost_neighbour_hear_nothing_more_and_are_let_go_of_a_few_at_a_time(stage: Stage):
+    neighbour, host = await _met(stage), await _publisher(stage, "tasks.build")
+    await host.open("tasks.7")
+    await neighbour.seats("BUILDER")
+    for number in range(1, 601):
+        neighbour.send(Frame.SUBSCRIBE, number, "BUILDER", f"tasks.{number}", "", "", "", 1, "drop_newest")
+        await anyio.lowlevel.checkpoint()
+    for number in range(1, 601):
+        neighbour.send(Frame.SUBSCRIBE, 1_000 + number, "BUILDER", "tasks.build", "builders", "", "", 1, "block")
+        await anyio.lowlevel.checkpoint()
+    await settle()
+    assert len(_link(stage).subscriptions) == 1_200
+    near = await stage.host("PACKER")
+    near.send(Frame.SUBSCRIBE, 1, "PACKER", "tasks.build", "builders", "", "new", 1, "block")
+    await settle()
+    host.publish(host.seal("tasks.7"), topic="tasks.7")
+    assert len(await neighbour.hears(Frame.DELIVER)) == 1
+    link, left = _link(stage), []
+    neighbour.link.close()
+    host.publish(host.seal("tasks.7"), topic="tasks.7")
+    host.publish(host.seal("tasks.build"), host.seal("tasks.build"), topic="tasks.build")
+    while link.subscriptions:
+        await anyio.lowlevel.checkpoint()
+        left.append(len(link.subscriptions))
+    assert len({*left}) > 4
+    assert len(await near.delivered()) == 1
+    counted = stage.counted
+    assert (counted["held"], counted["unheard"], counted["dropped"]) == (1, 1, {})
+    assert len(stage.broker._router) == 1
+
+
 async def test_many_are_judged_anew_a_few_at_a_time(stage: Stage):
     neighbour, host = await _met(stage), await _publisher(stage, "work.1.2.3.4.5.6.7.8")
     neighbour.send(Frame.INTEREST, 1, _rows(600))
@@ -236,7 +296,7 @@ async def test_many_are_judged_anew_a_few_at_a_time(stage: Stage):
     await host.hears()
     stage.world.trust(policy=with_words(*WORKERS_LESS))
     stage.broker.follow(stage.world.snapshot, stage.documents)
-    assert await _turns(stage, host) >= 600 // (3 * neighbour_kept.AT_ONCE)
+    assert await _turns(stage) >= 600 // (3 * neighbour_kept.AT_ONCE)
     assert _durable(stage) == 0
 
 

@@ -166,14 +166,14 @@ async def test_many_stops_that_end_at_once_are_lifted_a_few_at_a_time(stage: Sta
         neighbour.send(Between.STOP, topic, STOP)
         await settle()
     assert await _says(host) == [GO_ON] * len(topics)
+    lanes = [lane for topic in topics for lane in stage.broker._lanes.of(topic)]
     neighbour.link.close()
-    lifted, turns = 0, 0
-    while lifted < len(topics):
+    stopped = [len(lanes)]
+    while stopped[-1]:
         await anyio.lowlevel.checkpoint()
-        came = sum(one[0] == Frame.OPENED for one in host.came)
-        turns += came > lifted
-        lifted = came
-    assert turns > 3
+        stopped.append(sum(lane.stops for lane in lanes))
+    assert len({*stopped}) > 3
+    assert await _says(host) == [STOP] * len(topics)
 
 
 # ---- an honest one ---------------------------------------------------------------------------------------------------------------
