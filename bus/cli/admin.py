@@ -62,6 +62,7 @@ def subscriptions(*, agent: str | None, state: Path | None, output: Output) -> N
         ("agent", "pattern", "group", "durable", "overflow", "credit", "held bytes", "at"),
         ((*(one[name] for name in names), one["held_bytes"] or "", one["neighbour"].partition(" ")[0]) for one in found),
         empty=f"{agent} listens to nothing now." if agent else "Nobody listens to anything now.",
+        spare=("held bytes", "credit", "overflow"),
     )
 
 

@@ -53,6 +53,7 @@ def list_keys(*, state: Path | None, output: Output) -> None:
             )
             for one in entries
         ),
+        spare=("fingerprint", "made", "TPM"),
     )
     output.line(f"{len(infos)} keys of {len({info.name for info in infos})} names")
     output.document({"keys": [_as_json(entry.info) | {"tpm": entry.tpm or None} for entry in entries]})

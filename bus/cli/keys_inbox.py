@@ -41,6 +41,7 @@ def inbox(agents: tuple[str, ...], *, renew: bool, state: Path | None, policy: s
     output.table(
         ("agent", "counter", "kind", "id", "valid from", "until", "sealed by", "state", "kept until"),
         (_row(record, key, now) for record, key in rows),
+        spare=("id", "valid from", "sealed by", "kind", "counter"),
     )
     output.line(f"{len(rows)} inbox keys of {len(records)} agents{f'; {len(made)} made now' if renew else ''}")
     output.document({"keys": [_as_json(record, key, now, made=made) for record, key in rows], "made": len(made)})

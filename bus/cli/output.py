@@ -25,6 +25,8 @@ EXIT_SILENCE = 7
 _WIDTH_OF_PIPES = 200
 """Columns, where no terminal says how many it has: a program that reads a table wants its rows whole."""
 
+_GAP = 3
+"""Columns of a terminal between those of a table."""
 _WIDTH_OF_NAMES = 16
 """So the values of several lists of facts stand under each other."""
 
@@ -76,13 +78,23 @@ class Output:
         print(text, file=sys.stderr)
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, empty: str | None = None
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        title: str | None = None,
+        empty: str | None = None,
+        spare: Sequence[str] = (),
     ) -> None:
-        """Aligned columns on a terminal, the first of them never broken; `empty` where there are no rows. Silent with --json."""
+        """Aligned columns on a terminal, the first of them never broken; `empty` where there are no rows. Silent with --json.
+
+        `spare`: columns that are left out one after the other where there is no room for all, and then named.
+        """
         if self.json:
             return
-        rows = list(rows)
-        if not rows and empty is not None:
+        texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        left_out = _too_many(columns, texts, spare, width=self.width)
+        if not texts and empty is not None:
             self.line(empty)
             return
         from rich import box
@@ -91,12 +103,15 @@ class Output:
         from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for number, column in enumerate(columns):
-            table.add_column(column, overflow="fold", no_wrap=number == 0)
-        for row in rows:
-            table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        shown = [number for number, column in enumerate(columns) if column not in left_out]
+        for number in shown:
+            table.add_column(columns[number], overflow="fold", no_wrap=number == 0)
+        for row in texts:
+            table.add_row(*(Text(row[number]) for number in shown))
         console = Console()
         (console if console.is_terminal else Console(width=_WIDTH_OF_PIPES)).print(table)
+        if left_out:
+            self.paragraph(f"No room for: {', '.join(left_out)}. A wider terminal and --json show all.")
 
     def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """A title, and a line for each name; what is too long goes on under itself. Silent with --json."""
@@ -137,6 +152,18 @@ class Output:
         else:
             self.note(f"tpmbus: {error}")
         return exit_code(error)
+
+
+def _too_many(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], *, width: int) -> list[str]:
+    """Those of `spare` without which the others fit, in their order."""
+    needed = {name: max(map(len, (name, *cells)), default=0) + _GAP for name, *cells in zip(columns, *rows, strict=True)}
+    left_out: list[str] = []
+    for name in spare:
+        if sum(needed.values()) <= width:
+            break
+        del needed[name]
+        left_out.append(name)
+    return left_out
 
 
 def _width_of_terminal() -> int | None:

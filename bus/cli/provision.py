@@ -118,18 +118,20 @@ async def provision_with_progress(state: State, order: Order, *, policy: str | N
 def _show(fleet: Fleet, *, seconds: float, output: Output) -> None:
     members, public = fleet.members, fleet.public
     where = f"{fleet.facts.description} ({fleet.facts.origin})"
-    output.table(("agent", "role", "key", "generation", "where", "certificate", "ends", "inbox", "ms"), map(_row, members))
+    columns = ("agent", "role", "key", "generation", "where", "certificate", "ends", "inbox", "ms")
+    output.table(columns, map(_row, members), spare=("ms", "generation", "inbox", "ends", "role"))
     made = sum(member.key.made for member in members)
     certified = [member for member in members if member.certificate is not None]
     enrolled = sum(member.enrolled for member in members)
-    output.line(f"{len(members)} agents have their keys: {made} made, {len(members) - made} were there; {seconds:.1f} s on {where}")
-    output.line(
+    there = len(members) - made
+    output.paragraph(f"{len(members)} agents have their keys: {made} made, {there} were there; {seconds:.1f} s on {where}")
+    output.paragraph(
         f"{len(certified)} agents have their certificates: {enrolled} issued, {len(certified) - enrolled} were there; "
         f"they are in {fleet.folder / 'certificates'}"
     )
-    output.line(f"{public.domain}: root {fingerprint(public.root.digest)[:23]}.., until {date(public.root.not_after_ms)}")
+    output.paragraph(f"{public.domain}: root {fingerprint(public.root.digest)[:23]}.., until {date(public.root.not_after_ms)}")
     if public.bundle is not None and public.statement is not None:
-        output.line(
+        output.paragraph(
             f"policy version {public.bundle.version} is signed; trust statement {public.statement.number} "
             f"is good until {date(public.statement.next_update_ms)}"
         )

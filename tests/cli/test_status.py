@@ -82,3 +82,15 @@ def test_lines_are_no_longer_than_the_terminal(columns, capsys, monkeypatch):
     lines = [Text.from_ansi(line).plain for line in capsys.readouterr().out.splitlines()]
     assert lines
     assert max(map(len, lines)) <= columns
+
+
+def test_a_table_leaves_out_its_spare_columns_where_there_is_no_room_and_names_them(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    columns, rows = ("name", "made", "print"), [("A" * 20, "B" * 20, "C" * 20)]
+    for width, has_made, has_print in ((80, True, True), (50, True, False), (30, False, False)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        Output(json=False).table(columns, rows, spare=("print", "made"))
+        said = Text.from_ansi(capsys.readouterr().out).plain
+        assert ("A" * 20 in said, "B" * 20 in said, "C" * 20 in said) == (True, has_made, has_print)
+        assert ("print" in said, "made" in said) == (True, True), "a column, or what there is no room for"
