@@ -11,7 +11,7 @@ The last agent that is put off a link for want of trust takes the link with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -175,32 +175,28 @@ class Joining:
     # ---- going ---------------------------------------------------------------------------------------------------------------
 
     def leave(self, host: HostLink, agent: str, why: str, moment: Moment) -> None:
-        """The agent is off this link, which is told why."""
-        self.close(host, agent, moment)
+        """The agent is off this link, which is told why. If it is a neighbour's, what it listens to there may be in force again."""
+        self.close(host, agent, moment, for_good=False)
         host.send(Frame.DRAIN, f"{why} {agent}")
 
-    def close(self, host: HostLink, agent: str, moment: Moment) -> None:
+    def close(self, host: HostLink, agent: str, moment: Moment, *, for_good: bool = True) -> None:
         """It has left this link; that it was not there is no fault: it may have been put off meanwhile."""
         if agent not in host.agents:
             return
         leaving = host.subscriptions.of(agent)
-        most = AT_ONCE if host.is_neighbour else len(leaving)
-        self._drop(leaving[:most], moment)
-        if leaving[most:]:
-            soon(partial(self._drop_some, leaving[most:], moment))
+        self._drop_some(leaving, AT_ONCE if host.is_neighbour else len(leaving), for_good, moment)
         self._seats.leave(host, agent)
         for lane in host.lanes.values():
             self._lanes.judge(lane, self._snapshot)
 
-    def _drop_some(self, leaving: list[Subscription], moment: Moment) -> None:
-        self._drop(leaving[-AT_ONCE:], moment)
-        del leaving[-AT_ONCE:]
-        if leaving:
-            soon(partial(self._drop_some, leaving, moment))
-
-    def _drop(self, leaving: Iterable[Subscription], moment: Moment) -> None:
-        for one in leaving:
-            self._subscribing.drop(one, moment)
+    def _drop_some(self, leaving: list[Subscription], most: int, for_good: bool, moment: Moment) -> None:
+        for one in leaving[:most]:
+            if one.is_live:
+                self._subscribing.drop(one, moment)
+                if not for_good:
+                    one.host.put_aside(one)
+        if leaving[most:]:
+            soon(partial(self._drop_some, leaving[most:], most, for_good, moment))
 
     def revoked(self, papers: bytes) -> str:
         """Whose these say they are, if that certificate was taken back and not replaced: its agent may hear that. Else "".

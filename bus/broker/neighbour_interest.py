@@ -142,6 +142,12 @@ class NeighbourInterest:
         if one is not None:
             self._subscribing.drop(one, moment)
 
+    def seated(self, neighbour: Neighbour, agent: str, moment: Moment) -> None:
+        """It is there (again): what it subscribed to before that may be in force now."""
+        for number, fields in [*neighbour.subscriptions_aside.items()]:
+            if fields[2] == agent and self._take(neighbour, fields, moment) is None:
+                del neighbour.subscriptions_aside[number]
+
     def judge(self, neighbour: Neighbour, moment: Moment) -> None:
         """What was set aside may be in force now; a few at a time."""
         self.kept.judge(neighbour)

@@ -24,6 +24,7 @@ from bus.broker.host_link import HostLink
 from bus.broker.joining import Joining, is_of_session
 from bus.broker.moment import Moment
 from bus.broker.neighbour import MAX_AGENTS, Neighbour
+from bus.broker.neighbour_interest import NeighbourInterest
 from bus.broker.offences import Offences
 from bus.broker.seats import Seats
 from bus.errors import NotPermittedError, RemoteProtocolError, VerificationError
@@ -59,6 +60,7 @@ class NeighbourSeats:
     ) -> None:
         self._seats, self._joining, self._offences, self._links = seats, joining, offences, links
         self._now_ms, self._random = now_ms, random
+        self.listening: NeighbourInterest
         self._numbers: dict[str, int] = {}
         """Of the seats that count."""
         self._again: dict[str, None] = {}
@@ -132,7 +134,10 @@ class NeighbourSeats:
                 self._again[agent] = None
             return
         self._numbers[agent] = number
+        is_new = agent not in neighbour.agents
         self._joining.seat(neighbour, believed, moment)
+        if is_new:
+            self.listening.seated(neighbour, agent, moment)
 
     def tick(self, moment: Moment) -> None:
         """Who was live elsewhere and is not any more, or was ahead of our clock, may be live at a neighbour that says so."""
@@ -167,11 +172,7 @@ class NeighbourSeats:
     def judge(self, neighbour: Neighbour, moment: Moment) -> None:
         """By another policy and trust: who counts no more goes, and who was set aside may come back."""
         before = {agent: (self._numbers[agent], one) for agent, one in neighbour.agents.items()}
-        listened = [*neighbour.subscriptions.values()]
         self._joining.judge(neighbour, moment)
-        for subscription in listened:
-            if not subscription.is_live:
-                neighbour.put_aside(subscription)
         gone = {agent: seat for agent, seat in before.items() if agent not in neighbour.agents}
         aside = [*neighbour.agents_aside.values()]
         for number, papers in aside:

@@ -98,6 +98,7 @@ class Neighbours:
         self._places = seats.watch = NeighbourSeats(seats, joining, offences, self._open, now_ms=now_ms, random=random)
         self._lanes = NeighbourLanes(lanes, router, groups, offences)
         self._listening = interest.across = NeighbourInterest(interest, subscribing, self._open, self._lanes, offences)
+        self._places.listening = self._listening
         crossing = NeighbourCrossing(
             admission=admission, counts=counts, lanes=self._lanes, listing=listing, offences=offences, pacing=pacing,
             publishing=publishing, requests=requests, router=router, seats=seats, watching=watching,

@@ -266,16 +266,23 @@ async def test_a_clock_that_was_set_back_makes_this_broker_say_nothing_for_which
     assert number >> ORDER_BITS <= stage.world.now - SKEW_MS + MOST_AHEAD_MS
 
 
-async def test_who_was_put_off_by_a_lie_is_back_when_the_liar_is_gone(stage: Stage):
+async def test_who_was_put_off_by_a_lie_is_back_and_listens_when_the_liar_is_gone(stage: Stage):
     async with stage.running():
         honest, liar = await _met(stage, name="OTHER"), await _met(stage)
+        director = await stage.host("DIRECTOR")
+        await director.open("tasks.build")
         await honest.seats("BUILDER")
+        await honest.subscribe(1, "BUILDER", "tasks.>")
         await liar.seats("BUILDER", later=30_000)
-        assert [one.address.split()[0] for one in stage.broker.listing.live()] == ["GATE"]
+        assert [one.address.split()[0] for one in stage.broker.listing.live() if one.agent == "BUILDER"] == ["GATE"]
         await honest.seats("BUILDER", later=1)
+        director.publish(director.seal("tasks.build"), topic="tasks.build")
+        assert await honest.hears(Frame.DELIVER) == []
         liar.link.close()
         await stage.later(0.3)
-        assert [one.address.split()[0] for one in stage.broker.listing.live()] == ["OTHER"]
+        assert [one.address.split()[0] for one in stage.broker.listing.live() if one.agent == "BUILDER"] == ["OTHER"]
+        director.publish(director.seal("tasks.build"), topic="tasks.build")
+        assert len(await honest.hears(Frame.DELIVER)) == 1
 
 
 async def test_two_honest_brokers_do_not_cut_each_other_over_the_seats_of_a_third():
