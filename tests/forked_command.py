@@ -12,6 +12,9 @@ examples begin as interpreters that know nothing; that the library starts the se
 
 A command that needs the TPM service starts it as it always does, through `sys.executable`, and that is `quick_python` here: it has
 the service forked from a twin of this process, which waits for that alone. Every other program begins as an interpreter.
+
+The RSA key of a root that a command makes was made before, of primes that lie in a file: to find such primes takes half a second of
+a processor each time. The commands of the README and the examples find their own.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +40,7 @@ SECONDS = 100
 QUICK = Path(__file__).with_name("quick_python")
 TWIN, PYTHON = "TPMBUS_TEST_TWIN", "TPMBUS_TEST_PYTHON"
 """What `quick_python` is told in its environment: where the twin listens, and the interpreter."""
+ROOT_BITS = 4_096
 READY_MADE = (
     "bus.hub.open", "bus.hub.admin", "bus.hub.doctor", "bus.hub.fleet_papers", "bus.hub.tpm_process", "bus.hub.which_tpm",
     "bus.fleet.running", "bus.fleet.live_table", "bus.cli.loop", "bus.tpm.serving", "bus.tpm.esapi", "rich.table",
@@ -171,16 +176,22 @@ def serve(line: socket.socket) -> None:
 
     for name in (*(module for module, _, _ in _COMMANDS.values()), *READY_MADE):
         importlib.import_module(name)
+    from ready_rsa import pairs
+
+    pairs(ROOT_BITS, 65_537)  # read once
     gc.freeze()
+    commands = count()
     with tempfile.TemporaryDirectory(prefix="tpmbus-twin-") as folder, twin(f"{folder}/sock", line) as held:
         while True:
             data, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 4)
             if not data:
                 return
+            number = next(commands)
             child = os.fork()
             if child == 0:
                 line.close()
                 os.close(held)
+                have_roots_ready(number)
                 order = json.loads(data)
                 if order["how"] != "run":
                     os.setsid()
@@ -197,6 +208,19 @@ def serve(line: socket.socket) -> None:
             line.send(str(child).encode())
             _, status = os.waitpid(child, 0)
             line.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def have_roots_ready(number: int) -> None:
+    """In commands that follow each other they differ."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from ready_rsa import one_of_many
+
+    make, numbers = rsa.generate_private_key, count(number)
+
+    def made(public_exponent: int, key_size: int) -> rsa.RSAPrivateKey:
+        return one_of_many(key_size, next(numbers)) if key_size == ROOT_BITS else make(public_exponent, key_size)
+
+    rsa.generate_private_key = made
 
 
 @contextmanager
@@ -274,6 +298,7 @@ def play(order: dict[str, Any], descriptors: list[int]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parent / "trust"))
     if not sys.flags.safe_path:
         del sys.path[0]  # the tests' folder: a command is run from somewhere else
     with socket.socket(fileno=os.dup(0)) as line:

@@ -6,6 +6,7 @@ They lie beside this file as primes, which are no key file, and protect nothing.
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -14,13 +15,26 @@ PRIMES = Path(__file__).with_name("ready_rsa_primes.txt")
 
 
 @cache
+def pairs(bits: int, exponent: int) -> list[tuple[int, int]]:
+    rows = [line.split() for line in PRIMES.read_text().splitlines()]
+    return [(int(p, 16), int(q, 16)) for length, e, p, q in rows if (int(length), int(e)) == (bits, exponent)]
+
+
+@cache
 def rsa_key(bits: int, number: int = 0, *, exponent: int = 65_537) -> rsa.RSAPrivateKey:
     """The one with this number of its kind; each time the same, or made now if there are not so many."""
-    rows = [line.split() for line in PRIMES.read_text().splitlines()]
-    found = [(int(p, 16), int(q, 16)) for length, e, p, q in rows if (int(length), int(e)) == (bits, exponent)]
-    if number >= len(found):
-        return rsa.generate_private_key(exponent, bits)
-    p, q = found[number]
+    found = pairs(bits, exponent)
+    return of_primes(*found[number], exponent) if number < len(found) else rsa.generate_private_key(exponent, bits)
+
+
+def one_of_many(bits: int, number: int) -> rsa.RSAPrivateKey:
+    """Of any two of these primes: 66 keys of 4,096 bits, of which neighbours differ."""
+    primes = [prime for pair in pairs(bits, 65_537) for prime in pair]
+    many = [*combinations(primes, 2)]
+    return of_primes(*many[number % len(many)], 65_537)
+
+
+def of_primes(p: int, q: int, exponent: int) -> rsa.RSAPrivateKey:
     d = rsa.rsa_recover_private_exponent(exponent, p, q)
     crt = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
     numbers = rsa.RSAPrivateNumbers(p, q, d, *crt, rsa.RSAPublicNumbers(exponent, p * q))
