@@ -12,20 +12,20 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from bus.agent.acquaintance import Acquaintance
 from bus.agent.agent import Agent
 from bus.agent.authority import Petitions
-from bus.agent.connection import REFUSED_TOO_MUCH, Connection, Dial
+from bus.agent.connection import Connection, Dial
 from bus.agent.events import Connected, Disconnected, Event
+from bus.agent.heard import Heard
 from bus.agent.inbox import Inbox
 from bus.agent.joining import Joining
-from bus.agent.jumps import Jumps
+from bus.agent.keeping_time import keep_time
 from bus.agent.message import Message
 from bus.agent.outbox import Outbox
 from bus.agent.own_inboxes import OwnInbox, OwnInboxes
@@ -35,7 +35,7 @@ from bus.agent.sealing_turns import SealingTurns
 from bus.agent.settling import LedgerStore, LedgerWriter
 from bus.agent.trusting import Trusting
 from bus.clock import Clock
-from bus.errors import BusError, ClosedError, NotPermittedError, RevokedError, SessionReplacedError, twin
+from bus.errors import BusError, ClosedError, twin
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
@@ -45,14 +45,9 @@ from bus.identity.host.sessions import Sessions
 from bus.identity.signer import Signer
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.protocol.frames import ALL_DELIVERIES, JUNK, UNHEARD, Frame, encode
-from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
+from bus.protocol.frames import Frame, encode
 from bus.protocol.sampling import AuditRecord
 from bus.transport.link import Link
-from bus.transport.soon import soon
-
-TICK_SECONDS: Final = 0.25
-FORGET_SECONDS: Final = 5.0
 
 
 class Host:
@@ -79,10 +74,11 @@ class Host:
         self.keyring, self.sessions, self.signer, self.clock, self.random = keyring, sessions, signer, clock, random
         self._memory = memory
         self.agents: dict[str, Agent] = {}
+        self._heard = Heard(self)
         self.reporting, self.requests = Reporting(self.agents, clock), Requests()
         self.refusals = self.reporting.refusals
         self.connection = Connection(
-            dial, keyring, sessions, verifier, clock, brokers=brokers, give_up=give_up, put_off=self._put_off, random=random
+            dial, keyring, sessions, verifier, clock, brokers=brokers, give_up=give_up, put_off=self._heard.put_off, random=random
         )  # fmt: skip
         self.send = self.connection.send
         self.outbox = Outbox(
@@ -106,7 +102,6 @@ class Host:
         self.reporting.why_missing = self.inbox.why_missing = self.acquaintance.why_missing
         self._tasks: TaskGroup | None = None
         self._is_away = False
-        self._crediting = False
         self._error: BaseException | None = None
         self._broken = anyio.Event()
         signer.on_audit = self._audit
@@ -116,7 +111,12 @@ class Host:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Raises, alone, what nothing can go on after."""
-        parts: list[Callable[[], Awaitable[None]]] = [self._keep_renewing, self.signer.run, self._keep_connected, self._keep_time]
+        parts: list[Callable[[], Awaitable[None]]] = [
+            self._keep_renewing,
+            self.signer.run,
+            self._keep_connected,
+            partial(keep_time, self, self._memory),
+        ]
         if self.settling is not None:
             parts.append(self.settling.run)
         try:
@@ -153,7 +153,12 @@ class Host:
 
     async def _keep_connected(self) -> None:
         await self.connection.keep(
-            self._table(), opened=self._opened, lost=self._lost, writable=self.outbox.wake, worked=self._worked, failed=self.fail
+            self._heard.table(),
+            opened=self._opened,
+            lost=self._lost,
+            writable=self.outbox.wake,
+            worked=self._heard.worked,
+            failed=self.fail,
         )
 
     def _end(self) -> None:
@@ -232,87 +237,6 @@ class Host:
         self._is_away = True
         self._happened(Disconnected(str(error)))
 
-    def _table(self) -> Mapping[int, Callable[..., Any]]:
-        topics, when_taken = self.outbox.topics, self.acquaintance.when_taken
-        return {
-            Frame.OPENED: lambda alias, credit, unit, _serial: when_taken(partial(topics.opened, alias, credit, unit)),
-            Frame.CREDIT: self.outbox.credited,
-            Frame.STORED: self.outbox.stored,
-            Frame.SUBSCRIBED: self.joining.joined,
-            Frame.DELIVER: lambda _number, subs, deliveries, position, data: self.inbox.deliver(subs, deliveries, position, data),
-            Frame.INTEREST: self._interest,
-            Frame.ASK: self.acquaintance.asked,
-            Frame.PAPERS: self.acquaintance.papers,
-            Frame.TRUST: self._trust,
-            Frame.AUTHORITY: self.petitions.answered,
-            Frame.PING: lambda number: self.send(encode(Frame.PONG, number)),
-            Frame.PONG: self.connection.pong,
-            Frame.DRAIN: self._drained,
-            Frame.REFUSE: self._refused,
-        }
-
-    def _worked(self) -> None:
-        """After each slice of what came."""
-        if self.inbox.taken and not self._crediting:
-            self._crediting = True
-            soon(self._credit)
-        if self.keyring.waiting:
-            self.acquaintance.ask()
-
-    def _credit(self) -> None:
-        """A turn of the loop later, so that it leaves together with what agents answer at once."""
-        self._crediting = False
-        taken, self.inbox.taken = self.inbox.taken, 0
-        if taken:
-            self.send(encode(Frame.CREDIT, ALL_DELIVERIES, taken))
-
-    # ---- what the broker says ------------------------------------------------------------------------------------------------
-
-    def _interest(self, serial: int, changes: list[Any]) -> None:
-        self.outbox.topics.interest(changes)
-        self.acquaintance.when_taken(partial(self.send, encode(Frame.INTEREST_SEEN, serial)))
-
-    def _drained(self, reason: str) -> None:
-        word, _, name = reason.partition(" ")
-        agent = self.agents.get(name)
-        if word == "revoked":
-            self.connection.revoked(name)
-        if agent is not None:
-            errors: dict[str, BusError] = {"session_replaced": SessionReplacedError(name), "revoked": RevokedError(name)}
-            agent.end(errors.get(word) or NotPermittedError(name, "use this bus", f"the broker: {word}"))
-        elif word == JUNK:
-            self.connection.cut(REFUSED_TOO_MUCH)
-
-    def _put_off(self, name: str, error: NotPermittedError | RevokedError) -> bool:
-        """The broker does not want this one: whether there are others."""
-        if not self.agents.keys() - {name}:
-            return False
-        if (agent := self.agents.get(name)) is not None:
-            agent.end(error if isinstance(error, RevokedError) else NotPermittedError(name, "use this bus", error.rule))
-        return True
-
-    def _trust(self, what: int, total: int, offset: int, part: bytes) -> None:
-        self.connection.let_in()
-        self.trusting.part(what, total, offset, part)
-
-    def _refused(self, code: str, ref: bytes) -> None:
-        if len(ref) == EPOCH_ID_BYTES:
-            self.acquaintance.not_granted(ref, code)
-        elif len(ref) == ID_BYTES:
-            for session in self.sessions.held.values():
-                if session.id == ref:  # the papers of one of ours: it is what it was, until it is renewed
-                    self.reporting.not_believed(session.holder.name, code)
-            self.keyring.refused("missing_papers", ref)
-            self.petitions.refused(ref, code)
-            self.outbox.refused(ref, code)
-            if code == UNHEARD:
-                self.requests.unheard(ref)
-        elif ref:
-            number = int.from_bytes(ref, "big")
-            self.trusting.when_idle(lambda: self.joining.refused(number, code, self.keyring.snapshot))
-        elif code in ("unverified", "not_permitted"):
-            self.connection.refused(code)
-
     def _follow(self, snapshot: Snapshot) -> None:
         """Another policy or trust."""
         self.keyring.follow(snapshot)
@@ -347,33 +271,6 @@ class Host:
     def _audit(self, agent: str, record: AuditRecord) -> None:
         if (found := self.agents.get(agent)) is not None:
             found.audit(record)
-
-    # ---- now and then --------------------------------------------------------------------------------------------------------
-
-    async def _keep_time(self) -> None:
-        forgotten, jumps = self.clock.monotonic(), Jumps(self.clock)
-        while True:
-            await self.clock.sleep(TICK_SECONDS)
-            if jumps.happened():
-                self.sessions.wanted.set()
-                self.outbox.follow()
-            self.inbox.take(self.keyring.expire())
-            self.acquaintance.ask()
-            self.connection.watch()
-            self.outbox.tick()
-            if self.clock.monotonic() - forgotten >= FORGET_SECONDS:
-                forgotten = self.clock.monotonic()
-                await self._forget()
-
-    async def _forget(self) -> None:
-        self.keyring.forget()
-        self.outbox.follow()  # a session or statement may count again by the clock alone
-        if self.settling is not None:
-            self.settling.try_again()
-        if self._memory.clock_is_due():
-            await to_thread.run_sync(self._memory.keep_clock)
-            if self.settling is not None:  # only what is known on disk to have passed
-                self.settling.forget(self._memory.passed_ms())
 
     def statistics(self) -> dict[str, Any]:
         """Since the start, and what is there now."""

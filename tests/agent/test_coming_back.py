@@ -122,7 +122,7 @@ async def test_a_renewal_that_is_refused_costs_the_link_nothing_and_is_told():
         async with host.agent("LEAD") as lead:
             made = inside(lead)
             refusals = lead.refusals()
-            made._refused("unverified", made.sessions.held["LEAD"].id)
+            made._heard.refused("unverified", made.sessions.held["LEAD"].id)
             refusal = await soon(anext(refusals))
             assert (refusal.agent, refusal.reason) == ("LEAD", "unverified")
             await lead.publish("tasks.a", 1)
