@@ -121,7 +121,8 @@ class NeighbourCrossing:
 
     def _refuse(self, neighbour: Neighbour, error: VerificationError | RemoteProtocolError, moment: Moment) -> None:
         self._counts.refused[error.reason] += 1
-        self._offences.note(neighbour.link.peer, f"a neighbour's envelopes refused as {error.reason}", str(error), now=moment.now)
+        what = f"envelopes that {neighbour.neighbour} brings refused as {error.reason}"
+        self._offences.note(neighbour.link.peer, what, str(error), now=moment.now)
         neighbour.intake.charge(REFUSED_PRICE)
         if isinstance(error, RemoteProtocolError):
             neighbour.junk += 1

@@ -114,7 +114,8 @@ class NeighbourSeats:
             believed = self._joining.believed_afar(papers, moment)
         except (VerificationError, NotPermittedError) as error:
             why = error.reason if isinstance(error, VerificationError) else "not_permitted"
-            self._offences.note(neighbour.link.peer, f"a neighbour's papers refused as {why}", str(error), now=moment.now)
+            what = f"papers that {neighbour.neighbour} shows refused as {why}"
+            self._offences.note(neighbour.link.peer, what, str(error), now=moment.now)
             neighbour.set_agent_aside(claimed(papers).name, number, papers)
             return
         neighbour.knows(believed)
@@ -128,11 +129,15 @@ class NeighbourSeats:
         if agent not in neighbour.agents and len(neighbour.agents) + len(neighbour.elsewhere) >= MAX_AGENTS:
             raise malformed("more agents than a broker can have")
         is_ahead = number >> ORDER_BITS > moment.now_ms + AHEAD_MS
-        if is_ahead or (self._seats.host_of(agent) not in (None, neighbour) and number <= self._numbers[agent]):
+        host = self._seats.host_of(agent)
+        if is_ahead or (host not in (None, neighbour) and number <= self._numbers[agent]):
             neighbour.elsewhere[agent] = number, believed.id
             if is_ahead:
                 self._again[agent] = None
             return
+        if host is not None and not host.is_neighbour:  # it has moved, or that one lies
+            what = f"{neighbour.neighbour} has agents that were live here"
+            self._offences.note(neighbour.link.peer, what, agent, now=moment.now)
         self._numbers[agent] = number
         is_new = agent not in neighbour.agents
         self._joining.seat(neighbour, believed, moment)
@@ -167,7 +172,8 @@ class NeighbourSeats:
                 else:
                     self._joining.inbox_afar(data, moment)
             except (VerificationError, NotPermittedError) as error:
-                self._offences.note(neighbour.link.peer, "a neighbour's papers refused", str(error), now=moment.now)
+                what = f"papers that {neighbour.neighbour} shows refused"
+                self._offences.note(neighbour.link.peer, what, str(error), now=moment.now)
 
     def judge(self, neighbour: Neighbour, moment: Moment) -> None:
         """By another policy and trust: who counts no more goes, and who was set aside may come back."""

@@ -266,6 +266,15 @@ async def test_a_clock_that_was_set_back_makes_this_broker_say_nothing_for_which
     assert number >> ORDER_BITS <= stage.world.now - SKEW_MS + MOST_AHEAD_MS
 
 
+async def test_whom_a_neighbour_has_put_off_is_named_with_its_name(stage: Stage):
+    await stage.host("BUILDER")
+    neighbour = await _met(stage)
+    await neighbour.seats("TESTER")
+    assert not any("GATE" in one for one in stage.counted["offences"])
+    await neighbour.seats("BUILDER", later=1_000)
+    assert any("GATE" in one for one in stage.counted["offences"])
+
+
 async def test_who_was_put_off_by_a_lie_is_back_and_listens_when_the_liar_is_gone(stage: Stage):
     async with stage.running():
         honest, liar = await _met(stage, name="OTHER"), await _met(stage)
