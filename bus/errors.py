@@ -149,12 +149,11 @@ class MessageTooLargeError(BusError):
 class StateInUseError(BusError):
     """Another process owns this state folder."""
 
-    def __init__(self, pid: int, url: str) -> None:
-        self.pid, self.url = pid, url
-        super().__init__(
-            f"process {pid} already uses this state folder; reach it at {url} (a program joins its hub with "
-            "`bus.open(join=True)`), or choose another folder"
-        )
+    def __init__(self, pid: int, url: str, *, step: str = "") -> None:
+        """`step`: what to do, where that is not to go there or elsewhere."""
+        self.pid, self.url, self.step = pid, url, step
+        elsewhere = f"reach it at {url} (a program joins its hub with `bus.open(join=True)`), or choose another folder"
+        super().__init__(f"process {pid} already uses this state folder; {step or elsewhere}")
 
 
 class SessionEndedError(BusError):

@@ -77,6 +77,6 @@ def _check_known(name: str, policy: Policy) -> None:
         policy.role_of(name)
     except NotPermittedError as error:
         agents = sorted(policy.agents)
-        known = f"its agents are {', '.join(agents)}" if len(agents) <= SHOWN else f"it has {len(agents)} agents (`tpmbus agents`)"
+        known = f"Its agents are {', '.join(agents)}" if len(agents) <= SHOWN else f"It has {len(agents)} agents (`tpmbus agents`)"
         step = f"add it to `agents:` with one of the roles {', '.join(sorted(policy.roles))}, then `tpmbus policy reload`"
-        raise NotPermittedError(name, "be enrolled", f"{error.rule.partition('; add')[0]}; {known}; {step}") from error
+        raise NotPermittedError(name, "be enrolled", f"{error.rule.partition('; add')[0].rstrip('?')}. {known}; {step}") from error

@@ -113,8 +113,8 @@ def _obeys_another_policy(state: State, policy: str) -> bool:
     if POLICY_DIGEST not in holder or holder[POLICY_DIGEST] == policy_digest(policy):
         return False
     if ON_DEMAND not in holder:
-        reason = "it obeys another policy: name that one with --policy, or restart it with this one"
-        raise StateInUseError(holder["pid"], f"{holder.get('url')} ({reason})")
+        step = "its TPM service obeys another policy: name that one with --policy, or restart it with this one"
+        raise StateInUseError(holder["pid"], str(holder.get("url")), step=step)
     return True
 
 
@@ -233,7 +233,7 @@ def _error(document: dict[str, Any]) -> BusError:
     if kind == "TpmRefusedError":
         return TpmRefusedError(document["code"], message)
     if kind == "StateInUseError":
-        return StateInUseError(int(document["pid"]), str(document["url"]))
+        return StateInUseError(int(document["pid"]), str(document["url"]), step=str(document.get("step", "")))
     if kind == "ConnectError":
         return ConnectError(message)
     return TpmUnavailableError(document.get("code", "service_start"), message)
@@ -245,7 +245,10 @@ def _check_same_tpm(state: State, tpm: str | None) -> None:
     holder = holder_of(state.tpm_lock) or {}
     used = holder.get("tpm")
     if named and used and tpms_of(named) != tpms_of(used):
-        raise StateInUseError(int(holder["pid"]), f"unix://{state.tpm_socket} (its TPM is {used}; `tpmbus tpm stop` ends it)")
+        step = (
+            f"its TPM service has {used}, and not {named}: `tpmbus tpm stop` ends it, then the next command starts one with {named}"
+        )
+        raise StateInUseError(int(holder["pid"]), f"unix://{state.tpm_socket}", step=step)
 
 
 def _absolute(policy: str) -> str:
