@@ -34,7 +34,8 @@ def list_consumers(*, state: Path | None, output: Output) -> None:
             (f"{one['owner']}/{one['name']}", one["pattern"], one["behind"], one["outstanding"], one["waiting"], _used(one))
             for one in found
         ),
-        empty="Nobody reads what is kept: `durable=` of a subscription, or `tpmbus sub PATTERN --as AGENT --durable NAME`, makes a consumer.",
+        empty="Nobody reads what is kept: `durable=` of a subscription makes a consumer, or "
+        "`tpmbus sub PATTERN --as AGENT --durable NAME`.",
     )
 
 
