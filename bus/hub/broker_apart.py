@@ -37,7 +37,6 @@ from bus.transport.link import Link
 
 _log = logging.getLogger(__name__)
 START_SECONDS: Final = 20.0
-SAID_SECONDS: Final = 1.5
 STOP_SECONDS: Final = 6.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -133,23 +132,22 @@ class BrokerApart:
         if self._servers is not None:  # told over a pipe: there may be a password in it
             order |= {"servers": self._servers.text, "authority": self._is_authority}
         await process.stdin.send(json.dumps(order).encode() + b"\n")
-        document = _document(await self._first_line(process.stdout), self._log_file)
+        document = await self._first_word(process.stdout)
         if "error" in document:
             raise raised(document["error"])
         self._urls = document["urls"]
         _log.info("the broker runs, held by: %s", ", ".join(document["held"]) or "nothing this kernel has")
 
-    async def _first_line(self, stdout: ByteReceiveStream) -> bytes:
-        """Whoever started it learns within two seconds what it waits for."""
-        said = bytearray()
-        with anyio.move_on_after(SAID_SECONDS):
-            await _read_line(stdout, said)
-            return bytes(said)
-        what = "the broker" if self._servers is None else f"NATS at {', '.join(self._servers.shown)}"
-        _log.warning("waiting for %s, %g s at most; what the broker says is in %s", what, START_SECONDS, self._log_file)
-        with anyio.move_on_after(START_SECONDS - SAID_SECONDS):
-            await _read_line(stdout, said)
-            return bytes(said)
+    async def _first_word(self, stdout: ByteReceiveStream) -> dict[str, Any]:
+        """Where it listens, or what keeps it from that. What it waits for meanwhile is passed on."""
+        said = b""
+        with anyio.move_on_after(START_SECONDS):
+            while True:
+                line, _, said = (await _until_a_line(stdout, said)).partition(b"\n")
+                document = _document(line, self._log_file)
+                if "waiting" not in document:
+                    return document
+                _log.warning("%s; what the broker says is in %s", document["waiting"], self._log_file)
         raise ConnectError(f"the broker's process says nothing for {START_SECONDS:g} s; its log is {self._log_file}")
 
     async def _end(self, process: Process) -> None:
@@ -233,13 +231,14 @@ class BrokerApart:
         return forward
 
 
-async def _read_line(stdout: ByteReceiveStream, said: bytearray) -> None:
-    """Into `said`, as far as there is one."""
+async def _until_a_line(stdout: ByteReceiveStream, said: bytes) -> bytes:
+    """What came, as far as there is a line."""
     while b"\n" not in said and len(said) < MAX_LINE_BYTES:
         try:
             said += await stdout.receive()
         except anyio.EndOfStream:
-            return
+            break
+    return said
 
 
 def _petition(item: Any) -> tuple[int, bytes]:

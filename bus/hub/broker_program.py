@@ -3,6 +3,7 @@
 gets       STATE/broker (its key, what it shows over TLS), STATE/journal, the folder of its sockets; to read, STATE/trust/public
 not        the TPM's socket, the vault, the authority's folder, anybody's home; no connection to anywhere but to the ports of the
            NATS servers that it was told of; no other program
+says       one line of JSON when it listens, or why it cannot; before that, what it waits for
 told       by its supervisor, over a socket of its own: that trust has changed, to drain; and it looks for itself each second
 ends       with its supervisor, whose pipe it holds
 
@@ -50,6 +51,7 @@ from bus.transport import address
 from bus.transport.address import UnixAddress
 
 _log = logging.getLogger(__name__)
+_NATS_LOG = logging.getLogger("bus.backbone.nats")
 LOOK_SECONDS: Final = 1.0
 _STATEMENT: Final = "statement.bin"
 
@@ -166,12 +168,22 @@ def _stamp(public: Path) -> tuple[int, int]:
 
 async def _serve(state: State, urls: list[str], servers: NatsServers | None, held: frozenset[str], *, is_authority: bool) -> None:
     program = Program(state, urls, servers, SystemClock(), is_authority=is_authority)
+    waits = _Waits(logging.WARNING)
+    _NATS_LOG.addHandler(waits)
     async with alone(), program.running():  # alone: what keeps it from running is said as it is, not in a group
+        _NATS_LOG.removeHandler(waits)
         if servers is not None and not no_more_local_sockets():
             held -= {"calls"}
         _say(urls=program.open_urls, held=sorted(held))
         await _until_alone()
         await program._broker.drain()  # noqa: SLF001  they are one
+
+
+class _Waits(logging.Handler):
+    """What a start waits for: whoever started it has no other way to see it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(waiting=record.getMessage())
 
 
 async def _until_alone() -> None:
