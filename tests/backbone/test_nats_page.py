@@ -22,9 +22,8 @@ from bus.errors import BackboneError
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "nats.md"
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return found
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)[number]
 
 
 @pytest.fixture
@@ -40,13 +39,19 @@ def server(tmp_path):
 
 
 def test_the_page_about_nats_does_what_it_says(server, tmp_path):
-    program = tmp_path / "try.py"
-    program.write_text(block("python"))
-    environment = os.environ | {NKEY_FILE: str(tmp_path / "nats" / "broker.nk")}
-    done = subprocess.run(
-        [sys.executable, program, server.url], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "stored, read and settled at 1\n"), done.stderr
+    def run(number: int, *arguments: str) -> str:
+        program = tmp_path / "try.py"
+        program.write_text(block("python", number))
+        environment = os.environ | {NKEY_FILE: str(tmp_path / "nats" / "broker.nk")}
+        words = [sys.executable, program, server.url, *arguments]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run(0) == "stored, read and settled at 1\n"
+    said = run(1, str(tmp_path / "nats" / "look.nk"))
+    assert re.search(r"^tpmbus_try-\w+ 1 messages", said, re.MULTILINE)
+    assert "in hand" not in said, "its consumer is gone"
 
 
 @pytest.mark.anyio
