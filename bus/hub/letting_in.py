@@ -79,4 +79,6 @@ def _check_known(name: str, policy: Policy) -> None:
         agents = sorted(policy.agents)
         known = f"Its agents are {', '.join(agents)}" if len(agents) <= SHOWN else f"It has {len(agents)} agents (`tpmbus agents`)"
         step = f"add it to `agents:` with one of the roles {', '.join(sorted(policy.roles))}, then `tpmbus policy reload`"
-        raise NotPermittedError(name, "be enrolled", f"{error.rule.partition('; add')[0].rstrip('?')}. {known}; {step}") from error
+        rule = error.rule.partition("; add")[0]
+        end = "" if rule.endswith("?") else "."
+        raise NotPermittedError(name, "be enrolled", f"{rule}{end} {known}; {step}") from error
