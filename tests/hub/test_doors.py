@@ -81,6 +81,43 @@ async def test_who_was_revoked_is_not_let_in_and_gets_no_papers_again(home):
         assert caught.value.agent == "PAINTER"
 
 
+async def test_a_broker_that_runs_shows_a_new_certificate_when_one_is_due_and_cuts_nobody_off(home):
+    """Due is what is not good any more; a certificate that is gone is as due as one that ends soon."""
+    async with (
+        home.open(listen=[ANY_PORT]) as hub,
+        hub.agent("LEAD") as lead,
+        home.connect(hub.url, agent="PAINTER") as painter,
+        painter.subscribe("tasks.>") as tasks,
+    ):
+        tls = await shown_by_painter(home)
+        before = await leaf_of(hub, tls)
+        assert await leaf_of(hub, tls) == before
+        await to_thread.run_sync((home.state.broker / "tls" / "BROKER.pem").unlink)
+        await admin.ask(home.state.admin_socket, "end_sessions", name="CARPENTER")
+        with anyio.fail_after(20):
+            while await leaf_of(hub, tls) == before:
+                pass  # the doors are told in the next step, and make it in a thread
+        for number in range(3):
+            await lead.publish("tasks.paint", number)
+        assert [(await anext(tasks)).body for _ in range(3)] == [0, 1, 2]
+
+
+async def shown_by_painter(home) -> Tls:
+    shown = home.state.tls / "PAINTER"
+    root = (await to_thread.run_sync(read_root, home.state.trust / "public")).der
+    return await to_thread.run_sync(
+        lambda: load_tls(shown.with_suffix(".pem"), shown.with_suffix(".key"), roots=root, is_client=True)
+    )
+
+
+async def leaf_of(hub: bus.Hub, tls: Tls) -> bytes:
+    """What the broker shows to who comes now."""
+    link = await dial(hub.url, tls=tls)
+    leaf = link.peer.server_leaf
+    link.close()
+    return leaf
+
+
 async def is_let_in(hub: bus.Hub, tls: Tls) -> bool:
     """Whether TLS lets this link through to the broker."""
     before, over = (await hub.statistics())["broker"]["links"], anyio.Event()
