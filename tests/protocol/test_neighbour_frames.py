@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.broker import neighbour, neighbour_crossing, neighbour_greeting, neighbour_lanes, neighbour_shares, neighbours, publishing
+from bus.broker import (
+    asking,
+    neighbour,
+    neighbour_crossing,
+    neighbour_greeting,
+    neighbour_lanes,
+    neighbour_shares,
+    neighbours,
+    publishing,
+)
 from bus.errors import RemoteProtocolError
 from bus.protocol import frames, neighbour_frames
 from bus.protocol.codec import pack
@@ -100,10 +109,11 @@ def test_the_specification_has_the_frames_of_the_code():
 def test_the_specification_has_the_bounds_of_the_code():
     bounds = [int(text.replace(",", "")) for text in re.findall(r"^\| [a-z].* \| (\d[\d,]*)(?:[ ;][^|]*)? \|$", SPEC, re.MULTILINE)]
     assert bounds == [
-        neighbour.MAX_AGENTS, neighbour_shares.MOST, neighbour_shares.MOST, neighbour.MAX_ASIDE, neighbour_lanes.MAX_STOPPED,
-        neighbour_crossing.MAX_TURNS, publishing.MAX_JUNK, neighbours.MAX_NEIGHBOURS,
+        neighbour.MAX_AGENTS, neighbour_crossing.MAX_BROUGHT, asking.MAX_FAR_EPOCHS, neighbour_shares.MOST, neighbour_shares.MOST,
+        neighbour.MAX_ASIDE, neighbour_lanes.MAX_STOPPED, neighbour_crossing.MAX_TURNS, publishing.MAX_JUNK, neighbours.MAX_NEIGHBOURS,
     ]  # fmt: skip
     assert neighbour.MAX_ASIDE_BYTES == 8 << 20
     assert neighbour_greeting.MAX_SECONDS == 5
+    assert asking.MAX_FAR_SENDERS == 16
     assert neighbour_shares.MAX_BYTES == 8 << 20
     assert (neighbour_lanes.STOP_SECONDS, neighbour_lanes.RENEW_SECONDS) == (10, 3)
