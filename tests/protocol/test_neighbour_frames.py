@@ -110,7 +110,8 @@ def test_the_specification_has_the_bounds_of_the_code():
     bounds = [int(text.replace(",", "")) for text in re.findall(r"^\| [a-z].* \| (\d[\d,]*)(?:[ ;][^|]*)? \|$", SPEC, re.MULTILINE)]
     assert bounds == [
         neighbour.MAX_AGENTS, neighbour_crossing.MAX_BROUGHT, asking.MAX_FAR_EPOCHS, neighbour_shares.MOST, neighbour_shares.MOST,
-        neighbour.MAX_ASIDE, neighbour_lanes.MAX_STOPPED, neighbour_crossing.MAX_TURNS, publishing.MAX_JUNK, neighbours.MAX_NEIGHBOURS,
+        neighbour.MAX_ASIDE, neighbour_lanes.MAX_STOPPED, neighbour_crossing.MAX_TURNS, publishing.MAX_JUNK,
+        neighbours.MAX_NEIGHBOURS,
     ]  # fmt: skip
     assert neighbour.MAX_ASIDE_BYTES == 8 << 20
     assert neighbour_greeting.MAX_SECONDS == 5
