@@ -63,9 +63,8 @@ class Target:
 async def connected_agent(state: State, target: Target, name: str, leaving: Leaving) -> AsyncIterator[Agent]:
     """Raises ConnectError when nobody answers for so long; what refuses the agent is raised at once."""
     async with _connected(state, target, name) as joined:
-        openable = await joined.papers_of(name)
         try:
-            agent = await joined.open_agent(openable)
+            agent = await joined.open_agent(await joined.papers_of(name))
         except ConnectionLostError as error:
             raise (RevokedError(name) if _says_revoked(error) else error) from error
         try:

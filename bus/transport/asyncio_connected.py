@@ -29,7 +29,14 @@ async def over_tls(connected: socket.socket, tls: Tls, address: str, hostname: s
     except BaseException:
         link.close(flush=False)
         raise
-    link.peer = tls_peer(address, tls, link.connection)
+    try:
+        link.peer = tls_peer(address, tls, link.connection)
+    except ValueError as error:  # ended in the same moment, by an alert for instance: our certificate was revoked
+        ending = link.ending
+        link.close(flush=False)
+        if ending is not None:
+            raise ending from ending.__cause__
+        raise ConnectionAbortedError("the other end closed the connection when hands were shaken") from error
     return link
 
 

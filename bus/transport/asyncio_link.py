@@ -97,6 +97,11 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._is_paused = False
         self._soon(self._go_on)
 
+    @property
+    def ending(self) -> BusError | None:
+        """Why it is over, if it is."""
+        return self._ending
+
     def close(self, *, flush: bool = True) -> None:
         self._early = []
         self._end(ClosedError("this link was closed"), flush=flush)
