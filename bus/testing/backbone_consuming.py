@@ -153,9 +153,10 @@ async def what_was_put_off_for_too_long_is_a_dead_letter(bench: Bench) -> None:
     await bench.passes(put_off_seconds(SHORT.retention_ms))
     await taken(consumer, 1)
     await consumer.settle(put_off=[PutOff(position, position, 0, "no_granter")])
-    (letter,) = await bench.backbone.dead_letters()
-    require((letter.reason, letter.deliveries, letter.original) == ("no_granter", 1, position), f"the dead letter is {letter}")
-    await bench.backbone.requeue_dead("short.>", letter.position)
+    letters = await bench.backbone.dead_letters()
+    told = [(letter.reason, letter.deliveries, letter.original) for letter in letters]
+    require(told == [("no_granter", 1, position)], f"the dead letters are {letters}")
+    await bench.backbone.requeue_dead("short.>", letters[0].position)
     require(seen(await taken(consumer, 1)) == [(position, 1)], "requeued it comes as if for the first time")
     await consumer.settle(put_off=[PutOff(position, position, 0, "missing_key")])
     await bench.passes(LEAST_PUT_OFF_MS / 1000)

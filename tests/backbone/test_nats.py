@@ -83,6 +83,23 @@ async def test_a_group_is_served_by_two_brokers_and_each_record_goes_to_one_of_t
 
 
 @pytest.mark.anyio
+async def test_what_came_twice_while_nobody_took_is_handed_out_once(backbone):
+    consumer = await backbone.consume(ALONE, "work.>", "work.>", ALL, allowed=10)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.take)
+        await anyio.wait_all_tasks_blocked()  # its request is at the server, and will be answered
+        tasks.cancel_scope.cancel()
+    (position,) = await backbone.append(entries(CLOCK, "work.a"))
+    with anyio.fail_after(30):
+        while not consumer.source._arrived:
+            await anyio.lowlevel.checkpoint()
+        await consumer.source._ask(10, 5)  # as of somebody whose request left before the other one was answered
+    assert len(consumer.source._arrived) == 2
+    assert seen(await consumer.take()) == [(position, 2)]
+    consumer.settle_nowait(acks=[(position, position)])
+
+
+@pytest.mark.anyio
 async def test_a_record_that_two_brokers_store_is_stored_once(backbone, other):
     entry, *_ = entries(CLOCK, "work.a")
     assert await backbone.append([entry]) == await other.append([entry])

@@ -62,7 +62,9 @@ def test_indented_examples_are_words_of_the_language():
         r"(?:^ {4}\S.*\n)(?:^ {4}.*\n)*", re.sub(r"```.*?```", "", HOW_TO.read_text(), flags=re.DOTALL), re.MULTILINE
     )
     role = "version: 1\nroles:\n  x:\n    key: ecc256/sha256\n    "
-    assert len(found) == 2
-    for text in (re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in found):
+    blocks = [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in found]
+    words = [text for text in blocks if not text.startswith("tpmbus ")]  # commands are read by tests/test_advice.py
+    assert len(words) == 2
+    for text in words:
         whole = f"version: 1\n{text}" if text.startswith("rollout") else role + text
         assert lint({"p": whole}).problems == ()

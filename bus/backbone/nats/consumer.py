@@ -182,7 +182,7 @@ class NatsConsumer(OpenConsumer):
     def _hand_out(self, arrived: Sequence[Arrived], marks: Mapping[int, Mark], *, requeued: bool) -> list[Delivery]:
         parse = parse_requeued if requeued else parse_record
         due = self._clock.monotonic() + self.settings.ack_wait_ms / 1000
-        deliveries: list[Delivery] = []
+        deliveries: dict[int, Delivery] = {}  # a record may have come twice while nobody took: the later one is its delivery
         for one in arrived:
             record = parse(one, self.class_, self._names)
             if record is None or not matches(self.pattern, record.topic):
@@ -193,13 +193,14 @@ class NatsConsumer(OpenConsumer):
                 record = record._replace(deliveries=max(record.deliveries - mark.uncounted, 1))
             if self._is_to_be_handed_out(record, one.reply, due, mark):
                 self.held[record.position] = Held(one.reply, record.seq, record.deliveries, due, mark)
-                deliveries.append(Delivery(record.position, record.deliveries, record.topic, record.envelope))
-        if deliveries:
-            self._record_bytes = max(1 << 10, sum(len(one.envelope) for one in deliveries) // len(deliveries))
-            self._allowed -= len(deliveries)
-            self._tally.handed_out += len(deliveries)
-            self._tally.redelivered += sum(one.deliveries > 1 for one in deliveries)
-        return deliveries
+                deliveries[record.position] = Delivery(record.position, record.deliveries, record.topic, record.envelope)
+        given = [*deliveries.values()]
+        if given:
+            self._record_bytes = max(1 << 10, sum(len(one.envelope) for one in given) // len(given))
+            self._allowed -= len(given)
+            self._tally.handed_out += len(given)
+            self._tally.redelivered += sum(one.deliveries > 1 for one in given)
+        return given
 
     def _refuse(self, reply: str) -> None:
         """It is none of ours, whoever put it there. Said once, so that it does not come for ever."""
