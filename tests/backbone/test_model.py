@@ -28,6 +28,8 @@ from bus.backbone.interface import Backbone, Consumer, ConsumerName, Entry, Rete
 from bus.flow.start import ALL, LAST, NEW, Start
 from bus.testing import ManualClock
 
+pytestmark = pytest.mark.slow
+
 DAY_MS = 86_400_000
 CLASSES = {
     "work.>": RetentionClass("work.>", 7 * DAY_MS, ack_wait_ms=10_000, max_deliver=3),

@@ -25,7 +25,7 @@ from wire_rows import ROWS, TARGETS, Row, judge
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 3
+SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 2
 """For each target, as everywhere in this folder; they run beside each other where there are several processors."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -23,7 +23,7 @@ from bus.hub.tpm_process import open_engine, stop_service
 from bus.identity.public_trust import read_public
 from bus.trust.endorsement import key_hash
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 TLS = "tls://127.0.0.1:0"
 DESK = [sys.executable, "-c", "from bus.cli.main import main; main()", "host", "desk", "--state"]
 

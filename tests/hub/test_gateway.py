@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
 from nats_servers import NatsServer, free_port, nats_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 PLAIN_DESK = [sys.executable, "-c", "from bus.cli.main import main; main()", "host", "desk", "--state"]
 DESK = [*PLAIN_DESK[:-1], "--gateways", "--state"]
 

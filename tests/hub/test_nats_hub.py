@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
 from nats_servers import NatsServer, free_port, nats_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing.tpm_check import check_proof
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SUITE = IDENTITY_SUITES["ecc256/sha256"]
 CONTENT = hashlib.sha256(b"content").digest()
 

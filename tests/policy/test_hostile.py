@@ -11,6 +11,8 @@ from bus.policy import load
 from bus.policy.loader import MAX_FILES, MAX_PROBLEMS, lint
 from bus.policy.source import MAX_NODES, MAX_SCALAR, read
 
+pytestmark = pytest.mark.slow
+
 LAUGHS = "version: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )

@@ -37,7 +37,7 @@ from bus.protocol.frames import BUNDLE, CRL, DURABLE, LISTENS, MAX_FRAME_BYTES, 
 from bus.protocol.handshake import HelloA, HelloB, Limits, broker_tbs, transcript
 from bus.protocol.header import GRANT
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 TOPIC = "tasks.build"
 
 

@@ -13,6 +13,8 @@ import pytest
 from accounts import sent, until_heard, until_outstanding
 from troupe import Actor, Company, told
 
+pytestmark = pytest.mark.slow
+
 LIVE, KEPT, OTHER = 1, 2, 3
 
 

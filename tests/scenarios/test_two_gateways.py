@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 
 from nats_servers import NatsServer, nats_cluster, nats_server
 
+pytestmark = pytest.mark.slow
+
 LIVE, KEPT, SHARED = 1, 2, 3
 
 
