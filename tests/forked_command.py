@@ -11,7 +11,8 @@ examples begin as interpreters that know nothing; that the library starts the se
 `tests/hub/test_tpm_process.py` is about.
 
 A command that needs the TPM service starts it as it always does, through `sys.executable`, and that is `quick_python` here: it has
-the service forked from a twin of this process, which waits for that alone. Every other program begins as an interpreter.
+the service forked from a twin of this process, which waits for that alone. Every other program begins as an interpreter. A test
+that opens a hub in its own process may have that too (`lend`).
 
 The RSA key of a root that a command makes was made before, of primes that lie in a file: to find such primes takes half a second of
 a processor each time. The commands of the README and the examples find their own.
@@ -34,7 +35,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 SECONDS = 100
 QUICK = Path(__file__).with_name("quick_python")
@@ -55,8 +59,21 @@ class ForkedCommands:
     def __init__(self) -> None:
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs)
+        self._folder = tempfile.TemporaryDirectory(prefix="tpmbus-twin-")
+        self._process = subprocess.Popen([sys.executable, __file__, self._twin], stdin=theirs)
         theirs.close()
+        self._is_ready = False
+
+    @property
+    def _twin(self) -> str:
+        return f"{self._folder.name}/sock"
+
+    def lend(self, patch: pytest.MonkeyPatch) -> None:
+        """The TPM services that this process starts are forked too, until the patch is taken back."""
+        self._wait()
+        patch.setenv(TWIN, self._twin)
+        patch.setenv(PYTHON, sys.executable)
+        patch.setattr(sys, "executable", str(QUICK))
 
     def run(self, arguments: tuple[str, ...], *, typed: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as noted:
@@ -106,8 +123,15 @@ class ForkedCommands:
         assert line == b"ready\n", line
 
     def _order(self, how: str, arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path, files: Sequence[int]) -> None:
+        self._wait()
         order = json.dumps({"how": how, "arguments": arguments, "environ": dict(environ), "folder": str(folder)})
         socket.send_fds(self._line, [order.encode()], files)
+
+    def _wait(self) -> None:
+        """Until it has imported everything, and its twin listens."""
+        if not self._is_ready:
+            self._line.recv(64)
+            self._is_ready = True
 
     def _ended(self) -> None:
         """The process between, which only makes another one."""
@@ -130,6 +154,7 @@ class ForkedCommands:
     def close(self) -> None:
         self._line.close()
         self._process.wait(SECONDS)
+        self._folder.cleanup()
 
 
 class Begun:
@@ -171,7 +196,7 @@ def read(file: IO[str]) -> str:
 # ---- the process that has imported it ------------------------------------------------------------------------------------------
 
 
-def serve(line: socket.socket) -> None:
+def serve(line: socket.socket, path: str) -> None:
     from bus.cli.main import _COMMANDS
 
     for name in (*(module for module, _, _ in _COMMANDS.values()), *READY_MADE):
@@ -181,7 +206,8 @@ def serve(line: socket.socket) -> None:
     pairs(ROOT_BITS, 65_537)  # read once
     gc.freeze()
     commands = count()
-    with tempfile.TemporaryDirectory(prefix="tpmbus-twin-") as folder, twin(f"{folder}/sock", line) as held:
+    with twin(path, line) as held:
+        line.send(b"ready")
         while True:
             data, descriptors, _, _ = socket.recv_fds(line, 1 << 18, 4)
             if not data:
@@ -200,7 +226,7 @@ def serve(line: socket.socket) -> None:
                 if order["how"] == "begin":
                     begin(descriptors)
                 if order["how"] != "leave":
-                    order["environ"] |= {TWIN: f"{folder}/sock", PYTHON: sys.executable}
+                    order["environ"] |= {TWIN: path, PYTHON: sys.executable}
                     sys.executable = str(QUICK)
                 os._exit(play(order, descriptors))
             for descriptor in descriptors:
@@ -303,4 +329,4 @@ if __name__ == "__main__":
         del sys.path[0]  # the tests' folder: a command is run from somewhere else
     with socket.socket(fileno=os.dup(0)) as line:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        serve(line)
+        serve(line, sys.argv[1])

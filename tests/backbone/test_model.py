@@ -210,14 +210,14 @@ async def story(seed: int, make: Make, *, lives: int) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_in_memory_it_does_what_a_naive_one_does(backend, seed):
     anyio.run(lambda: story(seed, in_memory, lives=1), backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_on_disk_it_does_what_a_naive_one_does(backend, seed):
     with TemporaryDirectory() as folder:
         sizes = {"segment_bytes": 60_000, "ring_bytes": 4_000}

@@ -6,7 +6,7 @@ sockets between them. A size and the smallest one (76 agents, 10 subscriptions) 
 processor time of broker and active hosts for a message, pair by pair.
 
 Real are broker, hosts, sockets, sessions, papers, signatures, encryption and policy, with every name in it. Not real: keys are
-those of `bus.testing` and in no TPM, no authority enrols anybody, idle hosts have a hundred agents each and share two processes,
+those of `bus.testing` and in no TPM, no authority enrols anybody, idle hosts have a hundred agents each, or fewer, and share two processes,
 and no session is old enough to be renewed meanwhile: that is a TPM operation for 64 agents four times an hour
 (docs/explanation/scale.md).
 
@@ -52,6 +52,8 @@ from bus.transport.listening_links import listening
 
 SENDERS, READERS, PAIRS = 66, 10, 1_000
 AGENTS_A_HOST = 100
+LEAST_HOSTS = 4
+"""In each idle process, where there are few agents: a broker lets one host have no more than 16,000 subscriptions."""
 IDLE_PROCESSES = 2
 AT_ONCE = 16
 """Idle agents that open at the same time, in each process; and subscriptions."""
@@ -212,9 +214,10 @@ async def idle(stack: AsyncExitStack, tasks: TaskGroup, world: World, url: str) 
     limit = anyio.Semaphore(AT_ONCE)
 
     async def more_agents(names: Sequence[str]) -> int:
-        for first in range(0, len(names), AGENTS_A_HOST):
+        each = max(1, min(AGENTS_A_HOST, -(-len(names) // LEAST_HOSTS)))
+        for first in range(0, len(names), each):
             hosts.append(MemoryHost(url, world, tasks, is_apart=True))
-            await _together(names[first : first + AGENTS_A_HOST], partial(join, hosts[-1]))
+            await _together(names[first : first + each], partial(join, hosts[-1]))
         return len(agents)
 
     async def join(host: MemoryHost, name: str) -> None:

@@ -62,6 +62,7 @@ def home(
 ) -> Iterator[Home]:
     """With an authority and a policy that it signed, and no agent yet. Its TPM service ends with the test."""
     _point_at(monkeypatch, str(runtime))
+    forked_commands.lend(monkeypatch)
     home = copied(made_home, tmp_path, forked_commands)
     yield home
     anyio.run(stop_service, home.state)

@@ -1,7 +1,11 @@
-"""Texts that are made to hurt end with a clear error, soon. Each runs in well under the five seconds that it may take."""
+"""Texts that are made to hurt end with a clear error, soon. Each runs in well under the five seconds that it may take.
+
+`make soak` has as much in them as a file may hold; a third of it, in a third of the time, shows the same.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -12,6 +16,9 @@ from bus.policy.loader import MAX_FILES, MAX_PROBLEMS, lint
 from bus.policy.source import MAX_NODES, MAX_SCALAR, read
 
 pytestmark = pytest.mark.slow
+
+PART = 1 if "TPMBUS_SOAK" in os.environ else 3
+KEYS = 60_000 // PART
 
 LAUGHS = "version: 1\na: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -31,19 +38,19 @@ HOSTILE = {
     "a long key": "version: 1\n" + "a" * 1_000_000 + ": 1\n",
     "a long text in quotes": 'version: 1\ndomain: "' + "\\n" * 500_000 + '"\n',
     "a huge number": "version: " + "9" * 4_000 + "\n",
-    "many unknown keys": "version: 1\n" + "".join(f"key{number}: 1\n" for number in range(60_000)),
+    "many unknown keys": "version: 1\n" + "".join(f"key{number}: 1\n" for number in range(KEYS)),
     "many unknown roles": "version: 1\nroles: {x: {key: ecc256/sha256}}\nagents:\n"
-    + "".join(f"  A{n}: r{n}\n" for n in range(50_000)),
-    "many bad patterns": "version: 1\nroles: {x: {key: ecc256/sha256, publish: [" + "_a," * 100_000 + "a]}}\n",
-    "many bad suites": "version: 1\nroles:\n" + "".join(f"  r{number}: {{key: rs{number}}}\n" for number in range(30_000)),
+    + "".join(f"  A{n}: r{n}\n" for n in range(50_000 // PART)),
+    "many bad patterns": "version: 1\nroles: {x: {key: ecc256/sha256, publish: [" + "_a," * (100_000 // PART) + "a]}}\n",
+    "many bad suites": "version: 1\nroles:\n" + "".join(f"  r{number}: {{key: rs{number}}}\n" for number in range(30_000 // PART)),
     "many critical rules": "version: 1\nroles: {x: {key: ecc256/sha256, publish: ["
-    + ",".join(f"b.*.a{number}" for number in range(4_000))
+    + ",".join(f"b.*.a{number}" for number in range(4_000 // PART))
     + "]}}\ntopics:\n"
-    + "".join(f"  - {{match: b.a{number}.>, signed_by: identity}}\n" for number in range(15_000)),
+    + "".join(f"  - {{match: b.a{number}.>, signed_by: identity}}\n" for number in range(15_000 // PART)),
     "many patterns that meet": "version: 1\nroles: {x: {key: ecc256/sha256, deny: {publish: ['>']}, publish: ["
-    + ",".join(f"b.c{number}.>" for number in range(3_000))
+    + ",".join(f"b.c{number}.>" for number in range(3_000 // PART))
     + "]}}\ntopics:\n"
-    + "".join(f"  - {{match: b.*.a{number}.>, signed_by: identity}}\n" for number in range(15_000)),
+    + "".join(f"  - {{match: b.*.a{number}.>, signed_by: identity}}\n" for number in range(15_000 // PART)),
 }
 
 
@@ -53,7 +60,7 @@ def test_it_is_refused_in_bounded_time(name):
     started = time.process_time()
     with pytest.raises(PolicyError) as caught:
         load({"p.yaml": text})
-    assert time.process_time() - started < 15, "about five times what it takes here"
+    assert time.process_time() - started < 15 / PART, "about five times what it takes here"
     assert len(caught.value.problems) <= MAX_PROBLEMS + 1
     assert all(len(problem.message) < 1_500 for problem in caught.value.problems)
     assert caught.value.file == "p.yaml"
@@ -67,7 +74,7 @@ def test_a_bomb_ends_at_its_first_anchor():
 
 def test_a_long_tail_of_mistakes_is_counted():
     problems = lint({"p.yaml": HOSTILE["many unknown keys"]}).problems
-    assert problems[-1].message == f"and {60_000 - MAX_PROBLEMS:,} more mistakes"
+    assert problems[-1].message == f"and {KEYS - MAX_PROBLEMS:,} more mistakes"
 
 
 def test_the_budget_of_nodes_is_one_for_all_files():
