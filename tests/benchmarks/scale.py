@@ -6,8 +6,8 @@ sockets between them. A size and the smallest one (76 agents, 10 subscriptions) 
 processor time of broker and active hosts for a message, pair by pair.
 
 Real are broker, hosts, sockets, sessions, papers, signatures, encryption and policy, with every name in it. Not real: keys are
-those of `bus.testing` and in no TPM, no authority enrols anybody, idle hosts have a hundred agents each, or fewer, and share two processes,
-and no session is old enough to be renewed meanwhile: that is a TPM operation for 64 agents four times an hour
+those of `bus.testing` and in no TPM, no authority enrols anybody, idle hosts have up to a hundred agents each and share two
+processes, and no session is old enough to be renewed meanwhile: that is a TPM operation for 64 agents four times an hour
 (docs/explanation/scale.md).
 
 python tests/benchmarks/scale.py [--quick] [--json]
