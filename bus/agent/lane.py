@@ -21,6 +21,8 @@ from bus.protocol.header import REPLY, REQUEST
 
 MOST_RECORDS: Final = 512
 """Of one envelope."""
+SIGNED_AT_ONCE: Final = 8
+"""Envelopes of a lane that its identity key is at work on."""
 
 Through = Callable[["Lane", Any], Awaitable[Any]]
 
@@ -48,8 +50,8 @@ class Note(NamedTuple):
 
 class Lane:
     __slots__ = (
-        "_trouble", "agent", "deficit", "key", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing", "signing",
-        "through", "topic", "use", "waiting",
+        "_trouble", "agent", "deficit", "key", "last_signed", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing",
+        "signing", "through", "topic", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
@@ -63,8 +65,10 @@ class Lane:
         self.sealing: Sealing | None = None
         self.ready = False
         self.deficit = 0
-        self.signing = False
-        """Whether its identity key is at work on some of it: the others wait, so that order stays."""
+        self.signing = 0
+        """Envelopes that its identity key is at work on."""
+        self.last_signed: anyio.Event | None = None
+        """Of the newest of these: it is sealed, or failed. They are sealed one after the other, so that order stays."""
         self._trouble: BusError | None = None
         self.quick: dict[str, Lane] | None = None
         """The table in which it stands as long as records may be put in without a look at what stands here."""
@@ -85,6 +89,11 @@ class Lane:
     @property
     def by_identity(self) -> bool:
         return self.rule.needs_identity
+
+    @property
+    def may_begin(self) -> bool:
+        """While its key is at work, what comes gathers; a whole envelope need not wait, and is signed with the next ones."""
+        return not self.signing or (self.signing < SIGNED_AT_ONCE and len(self.waiting) >= MOST_RECORDS)
 
     @property
     def trouble(self) -> BusError | None:

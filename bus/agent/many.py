@@ -20,7 +20,7 @@ from bus.agent.record import NO_HEADERS, Record, new_record
 from bus.errors import Drop
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
 
-MOST_WAITING: Final = 1_024
+MOST_WAITING: Final = 8_192
 """Receipts that are waited for at a time."""
 FIRST_CHUNK: Final = 64
 """Before anything is known of how large they are."""

@@ -73,7 +73,7 @@ class Outbox:
 
     def put(self, lane: Lane) -> None:
         """This lane has something new."""
-        if lane.ready or lane.signing:
+        if lane.ready or not lane.may_begin:
             return
         if lane.topic is None:
             self._attach(lane)
@@ -196,7 +196,7 @@ class Outbox:
         stalled, self._stalled = self._stalled, {}
         for lane in stalled:
             lane.trouble = None
-            if lane.waiting and not lane.signing:
+            if lane.waiting and lane.may_begin:
                 self._way(lane).rounds.add(lane)
         self.wake()
 
@@ -260,6 +260,8 @@ class Outbox:
             lane.has_room()
             if lane.by_identity:
                 self._sign(Part(lane, taken), now_ms)
+                if lane.waiting and lane.may_begin:
+                    way.rounds.add(lane)
                 continue
             parts.append(Part(lane, taken))
             size += taken.size_bytes
@@ -272,7 +274,7 @@ class Outbox:
     def _prepare(self, lane: Lane, now_ms: int) -> bool:
         """Whether it can go on now; if not, whatever makes it able to lists it again."""
         topic = lane.topic
-        if topic is None or not topic.may_send or lane.signing or (topic.expected and not lane.rule.is_durable):
+        if topic is None or not topic.may_send or not lane.may_begin or (topic.expected and not lane.rule.is_durable):
             return False
         sealing = lane.sealing
         if sealing is not None and sealing.still_good(now_ms):
@@ -324,18 +326,29 @@ class Outbox:
     # ---- by identity ---------------------------------------------------------------------------------------------------------
 
     def _sign(self, part: Part, now_ms: int) -> None:
-        part.lane.signing = True
+        lane, before, done = part.lane, part.lane.last_signed, anyio.Event()
+        try:
+            signed = self._sealing.by_identity(part, now_ms)
+        except BusError as error:
+            self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
+            self._moved()
+            return
+        lane.last_signed = done
+        lane.signing += 1
         self._signing += 1
 
         async def sign() -> None:
-            lane = part.lane
             try:
-                for sent in await self._sealing.by_identity(part, now_ms):
+                sealed = await signed()
+                if before is not None:
+                    await before.wait()
+                for sent in sealed:
                     self._way(lane).seal(sent)
             except BusError as error:
                 self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
             finally:
-                lane.signing = False
+                done.set()
+                lane.signing -= 1
                 self._signing -= 1
                 if lane.waiting:
                     self._way(lane).rounds.add(lane)
@@ -365,7 +378,7 @@ class Outbox:
 
     def _wake_lanes(self, topic: Any) -> None:
         for lane in topic.lanes:
-            if lane.waiting and not lane.signing:
+            if lane.waiting and lane.may_begin:
                 self._way(lane).rounds.add(lane)
         self.wake()
 

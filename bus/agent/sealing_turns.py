@@ -6,7 +6,7 @@ them with whatever else waits for that key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from bus.agent.lane import Lane, Note
@@ -61,17 +61,27 @@ class SealingTurns:
             seal.give_up(drafts)
             raise
 
-    async def by_identity(self, part: Part, now_ms: int) -> list[Sent]:
-        """When the TPM has signed. Raises TpmError, LocalProtocolError; then every number that was taken is burned."""
-        agent = part.lane.agent
+    def by_identity(self, part: Part, now_ms: int) -> Callable[[], Awaitable[list[Sent]]]:
+        """Numbered now; what it gives returns when the TPM has signed, and raises TpmError, LocalProtocolError.
+
+        Raises LocalProtocolError. Where something is raised, every number that was taken is burned.
+        """
+        agent, cosign = part.lane.agent, part.lane.rule.cosign is not None
         drafts: list[Draft] = []
         try:
             facts = self._draft(part, self._signer.suite_of(agent, by_identity=True), drafts, now_ms)
-            cosign = part.lane.rule.cosign is not None
-            return _sealed(drafts, await self._signer.sign_by_identity(agent, drafts, cosign=cosign), facts)
         except BaseException:
             seal.give_up(drafts)
             raise
+
+        async def signed() -> list[Sent]:
+            try:
+                return _sealed(drafts, await self._signer.sign_by_identity(agent, drafts, cosign=cosign), facts)
+            except BaseException:
+                seal.give_up(drafts)
+                raise
+
+        return signed
 
     def _draft(self, part: Part, suite: Suite, drafts: list[Draft], now_ms: int) -> list[_Fact]:
         """Drafts of all that a lane sends, added to `drafts` one by one, so that none is forgotten if another one fails."""
