@@ -4,6 +4,7 @@ nothing is there twice."""
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -127,6 +128,9 @@ async def test_nothing_acknowledged_is_lost_and_nothing_is_there_twice_when_a_se
 
 @pytest.mark.slow
 @pytest.mark.anyio
+@pytest.mark.skipif(
+    "TPMBUS_SOAK" not in os.environ, reason="on a full machine those that are left elect one leader after the other: make soak"
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see below
 async def test_nothing_acknowledged_is_lost_when_the_leader_is_cut_off_for_a_while(servers: list[NatsServer]):
     async def cut_off(backbone: Backbone) -> None:

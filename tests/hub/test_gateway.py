@@ -251,6 +251,15 @@ async def test_an_authority_that_is_away_is_said(home, west, server, monkeypatch
 TLS = "tls://127.0.0.1:0"
 
 
+async def heard(lead, tasks):
+    """What is said live comes across once at most, and not before two gateways have found each other: it is said again."""
+    with anyio.fail_after(60):
+        while True:
+            await lead.publish("tasks.paint", b"the door")
+            with anyio.move_on_after(2):
+                return await anext(tasks)
+
+
 async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, west, server):
     async with home.open(backbone=server.url) as hub:
         await made_gateway(home, west)
@@ -262,9 +271,7 @@ async def test_a_gateway_is_reached_over_tls_by_what_its_hub_certified(home, wes
         async with bus.open(state=west.folder, tpm="software", backbone=server.url, listen=[TLS]) as gateway:
             async with home.connect(gateway.url, agent="PAINTER") as painter, painter.subscribe("tasks.>") as tasks:
                 async with hub.agent("LEAD") as lead:
-                    await lead.publish("tasks.paint", b"the door")
-                    with anyio.fail_after(10):
-                        assert (await anext(tasks)).body == b"the door"
+                    assert (await heard(lead, tasks)).body == b"the door"
 
 
 async def test_a_gateway_that_is_revoked_carries_nothing_any_more_and_ends(home, west, server):
