@@ -164,7 +164,7 @@ def dealt_out(items: list[pytest.Item]) -> None:
 settings.register_profile("here", deadline=None, print_blob=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 # There the change is judged, not the dice; here and in `make soak` new input is tried each time, and what fails is printed.
 settings.register_profile("ci", parent=settings.get_profile("here"), max_examples=50, derandomize=True)
-settings.register_profile("soak", parent=settings.get_profile("here"), max_examples=20_000, suppress_health_check=list(HealthCheck))
+settings.register_profile("soak", parent=settings.get_profile("here"), max_examples=2_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("soak" if "TPMBUS_SOAK" in os.environ else "ci" if "CI" in os.environ else "here")
 
 # ---- event loops ---------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ Changed by hypothesis from bytes that parse, and by coverage (`wire_target.py`, 
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -21,12 +19,11 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from guided import guided
 from wire_rows import ROWS, TARGETS, Row, judge
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-SECONDS = 600 if "TPMBUS_SOAK" in os.environ else 2
-"""For each target, as everywhere in this folder; they run beside each other where there are several processors."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 every_target = pytest.mark.parametrize("target", TARGETS)
@@ -213,15 +210,4 @@ def test_the_corpus_is_there_and_obeys_the_laws(target):
 @pytest.mark.skipif(sys.platform != "linux", reason="atheris is built for Linux")
 @every_target
 def test_coverage_guided_input_obeys_the_laws(target, tmp_path):
-    pytest.importorskip("atheris")
-    limits = [f"-max_total_time={SECONDS}", "-rss_limit_mb=1500", "-timeout=10", "-max_len=4096"]
-    ran = subprocess.run(
-        [sys.executable, HERE / "wire_target.py", target, *limits, tmp_path, CORPUS / target],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS + 70,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    assert "Done" in ran.stderr
+    guided(tmp_path, "wire_target.py", target, corpus=target)
