@@ -49,10 +49,18 @@ class Petitions:
 
     async def ask(self, agent: str, verb: Verb, *arguments: str | bytes) -> TrustView:
         """Trust as it is after that. Raises what `Authority`'s methods do."""
+        await self._answer(agent, verb, *arguments)
+        return self.trust
+
+    async def tls(self, agent: str, spki: bytes) -> bytes:
+        """A TLS certificate for a key of this agent's, DER: as it came, so look whether it is one. Raises the same."""
+        return (await self._answer(agent, Verb.TLS, spki)).certificate
+
+    async def _answer(self, agent: str, verb: Verb, *arguments: str | bytes) -> Answer:
         host = self._host
-        role = host.keyring.snapshot.policy.role_of(agent)
-        if RIGHTS[verb] not in role.may:
-            raise NotPermittedError(agent, f"ask for {verb}", f"role {role.name} has no `may: [{RIGHTS[verb]}]`")
+        role, right = host.keyring.snapshot.policy.role_of(agent), RIGHTS.get(verb)
+        if right is not None and right not in role.may:
+            raise NotPermittedError(agent, f"ask for {verb}", f"role {role.name} has no `may: [{right}]`")
         async with self._turn:
             domain = host.keyring.snapshot.policy.domain
             petition = Petition(domain, agent, host.keyring.now_ms(), host.random(RANDOM_BYTES), verb, arguments)
@@ -64,7 +72,7 @@ class Petitions:
                 _raise(said.code, agent, verb)
                 while self.trust.statement.number < said.statement:
                     await self._followed.wait()
-        return self.trust
+        return said
 
     @property
     def trust(self) -> TrustView:

@@ -12,15 +12,17 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.clock import Clock
-from bus.errors import ConnectError, ConnectionLostError, RevokedError, VaultError
+from bus.errors import BusError, ConnectError, ConnectionLostError, RevokedError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.cosigners import Cosigners
@@ -46,6 +48,8 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.5
 KEEP_SECONDS: Final = 1.0
+TLS_SECONDS: Final = 600.0
+"""Between two looks at how long the certificate for TLS still lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ async def connected_agent(state: State, target: Target, name: str, leaving: Leav
             agent = await joined.open_agent(await joined.papers_of(name))
         except ConnectionLostError as error:
             raise (RevokedError(name) if _says_revoked(error) else error) from error
+        joined.tasks.start_soon(joined.keep_tls)
         try:
             yield agent
             if agent.error is None:
@@ -96,7 +101,7 @@ async def _connected(state: State, target: Target, name: str) -> AsyncIterator[_
         joined = _Joined(state, target, engine, is_of_this_folder=here is not None)
         await joined.gather(name if over_tls else "")
         stack.push_async_callback(joined.materials.aclose)
-        tasks = await stack.enter_async_context(anyio.create_task_group())
+        joined.tasks = tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(joined.host.run)
         tasks.start_soon(joined.keep_trust)
         yield joined
@@ -112,6 +117,7 @@ class _Joined:
         self._papers: AgentPapers
         self._tls_papers: TlsPapers | None = None
         self.host: Host
+        self.tasks: TaskGroup
 
     async def gather(self, tls_name: str) -> None:
         target = self._target
@@ -156,6 +162,18 @@ class _Joined:
                     await to_thread.run_sync(keep_documents, trust / "public", now)
                 except VaultError as error:
                     _log.warning("what this machine begins with next stays older than what it goes by: %s", error)
+
+    async def keep_tls(self) -> None:
+        """On another machine than the authority's: a new certificate in time, asked for over the link. Until cancelled."""
+        papers = self._tls_papers
+        if papers is None or self._is_of_this_folder:
+            return
+        while True:
+            try:
+                await papers.get(partial(self.host.petitions.tls, papers.name), is_client=True, now_ms=self._target.clock.now_ms())
+            except (BusError, TimeoutError) as error:
+                _log.warning("the TLS certificate of %s was not renewed, which is tried again: %s", papers.name, error)
+            await self._target.clock.sleep(TLS_SECONDS)
 
     async def reload(self) -> bool:
         return bool(await self._ask("reload"))

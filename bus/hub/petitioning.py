@@ -44,24 +44,28 @@ class Petitioning:
 
     async def answer(self, request: bytes) -> bytes:
         """Never raises for what is in the request, nor for what the authority meets."""
-        code = await self._code(request)
-        return Answer(petition_id(request), code, self._in_force.snapshot.trust.statement.number).encode()
+        code, certificate = await self._done(request)
+        return Answer(petition_id(request), code, self._in_force.snapshot.trust.statement.number, certificate).encode()
 
-    async def _code(self, request: bytes) -> str:
+    async def _done(self, request: bytes) -> tuple[str, bytes]:
+        """A code, and a certificate if that is what was asked for."""
         try:
             petition = await to_thread.run_sync(self._judge.judge, request)
         except BusError as error:
             reason = self._note(error)
-            return reason if reason in (BUSY, FAILED) else told(reason)
+            return (reason if reason in (BUSY, FAILED) else told(reason)), b""
         try:
-            await self._do(petition)
+            certificate = await self._do(petition)
         except BusError as error:
-            return self._note(error)
-        _log.info("%s had the authority %s", petition.agent, petition.verb)
-        return DONE
+            return self._note(error), b""
+        _log.info("the authority did for %s: %s", petition.agent, petition.verb)
+        return DONE, certificate
 
-    async def _do(self, petition: Petition) -> None:
+    async def _do(self, petition: Petition) -> bytes:
         verb, in_force = petition.verb, self._in_force
+        if verb is Verb.TLS:
+            (spki,) = petition.arguments
+            return await to_thread.run_sync(self._issue_tls, petition.agent, spki)
         if verb is Verb.RELOAD:
             await in_force.reload()
         elif verb is Verb.JOIN:
@@ -69,6 +73,11 @@ class Petitioning:
             await in_force.join({str(name): str(role)})
         else:
             await in_force.settle(lambda: self._change(verb, *petition.arguments))
+        return b""
+
+    def _issue_tls(self, name: str, spki: Any) -> bytes:
+        """In a thread. For whom it is says the signature, so for nobody else."""
+        return self._authority.issue_tls(name, spki)
 
     def _change(self, verb: Verb, name: Any, other: Any = None) -> None:
         """In a thread."""

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from bus.errors import BusError
+from bus.errors import BusError, VerificationError
 from bus.identity import durable
 from bus.identity.anchor import Anchor
 from bus.identity.public_trust import read_crl
@@ -81,11 +81,15 @@ class TlsPapers:
 
     async def get(self, issue: Issue | None, *, is_client: bool, now_ms: int) -> Tls | None:
         """What to show now, believing the pinned root and the newest list of revocations; with a new certificate where one is due
-        and `issue` gives it. None if there is no certificate. Raises VaultError, AttestationError.
+        and `issue` gives it. None if there is no certificate.
+
+        Raises VaultError, AttestationError, VerificationError("untrusted") for another certificate than was asked for: what was
+        there before is kept.
         """
         if issue is not None and not await to_thread.run_sync(self._is_good, now_ms):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = await issue(_spki(key))
+            self._check(certificate, key)
             await to_thread.run_sync(self._keep, key, certificate)
         if not await to_thread.run_sync(self._certificate.exists):
             return None
@@ -110,6 +114,12 @@ class TlsPapers:
             return False
         lasts = found.not_after_ms - now_ms > RENEWED_BEFORE_MS
         return lasts and fits and not is_revoked and (found.name, Hosts(tuple(dns), tuple(ips))) == (self.name, self._hosts)
+
+    def _check(self, certificate: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+        """It may have come by a way that nobody believes."""
+        found = certificates.read(certificate, root=self._anchor.root, domain=self._anchor.domain, profile=Profile.TLS)
+        if (found.name, found.spki) != (self.name, _spki(key)):
+            raise VerificationError("untrusted", agent=self.name, detail="a TLS certificate for another name or key than was asked")
 
     def _keep(self, key: ec.EllipticCurvePrivateKey, certificate: bytes) -> None:
         """The key first: a process that is killed between the two has a certificate that does not fit, and gets both anew."""

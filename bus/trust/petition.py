@@ -4,9 +4,11 @@
     body    = [1, domain, agent, made_ms, random(16), verb, [argument..]]
     content = H("tpmbus/1 authority request" ‖ blind ‖ body)      purpose 4, by the identity key that the agent's certificate names
     answer  = [1, id(16), code, statement]                        id = SHA-256(request)[:16]
+              [1, id(16), "done", statement, certificate]      to `tls`
 
 Whoever carries these is believed nothing: a request proves itself, and an answer is only a hint which trust statement to wait for.
-What was done stands there, signed. So nothing secret is in either: a one-time token travels as its hash.
+What was done stands there, signed, and a certificate proves itself. So nothing secret is in either: a one-time token travels as its
+hash.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from bus.trust.revocations import Reason
 
 MAX_PETITION_BYTES: Final = 4_096
 """All of it: a proof by the largest key has some 1,300."""
-MAX_ANSWER_BYTES: Final = 128
+MAX_ANSWER_BYTES: Final = 4_096
+"""With a certificate; the others have no more than a hundred."""
 ID_BYTES: Final = 16
 RANDOM_BYTES: Final = 16
 DONE: Final = "done"
@@ -38,6 +41,7 @@ _VERSION: Final = 1
 _MAX_CODE: Final = 64
 _MAX_ROLE: Final = 64
 _DIGEST_BYTES: Final = 32
+_MAX_SPKI: Final = 256
 
 
 class Verb(StrEnum):
@@ -48,6 +52,7 @@ class Verb(StrEnum):
     REMOVE = "remove"
     RELOAD = "reload"
     JOIN = "join"
+    TLS = "tls"
 
 
 RIGHTS: Final = {
@@ -55,7 +60,7 @@ RIGHTS: Final = {
     Verb.CHIP: "enroll", Verb.TOKEN: "enroll", Verb.REMOVE: "enroll",
     Verb.RELOAD: "policy", Verb.JOIN: "policy",
 }  # fmt: skip
-"""The word of a role's `may` that each verb needs."""
+"""The word of a role's `may` that a verb needs. Everybody may ask for a TLS certificate of their own."""
 
 
 class Petition(NamedTuple):
@@ -117,19 +122,25 @@ class Answer(NamedTuple):
     """DONE, or why not."""
     statement: int
     """The number of a trust statement that was issued afterwards."""
+    certificate: bytes = b""
+    """DER, if one was asked for and issued."""
 
     def encode(self) -> bytes:
-        return pack((_VERSION, *self))
+        return pack((_VERSION, *(self if self.certificate else self[:3])))
 
     @classmethod
     def parse(cls, data: bytes) -> Answer:
         """Raises RemoteProtocolError("malformed")."""
         if len(data) > MAX_ANSWER_BYTES:
-            raise malformed("an answer of more than 128 bytes")
-        version, id_, code, statement = array(unpack(data, longest=4, arrays=1), 4)
+            raise malformed("an answer of more than 4 KiB")
+        found = unpack(data, longest=5, arrays=1)
+        has_one = len(found) == 5
+        version, id_, code, statement, *certificate = array(found, 5 if has_one else 4)
         if unsigned(version) != _VERSION or not 0 < len(ascii_text(code)) <= _MAX_CODE:
             raise malformed("an answer of an unknown version, or without a code")
-        return cls(sized(id_, ID_BYTES), code, unsigned(statement))
+        if has_one and (code != DONE or not sized(certificate[0])):
+            raise malformed("an answer with no certificate where one stands")
+        return cls(sized(id_, ID_BYTES), code, unsigned(statement), *certificate)
 
 
 def content(body: bytes, *, blind: bytes, suite: Suite) -> bytes:
@@ -144,6 +155,11 @@ def petition_id(data: bytes) -> bytes:
 def _arguments(verb: Verb, given: Any) -> tuple[str | bytes, ...]:
     if verb is Verb.RELOAD:
         return tuple(array(given, 0))
+    if verb is Verb.TLS:
+        (spki,) = array(given, 1)
+        if not 0 < len(sized(spki)) <= _MAX_SPKI:
+            raise malformed("no public key of this kind")
+        return (spki,)
     if verb in (Verb.END_SESSIONS, Verb.REMOVE):
         (name,) = array(given, 1)
         return (_name(name),)

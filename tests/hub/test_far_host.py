@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import sys
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import anyio
@@ -22,6 +23,7 @@ from bus.hub.state import open_state
 from bus.hub.tpm_process import open_engine, stop_service
 from bus.identity.public_trust import read_public
 from bus.trust.endorsement import key_hash
+from bus.trust.petition import Answer, petition_id
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 TLS = "tls://127.0.0.1:0"
@@ -89,6 +91,42 @@ async def test_an_agent_of_another_machine_joins_by_a_token_and_is_heard_over_tl
                         await anyio.lowlevel.checkpoint()
         [member] = await joined(home, far, "PAINTER")
         assert member.enrolled is False
+
+
+async def test_while_it_is_connected_its_tls_certificate_is_renewed_over_the_link(home, far, monkeypatch):
+    async with home.open(listen=[TLS]) as hub:
+        await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
+        certificate, there = anyio.Path(far.tls / "PAINTER.pem"), replace(home, state=far)
+        before = await certificate.read_bytes()
+        async with there.connect(hub.url, agent="PAINTER"):
+            await anyio.wait_all_tasks_blocked()
+        assert await certificate.read_bytes() == before, "it lasts for most of a day"
+        monkeypatch.setattr("bus.hub.tls_papers.RENEWED_BEFORE_MS", 25 * 3_600_000)  # as if that day were over soon
+        async with there.connect(hub.url, agent="PAINTER"):
+            with anyio.fail_after(20):
+                while await certificate.read_bytes() == before:
+                    await anyio.lowlevel.checkpoint()
+        monkeypatch.undo()
+        async with there.connect(hub.url, agent="PAINTER"):
+            pass
+
+
+async def test_what_a_broker_gives_in_place_of_a_certificate_is_not_kept(home, far, monkeypatch, caplog):
+    async with home.open(listen=[TLS]) as hub:
+        await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
+        certificate, there = anyio.Path(far.tls / "PAINTER.pem"), replace(home, state=far)
+        before = await certificate.read_bytes()
+        another = ssl.PEM_cert_to_DER_cert(before.decode())
+        petitions = hub._open_agent.__self__.broker._broker.petitions
+        monkeypatch.setattr("bus.hub.tls_papers.RENEWED_BEFORE_MS", 25 * 3_600_000)
+        monkeypatch.setattr("bus.hub.connecting.TLS_SECONDS", 0.0)
+        async with aclosing(petitions.taken()) as taken, there.connect(hub.url, agent="PAINTER"):
+            for said in (another, b"no certificate", b""):
+                number, request = await anext(taken)
+                petitions.answer(number, Answer(petition_id(request), "done", 0, said).encode())
+            await anext(taken)  # it asks again, so all of these were looked at
+        assert await certificate.read_bytes() == before
+        assert caplog.text.count("was not renewed") >= 3
 
 
 async def test_what_is_secret_stays_where_it_was_made(home, far):

@@ -10,6 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import bus
 from bus.clock import SystemClock
@@ -19,6 +21,8 @@ from bus.identity.public_trust import read_public
 from bus.protocol.codec import pack, unpack
 from bus.protocol.frames import Frame, encode
 from bus.protocol.proof import Proof
+from bus.trust import certificates
+from bus.trust.certificates import Profile
 from bus.trust.enrolment_list import EnrolmentList
 from bus.trust.petition import Answer, Petition, Signed, Verb, petition_id
 
@@ -178,6 +182,31 @@ async def test_one_agent_has_its_share_and_forgeries_do_not_use_it_up(ruled):
             assert await code(judge, await signed_by(hub, "PAINTER", agent="LEAD", **ask)) == "unverified"
         said = [await code(judge, await signed_by(hub, "LEAD", **ask)) for _ in range(31)]
         assert said == ["done"] * 30 + ["busy"]
+
+
+async def test_everybody_may_have_a_tls_certificate_of_their_own_and_a_few_an_hour(ruled):
+    spki = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    async with ruled.open() as hub, hub.agent("PAINTER"), hub.agent("LEAD"):
+        judge, running = petitioning_of(hub), hub._open_agent.__self__
+        request = await signed_by(hub, "PAINTER", verb=Verb.TLS, arguments=(spki,))
+        said = Answer.parse(await judge.answer(request))
+        root = running.authority.root
+        found = certificates.read(said.certificate, root=root, domain=running.authority.domain, profile=Profile.TLS)
+        assert (said.code, found.name, found.spki) == ("done", "PAINTER", spki)
+        assert await code(judge, await signed_by(hub, "PAINTER", agent="LEAD", verb=Verb.TLS, arguments=(spki,))) == "unverified"
+        assert await code(judge, await signed_by(hub, "PAINTER", verb=Verb.TLS, arguments=(b"no key",))) != "done"
+        codes = [await code(judge, await signed_by(hub, "PAINTER", verb=Verb.TLS, arguments=(spki,))) for _ in range(5)]
+        assert codes == ["done"] * 4 + ["busy"], "six an hour, and the one for no key was one of them"
+        assert await code(judge, await signed_by(hub, "LEAD", verb=Verb.REMOVE, arguments=("CARPENTER",))) == "done"
+
+
+@pytest.mark.parametrize("field", [b"", b"x"])
+def test_a_certificate_comes_with_nothing_but_done(field):
+    id_ = bytes(16)
+    with pytest.raises(bus.RemoteProtocolError):
+        Answer.parse(pack((1, id_, "done" if not field else "busy", 7, field)))
+    assert Answer.parse(Answer(id_, "done", 7, b"x").encode()).certificate == b"x"
+    assert Answer.parse(Answer(id_, "busy", 7).encode()) == Answer(id_, "busy", 7)
 
 
 @pytest.mark.parametrize(

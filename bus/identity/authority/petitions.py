@@ -23,11 +23,14 @@ from bus.policy import Policy
 from bus.protocol.skew import SKEW_MS
 from bus.trust import certificates
 from bus.trust.certificates import Certificate, Profile
-from bus.trust.petition import RIGHTS, Petition, Signed
+from bus.trust.petition import RIGHTS, Petition, Signed, Verb
 
 MOST_A_MINUTE: Final = 30
 """Of each agent."""
 MINUTE_MS: Final = 60_000
+MOST_CERTIFICATES: Final = 6
+"""Of each agent in an hour: one lasts a day, and the authority remembers all of them."""
+HOUR_MS: Final = 3_600_000
 BUSY: Final = "busy"
 
 
@@ -40,7 +43,8 @@ class Judge:
         self._lock = Lock()
         self._seen: dict[bytes, int] = {}
         """By SHA-256 of a body: until when it would be young enough. (A proof can be written in several ways.)"""
-        self._shares: dict[str, deque[int]] = {}
+        self._shares: dict[tuple[str, int], deque[int]] = {}
+        """By agent and span, when it asked."""
 
     def judge(self, data: bytes) -> Petition:
         """What is asked, by one who may ask it now.
@@ -78,9 +82,9 @@ class Judge:
             raise VerificationError("expired", agent=petition.agent, detail=detail)
 
     def _check_right(self, petition: Petition, identity: Certificate) -> None:
-        policy, right = self._policy(), RIGHTS[petition.verb]
+        policy, right = self._policy(), RIGHTS.get(petition.verb)
         role = policy.role_of(petition.agent)
-        if right not in role.may:
+        if right is not None and right not in role.may:
             raise NotPermittedError(petition.agent, f"ask for {petition.verb}", f"role {role.name} has no `may: [{right}]`")
         fault = origin_fault(identity, policy, needs_identity=False)
         if fault is not None:
@@ -90,10 +94,11 @@ class Judge:
         self._seen = {one: until_ms for one, until_ms in self._seen.items() if until_ms >= now_ms}
         if digest in self._seen:
             raise VerificationError("replayed", agent=petition.agent, detail="this request came before")
-        share = self._shares.setdefault(petition.agent, deque())
-        while share and share[0] <= now_ms - MINUTE_MS:
+        most, span_ms = (MOST_CERTIFICATES, HOUR_MS) if petition.verb is Verb.TLS else (MOST_A_MINUTE, MINUTE_MS)
+        share = self._shares.setdefault((petition.agent, span_ms), deque())
+        while share and share[0] <= now_ms - span_ms:
             share.popleft()
-        if len(share) >= MOST_A_MINUTE:
-            raise VerificationError(BUSY, agent=petition.agent, detail=f"more than {MOST_A_MINUTE} requests a minute")
+        if len(share) >= most:
+            raise VerificationError(BUSY, agent=petition.agent, detail=f"more than {most} requests in {span_ms // 60_000} min")
         share.append(now_ms)
         self._seen[digest] = petition.made_ms + SKEW_MS
