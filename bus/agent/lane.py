@@ -13,7 +13,8 @@ import anyio
 
 from bus.agent.opened_topics import OpenTopic
 from bus.errors import BusError, twin
-from bus.flow.waiting import Waiting
+from bus.flow.rounds import MAX_ENVELOPE_BYTES
+from bus.flow.waiting import Taken, Waiting
 from bus.identity.epochs.sealing import Sealing, Use
 from bus.policy import TopicRule
 from bus.protocol.epochs import PRIORITIES
@@ -21,6 +22,8 @@ from bus.protocol.header import REPLY, REQUEST
 
 MOST_RECORDS: Final = 512
 """Of one envelope."""
+SINGLES: Final = 128
+"""Envelopes of one record that are sealed in a turn: a millisecond's work."""
 SIGNED_AT_ONCE: Final = 8
 """Envelopes of a lane that its identity key is at work on."""
 
@@ -113,6 +116,22 @@ class Lane:
         if self._trouble is not None:
             raise twin(self._trouble)
 
+    @property
+    def has_whole_ones(self) -> bool:
+        """Whether what waits fills an envelope of many."""
+        waiting = self.waiting
+        return (len(waiting) >= MOST_RECORDS or waiting.size_bytes >= MAX_ENVELOPE_BYTES) and not self.is_single
+
+    def take(self, most_bytes: int) -> Taken:
+        """What goes into its next envelope, or its next few of one record. Whoever waits for room hears of it."""
+        taken = self.waiting.take(SINGLES if self.is_single else MOST_RECORDS, most_bytes)
+        self.has_room()
+        return taken
+
+    def has_room(self) -> None:
+        if not self.waiting.is_full:
+            self._wake()
+
     def first_bytes(self) -> int:
         return self.waiting.first_bytes
 
@@ -123,10 +142,6 @@ class Lane:
                 self.room = anyio.Event()
             await self.room.wait()
         self.check()
-
-    def has_room(self) -> None:
-        if not self.waiting.is_full:
-            self._wake()
 
     def _wake(self) -> None:
         if self.room is not None:

@@ -48,6 +48,8 @@ class Many:
         self._headers = tracing.with_trace(headers) if tracing.is_on() else headers
         self._receipts: deque[Receipt] = deque()
         self._chunk = FIRST_CHUNK
+        self._largest: int | None = None
+        """Of the last chunk."""
         self.accepted = 0
 
     async def all(self, bodies: Iterable[Any] | AsyncIterable[Any]) -> None:
@@ -67,7 +69,7 @@ class Many:
 
     async def _chunks(self, bodies: Iterator[Any]) -> None:
         while chunk := await self._next(bodies):
-            if self._fit(chunk):
+            if self._fit(chunk, self._largest):
                 self._put(chunk)
             else:
                 for body in chunk:
@@ -82,7 +84,7 @@ class Many:
                 self._publishing.check_topic(topic, record)
             plain = [record.body for record in kept if not record.headers]
             await self._wait_for_room()
-            if self._until == ACCEPTED and len(plain) == len(kept) and self._fit(plain):
+            if self._until == ACCEPTED and len(plain) == len(kept) and self._fit(plain, largest_of(plain)):
                 self._put(plain)
             else:
                 for record in kept:
@@ -119,16 +121,17 @@ class Many:
         """As many as there is room for, going by how large the last ones were."""
         await self._wait_for_room()
         chunk = list(islice(bodies, min(self._chunk, MAX_RECORDS - len(self._lane.waiting))))
-        only_bytes = {*map(type, chunk)} == _ONLY_BYTES
-        largest = max(map(len, chunk)) if only_bytes else max((len(body) for body in chunk if type(body) is bytes), default=0)
+        self._largest = largest = largest_of(chunk)
+        if largest is None:
+            largest = max((len(body) for body in chunk if type(body) is bytes), default=0)
         self._chunk = min(max(MAX_BYTES // max(largest, 1), 1), MAX_RECORDS)
         return chunk
 
-    def _fit(self, chunk: list[Any]) -> bool:
+    def _fit(self, chunk: list[Any], largest: int | None) -> bool:
         """Whether they can go into the lane as they are."""
-        room = MAX_RECORDS - len(self._lane.waiting)
-        is_plain = {*map(type, chunk)} == _ONLY_BYTES and len(chunk) <= room and self._lane.trouble is None
-        return is_plain and max(map(len, chunk)) <= self._lane.most_bytes
+        if largest is None or largest > self._lane.most_bytes or self._lane.trouble is not None:
+            return False
+        return len(chunk) <= MAX_RECORDS - len(self._lane.waiting)
 
     def _put(self, chunk: list[bytes]) -> None:
         lane, waiting = self._lane, self._lane.waiting
@@ -149,3 +152,8 @@ class Many:
         while len(self._receipts) > most:
             receipt = self._receipts.popleft()
             await (receipt.stored() if self._until == STORED else receipt.sent())
+
+
+def largest_of(chunk: list[Any]) -> int | None:
+    """The size of the largest body; None if they are not all plain bytes."""
+    return max(map(len, chunk)) if {*map(type, chunk)} == _ONLY_BYTES else None

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import anyio
 
-from bus.agent.lane import MOST_RECORDS, Lane
+from bus.agent.lane import Lane
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.outcomes import Outcomes, Refused, Turn
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
@@ -32,8 +32,6 @@ from bus.protocol.header import REPLY
 from bus.transport.link import Link
 from bus.transport.soon import Soon, scheduler
 
-SINGLES: Final = 128
-"""Envelopes of one record that a lane seals in a turn: a millisecond's work."""
 _U32: Final = (1 << 32) - 1
 
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
@@ -245,7 +243,7 @@ class Outbox:
         self._outcomes.sent(sent)
 
     def _parts(self, way: Way, now_ms: int) -> list[Part]:
-        """What the lanes send: one envelope each, or a few of one record."""
+        """What the lanes send: one envelope each, or a few of one record; a lane alone, as many as it has whole ones."""
         parts: list[Part] = []
         again: list[tuple[Lane, int]] = []
         size, rows = 0, 0
@@ -256,8 +254,7 @@ class Outbox:
                 break
             if not self._prepare(lane, now_ms):
                 continue
-            taken = lane.waiting.take(SINGLES if lane.is_single else MOST_RECORDS, allowed)
-            lane.has_room()
+            taken = lane.take(allowed)
             if lane.by_identity:
                 self._sign(Part(lane, taken), now_ms)
                 if lane.waiting and lane.may_begin:
@@ -267,6 +264,10 @@ class Outbox:
             size += taken.size_bytes
             rows += len(taken.payloads) if lane.is_single else 1
             again.append((lane, taken.size_bytes))
+            while lane.has_whole_ones and not way.rounds and size < TURN_BYTES:  # nobody else wants a place in this turn
+                parts.append(Part(lane, taken := lane.take(allowed)))
+                size += taken.size_bytes
+                rows += 1
         for lane, sent_bytes in again:
             way.rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
         return parts

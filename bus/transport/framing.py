@@ -26,6 +26,8 @@ _GROWTH: Final = 4
 class _OfThisThread(threading.local):
     def __init__(self) -> None:
         self.view = memoryview(bytearray(READ_BYTES))
+        self.spare: memoryview | None = None
+        """Where a large frame was put together that is complete: the next one takes it."""
 
 
 _shared = _OfThisThread()
@@ -85,6 +87,7 @@ class Incoming:
         self._filled += count
         if self._filled == self._need:
             self._begun = None
+            _shared.spare = memoryview(begun.obj)
             return [bytes(begun[LENGTH.size :])]
         if self._filled == len(begun):
             self._grow(begun)
@@ -92,5 +95,9 @@ class Incoming:
 
     def _grow(self, so_far: memoryview) -> None:
         self._filled = len(so_far)
-        self._begun = memoryview(bytearray(min(self._need, max(_GROWTH * self._filled, _LEAST_BYTES))))
+        spare, _shared.spare = _shared.spare, None
+        if spare is not None and len(spare) >= self._need:
+            self._begun = spare[: self._need]
+        else:
+            self._begun = memoryview(bytearray(min(self._need, max(_GROWTH * self._filled, _LEAST_BYTES))))
         self._begun[: self._filled] = so_far

@@ -83,6 +83,23 @@ async def test_ten_thousand_records_cost_a_few_looks_at_the_clock_and_no_task():
         assert looks < RECORDS / 10
 
 
+@pytest.mark.parametrize(("others", "turns"), [(0, 1), (1, 2)])
+async def test_what_fills_several_envelopes_leaves_in_one_turn_unless_others_want_a_place_in_it(others, turns):
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>", limit=100_000) as tasks:
+        for topic in ("tasks.paint", "tasks.other"):
+            await lead.publish(topic, b"first")
+        await take(tasks, 2)
+        await hub.settle()
+        outbox = inside(lead).outbox
+        before, sent = outbox._last, inside(lead).statistics()["sent"]["envelopes"]
+        for topic in ("tasks.paint",) * MAX_RECORDS + ("tasks.other",) * others:
+            lead.publish_nowait(topic, b"more")
+        await hub.settle()
+        assert outbox._last - before == turns
+        assert inside(lead).statistics()["sent"]["envelopes"] - sent == MAX_RECORDS // 512 + others
+        assert len(await take(tasks, MAX_RECORDS + others)) == MAX_RECORDS + others
+
+
 @pytest.mark.parametrize(("which", "most"), [("publishing", 3 * RECORDS / MAX_RECORDS), ("taking", 3 * RECORDS / 256)])
 async def test_ten_thousand_records_are_published_and_taken_with_a_checkpoint_now_and_then(which, most):
     async with scene("LEAD", "PAINTER") as (_, lead, painter), painter.subscribe("tasks.>", limit=100_000) as tasks:

@@ -410,7 +410,7 @@ async def test_after_its_end_an_agent_says_so():
 async def test_who_waits_for_room_hears_of_the_end():
     async with scene("PAINTER") as (hub, painter), apart(hub, "LEAD") as lead, anyio.create_task_group() as tasks:
         await painter.subscribe("tasks.>", limit=1).__aenter__()  # and takes nothing
-        many = Later(tasks, lambda: lead.publish_many("tasks.paint", numbered(10_000)))
+        many = Later(tasks, lambda: lead.publish_many("tasks.paint", numbered(100_000)))
         await hub.settle()
         calls = [lambda: lead.publish("tasks.paint", b"x"), lambda: lead.publish_soon("tasks.paint", b"x")]
         waiting = [many, *(Later(tasks, call) for call in calls)]
