@@ -18,7 +18,7 @@ from bus.bench.peers.catalogue import CONTENDERS
 from bus.bench.peers.comparison import measured
 from bus.bench.peers.crew import CrewError, Settings, crew
 from bus.bench.peers.running import able, names_of_others
-from bus.bench.peers.worker import Lines
+from bus.bench.peers.worker import Lines, Worker
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +99,12 @@ def test_every_bus_that_is_installed_carries_everything_that_is_asked_of_it(tmp_
 
     for [said] in found.values():
         assert_all_came(said)
+
+
+def test_what_a_server_spends_is_counted_once_however_many_workers_know_it():
+    told = {"bus": "nats", "address": {"pids": [4_711]}}
+    of_each = [Worker(told | {"roles": [role]}).served_by for role in ("serve", "answer", "ask", "read", "send")]
+    assert [pid for pids in of_each for pid in pids] == [4_711]
 
 
 @pytest.mark.parametrize("bus", ["zenoh", "slim-mls", "slim", "agentmesh"])

@@ -63,12 +63,17 @@ class Worker:
                 await self._open(role, stack)
             say(ready=True, address=self._address if "serve" in self._roles else None)
             while (asked := await lines.next()) is not None:
-                run, others = self._asked(asked), self._address.get("pids", ())
+                run, others = self._asked(asked), self.served_by
                 before = spent_seconds(others)
                 say(**await self._run(run))
                 over = await lines.next()
                 found = await workload.settled(self._ears, over["sent"] if over else 0) if self._ears else {}
                 say(cpu_seconds=spent_seconds(others) - before, **found)
+
+    @property
+    def served_by(self) -> Sequence[int]:
+        """Servers that are no workers, by their ids. Everybody knows them, and one counts what they spend: who began them."""
+        return self._address.get("pids", ()) if "serve" in self._roles else ()
 
     def _asked(self, asked: Mapping[str, Any]) -> Run:
         order, readers = Order.unpacked(asked["order"]), self._address.get("readers", 1)
