@@ -73,7 +73,8 @@ class Worker:
     @property
     def served_by(self) -> Sequence[int]:
         """Servers that are no workers, by their ids. Everybody knows them, and one counts what they spend: who began them."""
-        return self._address.get("pids", ()) if "serve" in self._roles else ()
+        pids: Sequence[int] = self._address.get("pids", ()) if "serve" in self._roles else ()
+        return pids
 
     def _asked(self, asked: Mapping[str, Any]) -> Run:
         order, readers = Order.unpacked(asked["order"]), self._address.get("readers", 1)
