@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import finalize
 
 from bus.agent.delivering import Delivering
-from bus.agent.lane import Note
+from bus.agent.lane import Lane, Note
 from bus.agent.message import Message
 from bus.agent.publishing import Publishing
 from bus.agent.requests import Pending
@@ -29,6 +29,41 @@ class Asking:
         self._agent, self._host, self._publishing, self._delivering = agent, host, publishing, delivering
 
     async def request(self, topic: str, body: Any, *, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109  part of the API
+        lane = self._open_lane(topic, timeout)
+        if lane is None:
+            answer = await self._in_time(topic, body, timeout, headers)
+        else:
+            answer = await self._at_once(lane, body, timeout, headers)
+        if answer.error is not None:
+            raise RequestFailedError(answer.sender, answer.error)
+        return answer
+
+    def _open_lane(self, topic: str, seconds: float) -> Lane | None:
+        """If there is nothing that has to be waited for before the request is on its way, or when the answer has come."""
+        if not (self._publishing.is_plain() and self._delivering.is_plain):
+            return None
+        lane = self._publishing.lanes.asking(topic, seconds)
+        return None if lane.waiting.is_full else lane
+
+    async def _at_once(self, lane: Lane, body: Any, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109  the same
+        """Nobody else's code runs here, and nothing is waited for but the answer: so an alarm is enough, and no scope is needed."""
+        id_, pending = self._asked(lane, body, timeout, headers, most=1)
+        try:
+            cancel = self._host.clock.alarm(timeout, pending.is_over)
+            if cancel is not None:
+                try:
+                    return await pending.next()
+                finally:
+                    cancel()
+            with self._host.clock.fail_after(timeout):
+                return await pending.next()
+        except TimeoutError as error:
+            raise error if isinstance(error, RequestTimeoutError) else RequestTimeoutError(lane.key.topic, timeout) from None
+        finally:
+            self.done(id_)
+
+    async def _in_time(self, topic: str, body: Any, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109  the same
+        """The same with hooks, and where there is no room yet: all of it has to end in time."""
         answers = self.request_many(topic, body, most=1, timeout=timeout, headers=headers)
         try:
             answer = await answers.first()
@@ -36,8 +71,6 @@ class Asking:
             answers.close()
         if answer is None:
             raise RequestTimeoutError(topic, timeout)
-        if answer.error is not None:
-            raise RequestFailedError(answer.sender, answer.error)
         return answer
 
     def request_many(
@@ -61,15 +94,20 @@ class Asking:
         most: int,
     ) -> tuple[bytes, Pending]:
         """The request is accepted. `done` must follow."""
-        publishing, host = self._publishing, self._host
+        publishing = self._publishing
         if not publishing.is_plain():
             publishing.lanes.get(topic, ttl=timeout, flags=REQUEST)  # hooks get nothing that may not be said
             _, body, headers = await publishing.hooked(topic, body, headers)
-        lane = await publishing.lanes.with_room(topic, ttl=timeout, flags=REQUEST)
-        id_ = host.random(ID_BYTES)
-        pending = host.requests.ask(self._agent, id_, topic, host.keyring.now_ms() + int(timeout * 1000), most=most)
+        return self._asked(await publishing.lanes.with_room(topic, ttl=timeout, flags=REQUEST), body, timeout, headers, most=most)
+
+    def _asked(
+        self, lane: Lane, body: Any, seconds: float, headers: Mapping[str, str] | None, *, most: int
+    ) -> tuple[bytes, Pending]:
+        host, id_ = self._host, self._host.random(ID_BYTES)
+        until_ms = host.keyring.now_ms() + int(seconds * 1000)
+        pending = host.requests.ask(self._agent, id_, lane.key.topic, until_ms, most=most, seconds=seconds)
         try:
-            publishing.add(lane, body, headers, Note(id_, b"", pending))
+            self._publishing.add(lane, body, headers, Note(id_, b"", pending))
         except BaseException:
             self.done(id_)
             raise

@@ -47,6 +47,11 @@ class Delivering:
         """The same, where nobody iterates."""
         self._chain = chain
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no hook looks at what comes."""
+        return self._chain is None
+
     async def failed(self, message: Message, error: Exception) -> None:
         """What `each` raised of it: it goes no further."""
         await self._lost([message], error)

@@ -12,7 +12,7 @@ from bus.errors import BusError, NotPermittedError, OverloadedError, twin
 from bus.identity.envelopes.reserved import reply_topic, why_not_publish
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy import TopicRule
-from bus.protocol.header import REPLY
+from bus.protocol.header import REPLY, REQUEST
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
@@ -27,7 +27,10 @@ class Lanes:
     def __init__(self, host: Host, agent: str) -> None:
         self._host, self._agent = host, agent
         self._all: dict[LaneKey, Lane] = {}
-        self._replies: dict[LaneKey, Lane] = {}
+        self._asking: dict[tuple[str, float], Lane] = {}
+        """Of requests: by topic, and for how many seconds they are asked."""
+        self._replies: dict[tuple[str, bytes, str], Lane] = {}
+        """By requester, its session, and the topic on which it asked."""
         self._retired: list[Lane] = []
         """Of an older policy: what waits in them still goes, if it may."""
         self.snapshot = host.keyring.snapshot
@@ -85,6 +88,15 @@ class Lanes:
                 return lane
             await lane.wait_for_room()  # and by then there may be another one
 
+    def asking(self, topic: str, seconds: float) -> Lane:
+        """The one of requests that are waited for so long. Raises what `get` does."""
+        lane = self._asking.get((topic, seconds))
+        if lane is None:
+            if len(self._asking) >= MAX_LANES:
+                self._asking.clear()
+            lane = self._asking[topic, seconds] = self.get(topic, ttl=seconds, flags=REQUEST)
+        return lane
+
     def _made(self, topic: str, key: LaneKey, rule: TopicRule) -> Lane:
         wrong = why_not_publish(self.snapshot.policy, self._agent, topic)
         if wrong is not None:
@@ -105,15 +117,16 @@ class Lanes:
         if self._end is not None:
             raise twin(self._end)
         header = message.header
-        rule = self.snapshot.rule(header.topic, reply=True)
-        key = LaneKey(reply_topic(header.sender, header.session), rule.priority, rule.ttl_ms, REPLY, header.topic)
-        lane = self._replies.pop(key, None)
+        asked_by = header.sender, header.session, header.topic
+        lane = self._replies.pop(asked_by, None)
         if lane is None:
+            rule = self.snapshot.rule(header.topic, reply=True)
+            key = LaneKey(reply_topic(header.sender, header.session), rule.priority, rule.ttl_ms, REPLY, header.topic)
             lane = Lane(self._agent, key, rule)
             lane.topic = private_topic(key.topic, header.sender)
             if len(self._replies) >= MAX_REPLIES:
                 self._close(self._replies.pop(next(iter(self._replies))), None)
-        self._replies[key] = lane  # at the end: the longest unused goes first
+        self._replies[asked_by] = lane  # at the end: the longest unused goes first
         return lane
 
     def hooks_changed(self) -> None:
@@ -125,6 +138,7 @@ class Lanes:
         self.snapshot = snapshot
         self.quick.clear()
         self._usual.clear()
+        self._asking.clear()
         in_use = [lane for lane in self if lane.waiting or lane.signing]
         self._replies.clear()
         self._all = {lane.key: lane for lane in in_use if self._is_as_before(lane)}
@@ -139,7 +153,7 @@ class Lanes:
         self._end = error
         for lane in self:
             self._close(lane, error)
-        for lanes in (self._all, self._replies, self._retired, self.quick, self._usual):
+        for lanes in (self._all, self._replies, self._retired, self.quick, self._usual, self._asking):
             lanes.clear()
 
     def _close(self, lane: Lane, error: BusError | None) -> None:
@@ -154,6 +168,7 @@ class Lanes:
         idle = [key for key, lane in self._all.items() if not (lane.waiting or lane.signing)]
         if not idle:
             raise OverloadedError(f"the lanes of {self._agent}", pending=len(self._all), limit=MAX_LANES)
+        self._asking.clear()
         for key in idle[: MAX_LANES // 8]:
             lane = self._all.pop(key)
             self._close(lane, None)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bus.agent.message import Batch, Message
-from bus.errors import BusError, NoRespondersError, twin
+from bus.errors import BusError, NoRespondersError, RequestTimeoutError, twin
 from bus.identity.envelopes.listening import Request
 from bus.identity.host.session import Session
 from bus.transport.bell import bell
@@ -24,13 +24,13 @@ MAX_SESSIONS: Final = 4
 class Pending:
     """One request. Replies come in by `put`, and go out by `next`. For the outbox it is the receipt of what was asked."""
 
-    __slots__ = ("_bell", "_error", "_topic", "most", "replies")
+    __slots__ = ("_bell", "_error", "_seconds", "_topic", "most", "replies")
 
-    def __init__(self, topic: str, most: int = 1) -> None:
+    def __init__(self, topic: str, most: int = 1, seconds: float = 0.0) -> None:
         self.replies: deque[Message] = deque()
         self.most = most
         """That wait to be taken; who was asked may answer as often as it likes."""
-        self._topic = topic
+        self._topic, self._seconds = topic, seconds
         self._bell = bell()
         self._error: BusError | None = None
 
@@ -39,12 +39,16 @@ class Pending:
         self._bell.ring()
 
     async def next(self) -> Message:
-        """Raises NoRespondersError, and what kept the request from being sent."""
+        """Raises NoRespondersError, RequestTimeoutError, and what kept the request from being sent."""
         while not self.replies:
             if self._error is not None:
                 raise twin(self._error)
             await self._bell.wait()
         return self.replies.popleft()
+
+    def is_over(self) -> None:
+        """Nobody has answered in time."""
+        self.failed(RequestTimeoutError(self._topic, self._seconds))
 
     # ---- what the outbox says, as of a receipt ---------------------------------------------------------------------------------
 
@@ -71,9 +75,9 @@ class Requests:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def ask(self, agent: str, id_: bytes, topic: str, expires_ms: int, *, most: int = 1) -> Pending:
+    def ask(self, agent: str, id_: bytes, topic: str, expires_ms: int, *, most: int = 1, seconds: float = 0.0) -> Pending:
         self.outstanding[agent, id_] = Request(topic, expires_ms)
-        pending = self._pending[agent, id_] = Pending(topic, most)
+        pending = self._pending[agent, id_] = Pending(topic, most, seconds)
         return pending
 
     def done(self, agent: str, id_: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ class ManualClock:
     seconds: float = 0.0
     _sleepers: list[tuple[float, anyio.Event]] = field(default_factory=list, repr=False, compare=False)
     _limits: list[tuple[float, anyio.CancelScope]] = field(default_factory=list, repr=False, compare=False)
+    _alarms: list[tuple[float, Callable[[], None]]] = field(default_factory=list, repr=False, compare=False)
 
     def now_ms(self) -> int:
         return self.ms
@@ -54,6 +55,16 @@ class ManualClock:
         if scope.cancelled_caught:
             raise TimeoutError
 
+    def alarm(self, seconds: float, ring: Callable[[], None]) -> Callable[[], object]:
+        alarm = (self.seconds + seconds, ring)
+        self._alarms.append(alarm)
+
+        def cancel() -> None:
+            if alarm in self._alarms:
+                self._alarms.remove(alarm)
+
+        return cancel
+
     def advance(self, seconds: float) -> None:
         if seconds < 0:
             raise ValueError("time only runs forward here; set `ms` to move the wall clock alone")
@@ -65,3 +76,6 @@ class ManualClock:
         for due, scope in self._limits:
             if due <= self.seconds:
                 scope.cancel()
+        for alarm in [alarm for alarm in self._alarms if alarm[0] <= self.seconds]:
+            self._alarms.remove(alarm)
+            alarm[1]()
