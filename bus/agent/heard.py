@@ -15,7 +15,7 @@ from bus.agent.connection import REFUSED_TOO_MUCH
 from bus.errors import BusError, NotPermittedError, RevokedError, SessionReplacedError
 from bus.protocol.frames import ALL_DELIVERIES, JUNK, UNHEARD, Frame, encode
 from bus.protocol.header import EPOCH_ID_BYTES, ID_BYTES
-from bus.transport.soon import soon
+from bus.transport.soon import Soon, scheduler
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
@@ -26,14 +26,17 @@ class Heard:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._soon: Soon | None = None
         self._crediting = False
+        self._credited: list[tuple[int, int]] = []
+        """Turns that came back, and are not booked yet."""
 
     def table(self) -> Mapping[int, Callable[..., Any]]:
         """By the type of frame."""
         host, topics, when_taken = self._host, self._host.outbox.topics, self._host.acquaintance.when_taken
         return {
             Frame.OPENED: lambda alias, credit, unit, _serial: when_taken(partial(topics.opened, alias, credit, unit)),
-            Frame.CREDIT: host.outbox.credited,
+            Frame.CREDIT: lambda first, count: self._credited.append((first, count)),
             Frame.STORED: host.outbox.stored,
             Frame.SUBSCRIBED: host.joining.joined,
             Frame.DELIVER: lambda _number, subs, deliveries, position, data: host.inbox.deliver(subs, deliveries, position, data),
@@ -50,18 +53,28 @@ class Heard:
 
     def worked(self) -> None:
         """After each slice of what came."""
-        if self._host.inbox.taken and not self._crediting:
+        if (self._host.inbox.taken or self._credited) and not self._crediting:
             self._crediting = True
-            soon(self._credit)
+            if self._soon is None:
+                self._soon = scheduler()
+            self._soon(self._credit)
         if self._host.keyring.waiting:
             self._host.acquaintance.ask()
 
     def _credit(self) -> None:
-        """A turn of the loop later, so that it leaves together with what agents answer at once."""
+        """A turn of the loop later: after tasks that were woken by what came, and together with what they answer at once."""
         self._crediting = False
         taken, self._host.inbox.taken = self._host.inbox.taken, 0
         if taken:
             self._host.send(encode(Frame.CREDIT, ALL_DELIVERIES, taken))
+        if self._credited and self._soon is not None:
+            self._soon(self._book)
+
+    def _book(self) -> None:
+        """Another one later: what is answered at once is written by now, and whoever waits for it is at work meanwhile."""
+        credited, self._credited = self._credited, []
+        for first, count in credited:
+            self._host.outbox.credited(first, count)
 
     def _interest(self, serial: int, changes: list[Any]) -> None:
         self._host.outbox.topics.interest(changes)

@@ -27,7 +27,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.envelope import is_grant
 from bus.protocol.frames import numbers, parse_dead_letter
-from bus.transport.soon import soon
+from bus.transport.soon import Soon, scheduler
 
 STALE: Final = "trust_stale"
 """Nothing at all can be taken: to give it back one by one would only make dead letters of it."""
@@ -84,6 +84,7 @@ class Inbox:
         self._named: dict[bytes, Named] = {}
         self._moment: Moment | None = None
         """By which all is judged that comes at once: clocks are not read for each."""
+        self._soon: Soon | None = None
         self.taken = 0
         """Deliveries that the broker was not told of yet."""
         self.counts: Counter[str] = Counter()
@@ -251,7 +252,9 @@ class Inbox:
         moment = self._moment
         if moment is None or moment.snapshot is not self._keyring.snapshot:
             if moment is None:
-                soon(self._is_over)
+                if self._soon is None:
+                    self._soon = scheduler()
+                self._soon(self._is_over)
             moment = self._moment = self._keyring.moment()
         return moment
 

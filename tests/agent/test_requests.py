@@ -284,3 +284,18 @@ async def test_a_request_that_waited_for_a_reader_which_has_gone_fails_at_once_l
             await second.result()
         assert not first.is_done, "it was handed over, and may be answered yet"
         group.cancel_scope.cancel()
+
+
+async def test_who_asked_has_the_answer_before_what_came_with_it_is_booked():
+    """The credit for the request comes in one read with the answer; it is nothing that anybody waits for."""
+    async with scene("LEAD") as (hub, lead), apart(hub, "PAINTER") as painter, anyio.create_task_group() as group:
+        async with painter.subscribe("tasks.>") as tasks:
+            group.start_soon(answer, tasks)
+            out = []
+            for number in range(5):
+                await soon(lead.request("tasks.paint", number))
+                out.append(inside(lead).statistics()["turns"]["out"])
+                await hub.settle()
+                assert inside(lead).statistics()["turns"]["out"] == 0
+            group.cancel_scope.cancel()
+    assert out == [1] * 5
