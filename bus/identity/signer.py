@@ -43,6 +43,9 @@ HOST: Final = "host"
 """Who signs for all agents of a process, in the statistics; every other signer is an agent's name."""
 
 
+_BY_HOST: Final = HOST_SUITE.name, HOST
+
+
 class Sample(NamedTuple):
     """A session-signed content that the identity key shall vouch for."""
 
@@ -110,10 +113,12 @@ class Signer:
 
         Raises LocalProtocolError if one of them must be signed by its identity, or if there are no host keys here.
         """
-        if any(draft.epoch.params.by_identity for draft in drafts):
-            raise LocalProtocolError("policy demands the identity key for this epoch: a host key may not sign for it")
+        for draft in drafts:
+            if draft.epoch.params.by_identity:
+                raise LocalProtocolError("policy demands the identity key for this epoch: a host key may not sign for it")
         proofs = sign_by_host([draft.content for draft in drafts], [draft.blind for draft in drafts], self._sessions.keys)
-        self._count(HOST, HOST_SUITE, contents=len(drafts), signatures=1)
+        self._contents[_BY_HOST] += len(drafts)
+        self._signatures[_BY_HOST] += 1
         if self.rate > 0:
             for draft in drafts:
                 if sampled(draft.epoch.id, draft.seq, self.rate):

@@ -157,6 +157,14 @@ def batch(suite: Suite, signer: bytes, contents: Sequence[tuple[Purpose, bytes]]
     return Batch(suite, signer, merkle.grow(leaves, hash_name=suite.hash))
 
 
+def alone(suite: Suite, signer: bytes, purpose: Purpose, content: bytes) -> bytes:
+    """What is signed for one content by itself: the tbs of `batch` of it, whose root is the leaf and whose path is empty."""
+    check_request((content,), signer)
+    if len(content) != suite.digest_bytes:
+        raise ValueError(f"a content for {suite} is a digest of {suite.digest_bytes} bytes, not {len(content)}")
+    return root_tbs(suite.number, signer, count=1, root=leaf(purpose, content, hash_name=suite.hash))
+
+
 def key_signer(spki: bytes) -> bytes:
     """Who signs before there is a certificate: the digest of the bare key. Verifiers accept it for purpose 4 only."""
     return hashlib.sha256(contexts.KEY + spki).digest()

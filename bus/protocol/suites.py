@@ -19,6 +19,7 @@ HASHES: Final[Mapping[str, Callable[..., Any]]] = {
 KINDS: Final[Mapping[str, int]] = {"rsa3072": 16, "ecc256": 32, "ecc384": 48}
 """Kinds of identity key, each with its first suite number."""
 
+_DIGEST_BYTES: Final[Mapping[str, int]] = {name: new().digest_size for name, new in HASHES.items()}
 _SIGNATURE_BYTES: Final[Mapping[str, int]] = {"rsa3072": 384, "ecc256": 64, "ecc384": 96, "ed25519": 64}
 
 
@@ -34,7 +35,7 @@ class Suite:
 
     @property
     def digest_bytes(self) -> int:
-        return int(HASHES[self.hash]().digest_size)
+        return _DIGEST_BYTES[self.hash]
 
     @property
     def signature_bytes(self) -> int:

@@ -56,6 +56,20 @@ def test_a_batch_of_one_by_hand():
     assert batch.proofs(b"signature") == [BatchProof(51, SIGNER, 1, 0, b"", b"signature")]
 
 
+@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("suite", BY_NUMBER.values(), ids=str)
+def test_what_is_signed_alone_is_a_batch_of_one(purpose, suite):
+    content = suite.digest(b"content")
+    assert proof.alone(suite, SIGNER, purpose, content) == proof.batch(suite, SIGNER, [(purpose, content)]).tbs
+    for signer, wrong in ((SIGNER, content[:-1]), (SIGNER[:-1], content)):
+        for call in (
+            lambda signer, one: proof.alone(suite, signer, purpose, one),
+            lambda signer, one: proof.batch(suite, signer, [(purpose, one)]),
+        ):
+            with pytest.raises(ValueError, match="bytes, not"):
+                call(signer, wrong)
+
+
 def test_a_batch_of_three_by_hand():
     def h(data: bytes) -> bytes:
         return hashlib.sha3_384(data).digest()

@@ -22,7 +22,7 @@ from bus.protocol.contexts import Purpose
 from bus.protocol.envelope import MAX_ENVELOPE_BYTES
 from bus.protocol.epochs import MAX_GUARD_BYTES, SealingEpoch
 from bus.protocol.header import DATA, ID_BYTES, MAX_RECORDS, VERSION
-from bus.protocol.proof import BLIND_BYTES, MAX_BATCH, Proof, batch
+from bus.protocol.proof import BLIND_BYTES, MAX_BATCH, Proof, alone, batch
 from bus.protocol.records import Records
 from bus.protocol.suites import HOST_SUITE, Suite
 
@@ -101,6 +101,10 @@ def sign_by_host(
     contents: Sequence[bytes], blinds: Sequence[bytes], key: HostKey, *, purpose: Purpose = Purpose.ENVELOPE
 ) -> list[Proof]:
     """A proof for each content, all under one signature of the host key."""
+    if len(contents) == 1:
+        number, signer = HOST_SUITE.number, key.signer
+        signature = key.sign(alone(HOST_SUITE, signer, purpose, contents[0]))
+        return [Proof(number, signer, 1, 0, b"", signature, b"", blinds[0])]
     tree = batch(HOST_SUITE, key.signer, [(purpose, content) for content in contents])
     return tree.sealed_proofs(key.sign(tree.tbs), blinds)
 
