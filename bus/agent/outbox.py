@@ -207,12 +207,14 @@ class Outbox:
         if link is None or not link.writable:
             return
         try:
-            self._gather(link, [way for way in self._ways if way.window.is_open and way.has_something])
+            ways = [way for way in self._ways if way.has_something and way.window.is_open]
+            self._gather(link, ways)
         except BaseException as error:  # noqa: BLE001  an error of our own: the host ends with it
             self._failed(error)
             return
-        if any(way.window.is_open and way.has_something for way in self._ways):
-            self.wake()
+        for way in ways:
+            if way.has_something and way.window.is_open:
+                self.wake()
         self._moved()
 
     def _gather(self, link: Link, ways: list[Way]) -> None:
@@ -221,26 +223,33 @@ class Outbox:
         parts = [part for way in ways if way.may_seal for part in self._parts(way, now_ms)]
         for sent in self._sealing.by_session(parts, now_ms) if parts else ():
             self._way(sent.lane).seal(sent)
+        gone: list[Sent] = []
         for way in ways:
             while way.has_a_turn_of_grants and len(self._turns) < MAX_TURNS_OUT:  # they go before whatever they open
                 self._send_turn(link, way, [])
             if len(self._turns) < MAX_TURNS_OUT:
-                self._send_turn(link, way, way.take_sealed())
+                taken = way.take_sealed()
+                self._send_turn(link, way, taken)
+                gone += taken
+        link.flush()
+        self._outcomes.sent(gone)  # while it travels
 
     def _send_turn(self, link: Link, way: Way, sent: list[Sent]) -> None:
-        grants = way.take_grants()
-        if not (grants or sent):
+        aliases, envelopes, unstored = [], [], 0
+        for alias, envelope in way.take_grants():
+            aliases.append(alias)
+            envelopes.append(envelope)
+        for one in sent:
+            aliases.append(one.lane.topic.alias if one.lane.topic is not None else BY_ITS_TOPIC)
+            envelopes.append(one.envelope)
+            unstored += one.lane.rule.is_durable
+        if not envelopes:
             return
-        aliases = [alias for alias, _ in grants]
-        aliases += (one.lane.topic.alias if one.lane.topic is not None else BY_ITS_TOPIC for one in sent)
-        envelopes = [envelope for _, envelope in grants]
-        envelopes += (one.envelope for one in sent)
         self._last = (self._last + 1) & _U32
         frame = encode(Frame.PUBLISH, self._last, column(aliases), envelopes)
         link.send(frame)
-        self._turns[self._last] = Turn(frame, sent, sum(one.lane.rule.is_durable for one in sent), way.window)
+        self._turns[self._last] = Turn(frame, sent, unstored, way.window)
         way.window.sent(self._clock.monotonic())
-        self._outcomes.sent(sent)
 
     def _parts(self, way: Way, now_ms: int) -> list[Part]:
         """What the lanes send: one envelope each, or a few of one record; a lane alone, as many as it has whole ones."""
@@ -254,6 +263,7 @@ class Outbox:
                 break
             if not self._prepare(lane, now_ms):
                 continue
+            is_single = lane.is_single
             taken = lane.take(allowed)
             if lane.by_identity:
                 self._sign(Part(lane, taken), now_ms)
@@ -262,7 +272,7 @@ class Outbox:
                 continue
             parts.append(Part(lane, taken))
             size += taken.size_bytes
-            rows += len(taken.payloads) if lane.is_single else 1
+            rows += len(taken.payloads) if is_single else 1
             again.append((lane, taken.size_bytes))
             while lane.has_whole_ones and not way.rounds and size < TURN_BYTES:  # nobody else wants a place in this turn
                 parts.append(Part(lane, taken := lane.take(allowed)))

@@ -46,6 +46,8 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._on_gone: Callable[[], None] = nothing
         self._loop, self._soon = loop, scheduler()
         self._transport: Any = None
+        self._fd = -1
+        """To write at once: uvloop's transport does so when all else is done that was to be done in this turn of the loop."""
         self._incoming = Incoming()
         self._owner: Owner | None = None
         self._early: list[bytes] = []  # frames that came before `start`
@@ -88,6 +90,11 @@ class AsyncioLink(asyncio.BufferedProtocol):
         if self._unsent > self._room:
             self._is_full()
 
+    def flush(self) -> None:
+        if self._outbox and self.writable and not self._transport.is_closing():
+            self._write_out()
+            self._room = HIGH_WATER_BYTES - self._transport.get_write_buffer_size()
+
     def pause(self) -> None:
         self._is_paused = True
         if self._ending is None:
@@ -116,6 +123,7 @@ class AsyncioLink(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._fd = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._incoming.room()
@@ -160,10 +168,15 @@ class AsyncioLink(asyncio.BufferedProtocol):
         self._write(pieces, size)
 
     def _write(self, pieces: list[bytes], size: int) -> None:
-        if size <= _JOINED_BYTES:
-            self._transport.write(b"".join(pieces))
-        else:
+        if size > _JOINED_BYTES:
             self._transport.writelines(pieces)
+            return
+        data, sent = b"".join(pieces), 0
+        if not self._transport.get_write_buffer_size():
+            with suppress(OSError):  # the transport will say what is wrong, or waits until there is room
+                sent = os.write(self._fd, data)
+        if sent < size:
+            self._transport.write(data[sent:])
 
     def pause_writing(self) -> None:
         self._is_choked, self.writable = True, False

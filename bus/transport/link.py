@@ -2,7 +2,8 @@
 
 No task waits on a link. Frames come by callback, as many at once as came at once, and are worked off there; what must go out is
 handed to `send`, and everything that one turn of the event loop hands over leaves in one write. So a busy end makes few large
-writes and an idle one sends at once, with no timer and nothing to set.
+writes and an idle one sends at once, with no timer and nothing to set. Who has more to do after the last frame of a turn, and
+nothing more to send, says `flush` first.
 
 A link never waits for a slow peer. It says how much is in line (`buffered`) and whether that is too much (`writable`); whoever
 fills it decides what then happens to whom. Beyond MAX_BUFFERED_BYTES it is cut: memory has to end somewhere.
@@ -66,6 +67,9 @@ class Link(Protocol):
 
     def send(self, frame: bytes) -> None:
         """A frame, without its length. Never waits and never raises; after the end it is dropped."""
+
+    def flush(self) -> None:
+        """Write what was sent now, where that can be, and not in the next turn of the loop: the peer works on it meanwhile."""
 
     def pause(self) -> None:
         """Stop reading from the peer. What has been read already may still be delivered."""

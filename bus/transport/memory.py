@@ -61,6 +61,9 @@ class MemoryLink:
         if len(frame) > MAX_FRAME_BYTES or other.inbox_bytes > HIGH_WATER_BYTES:
             self._is_too_much(len(frame))
 
+    def flush(self) -> None:
+        """It leaves in the next turn of the loop, as soon as anything can here."""
+
     def pause(self) -> None:
         self._paused = True
 

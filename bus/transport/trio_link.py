@@ -81,6 +81,9 @@ class TrioLink:
             if self.buffered > MAX_BUFFERED_BYTES:
                 self._end(ConnectionLostError("the other end does not read, and too much waits for it"), flush=False)
 
+    def flush(self) -> None:
+        """It leaves in the next turn of the loop, as soon as anything can here."""
+
     def pause(self) -> None:
         self._is_paused = True
 

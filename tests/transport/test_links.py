@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -12,8 +14,9 @@ from pairs import KINDS, over_sockets, pairs
 
 from bus.errors import ClosedError
 from bus.testing import cancel_everywhere, check_link
-from bus.testing.link_ear import Ear, start
+from bus.testing.link_ear import Ear, start, turns
 from bus.transport import asyncio_link, trio_link
+from bus.transport.connected import unix_link
 from bus.transport.dialing import dial
 from bus.transport.link import FLUSH_SECONDS
 from bus.transport.listening_links import listening
@@ -42,6 +45,67 @@ async def test_a_link_that_is_cancelled_at_any_point_leaves_nothing(kind, runtim
     await scenario()  # with its first stream, libuv opens a descriptor for itself
     with anyio.fail_after(60):
         assert await cancel_everywhere(scenario) > 1
+
+
+@pytest.mark.anyio
+async def test_what_is_flushed_is_written_at_once(anyio_backend_name):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    with far:
+        link = await unix_link(near, "unix:a pair")
+        start(Ear(link))
+        link.flush()
+        link.send(b"one")
+        link.send(b"more")
+        link.flush()
+        if anyio_backend_name == "asyncio":
+            assert far.recv(100) == b"\0\0\0\3one\0\0\0\4more"
+        link.close(flush=False)
+        link.flush()
+        await turns(3)
+
+
+@pytest.mark.anyio
+async def test_what_is_flushed_overtakes_nothing_that_waits_for_room():
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    frames = [bytes([number]) * 60_000 for number in range(4)]  # more than the kernel takes
+    with far:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
+        link = await unix_link(near, "unix:a pair")
+        start(Ear(link))
+        for frame in frames:
+            link.send(frame)
+            link.flush()
+        got = b""
+        with suppress(BlockingIOError):  # on trio nothing is written yet
+            got = far.recv(100_000)  # there is room again, and nobody has told the link
+        link.send(b"late")
+        link.flush()
+        whole = b"".join(len(frame).to_bytes(4, "big") + frame for frame in (*frames, b"late"))
+        while len(got) < len(whole):
+            await anyio.wait_readable(far)
+            got += far.recv(1 << 20)
+        assert got == whole
+        link.close(flush=False)
+        await turns(3)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_flushed_while_the_link_is_full_comes_whole_and_in_order(kind, runtime, papers):
+    frames = [bytes([number]) * size for number, size in enumerate((40_000, 70_000, 3) * 20)]
+    async with pairs(kind, runtime, papers)() as (near, far):
+        one, other = Ear(near), Ear(far)
+        start(one, other)
+        for frame in frames:
+            near.send(frame)
+            near.flush()
+        with anyio.fail_after(60):
+            await other.until(lambda: len(other.frames) == len(frames))
+        assert other.frames == frames
 
 
 @pytest.mark.anyio

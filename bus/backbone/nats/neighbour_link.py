@@ -103,6 +103,9 @@ class NeighbourLink:
             if self._unsent > MAX_BUFFERED_BYTES:
                 self._end(ConnectionLostError("the other gateway does not read, and too much waits for it"), flush=False)
 
+    def flush(self) -> None:
+        """It leaves in the next turn of the loop, as soon as anything can here."""
+
     def pause(self) -> None:
         self._is_paused = True
 
