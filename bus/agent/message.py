@@ -201,10 +201,10 @@ class Message(Generic[Body]):
 
     async def reply(self, body: Any, *, headers: Mapping[str, str] | None = None) -> None:
         """Answer a request. Raises LocalProtocolError if it is none; what `publish` raises."""
-        from bus.errors import LocalProtocolError  # noqa: PLC0415  only where it is misused
-
         answer = self._batch.answer
         if not self.is_request or answer is None:
+            from bus.errors import LocalProtocolError  # noqa: PLC0415  only where it is misused
+
             raise LocalProtocolError(f"message {self.id} is no request: nobody waits for a reply")
         await answer(self, body, headers)
 

@@ -161,13 +161,14 @@ class Outbox:
 
     def credited(self, first: int, count: int) -> None:
         turns = self._turns
+        numbers: Iterable[int] = range(first, first + count)
         if count > len(turns):  # numbers are the broker's word; what is out is ours
             numbers = [number for number in turns if (number - first) & _U32 < count]
-        else:
-            numbers = [number for more in range(count) if (number := first + more & _U32) in turns]
-        gone = [turns.pop(number) for number in numbers]
         now = self._clock.monotonic()
-        for turn in gone:
+        for number in numbers:
+            turn = turns.pop(number & _U32, None)
+            if turn is None:
+                continue
             turn.window.credited(1, now)
             if turn.unstored:
                 self._outcomes.not_stored(turn)

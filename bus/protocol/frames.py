@@ -93,8 +93,11 @@ def parse(data: bytes) -> list[Any]:
     if len(data) > MAX_FRAME_BYTES:
         raise malformed("a frame of more than 1 MiB and 64 KiB")
     fields = unpack(data, longest=MAX_ROWS, arrays=MAX_ROWS + 2)
-    if [*map(type, fields)] == _DELIVERED and _is_delivery(fields):
+    types = [*map(type, fields)]
+    if types == _DELIVERED and _is_delivery(fields):
         return fields
+    if types == _CREDITED and fields[0] == _CREDIT and 0 <= fields[1] <= _U32 and 0 <= fields[2] <= _U32:
+        return fields  # as many as deliveries and turns are
     checks = _FIELDS.get(fields[0]) if fields and type(fields[0]) is int else None
     if checks is None or len(fields) != len(checks) + 1:
         raise malformed("no frame has this type, or so many fields")
@@ -226,6 +229,8 @@ _FIELDS: Final[Mapping[int, tuple[Check, ...]]] = {
 
 _DELIVER: Final = int(Frame.DELIVER)
 _DELIVERED: Final = [int, int, bytes, int, int, bytes]
+_CREDIT: Final = int(Frame.CREDIT)
+_CREDITED: Final = [int, int, int]
 
 
 def _is_delivery(fields: list[Any]) -> bool:
