@@ -5,6 +5,7 @@ A request is remembered for an hour, however short it lives itself: who works on
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,7 +41,8 @@ class Asked:
 
 class Requests:
     def __init__(self) -> None:
-        self._of: dict[str, dict[bytes, Asked]] = {}
+        self._of: dict[str, OrderedDict[bytes, Asked]] = {}
+        """Whose oldest is found without a look at where older ones were: who asks without pause lets one go for each."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -51,7 +53,9 @@ class Requests:
 
         Another one by the same id is not remembered, so that who was asked the first can still answer it.
         """
-        mine = self._of.setdefault(header.sender, {})
+        mine = self._of.get(header.sender)
+        if mine is None:
+            mine = self._of[header.sender] = OrderedDict()
         known = mine.get(header.id)
         if known is not None:
             return known if known.topic == header.topic else Asked(header.topic, now_ms)
@@ -63,12 +67,13 @@ class Requests:
         return asked
 
     def find(self, requester: str, id_: bytes) -> Asked | None:
-        return self._of.get(requester, {}).get(id_)
+        mine = self._of.get(requester)
+        return None if mine is None else mine.get(id_)
 
     def drop(self, requester: str, id_: bytes) -> None:
         """Nobody may answer it any more, if it is there still."""
-        mine = self._of.get(requester, {})
-        if mine.pop(id_, None) is not None:
+        mine = self._of.get(requester)
+        if mine is not None and mine.pop(id_, None) is not None:
             self._count -= 1
             if not mine:
                 del self._of[requester]
@@ -84,7 +89,7 @@ class Requests:
     def _drop_oldest(self, requester: str) -> None:
         mine = self._of[requester]
         if mine:
-            del mine[next(iter(mine))]
+            mine.popitem(last=False)
             self._count -= 1
         if not mine:
             del self._of[requester]
