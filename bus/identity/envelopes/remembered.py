@@ -24,7 +24,7 @@ class Remembered(Generic[K, V]):
         self.hits = 0
         self.misses = 0
         self._table: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        """A dict would look for its first entry at every place that was freed before it: 2 us for each signature, once it is full."""
+        """A dict would look for its first entry at each place that was freed before it: 2 us a signature, once it is full."""
 
     def __len__(self) -> int:
         return len(self._table)
