@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from bus.bench import programs
-from bus.bench.peers.catalogue import CONTENDERS
+from bus.bench.peers import nats_synced
+from bus.bench.peers.catalogue import CONTENDERS, VARIANTS
 from bus.bench.peers.comparison import measured
 from bus.bench.peers.crew import CrewError, Settings, crew
 from bus.bench.peers.running import able, names_of_others
@@ -105,6 +106,32 @@ def test_what_a_server_spends_is_counted_once_however_many_workers_know_it():
     told = {"bus": "nats", "address": {"pids": [4_711]}}
     of_each = [Worker(told | {"roles": [role]}).served_by for role in ("serve", "answer", "ask", "read", "send")]
     assert [pid for pids in of_each for pid in pids] == [4_711]
+
+
+@pytest.mark.timeout(200)
+def test_both_units_of_durable_topics_and_jetstream_that_syncs_lose_nothing(tmp_path):
+    async def both_units() -> list[dict[str, Any]]:
+        async with crew(VARIANTS["tpmbus-unit-record"], tmp_path / "tpmbus") as one:
+            return [await one.run(moment("durable"), VARIANTS[f"tpmbus-unit-{unit}"]) for unit in ("record", "envelope")]
+
+    async def synced() -> dict[str, Any]:
+        async with crew(VARIANTS["nats-synced"], tmp_path / "nats") as one:
+            return await one.run(moment("durable"))
+
+    for said in [*anyio.run(both_units), anyio.run(synced)]:
+        assert_all_came(said)
+    kept = list((tmp_path / "nats").rglob("*.blk"))
+    assert kept, "what JetStream acknowledged is in files"
+    if nats_synced.version_of(programs.program(programs.NATS_SERVER) or "") < nats_synced.HAS_A_WORD:
+        assert all(nats_synced.is_written_synchronously(file) for file in kept)
+
+
+def test_the_version_of_a_server_says_whether_it_has_a_word(tmp_path):
+    server = tmp_path / "nats-server"
+    for said, has_a_word in (("v2.9.10", False), ("v2.10.0", True), ("v2.11.0-RC.1", True), ("v3.0.0", True), ("?", False)):
+        server.write_text(f"#!/bin/sh\necho 'nats-server: {said}'\n")
+        server.chmod(0o755)
+        assert (nats_synced.version_of(str(server)) >= nats_synced.HAS_A_WORD) == has_a_word
 
 
 @pytest.mark.parametrize("bus", ["zenoh", "slim-mls", "slim", "agentmesh"])

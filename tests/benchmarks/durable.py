@@ -1,7 +1,8 @@
 """Durable topics as people use them: hub, publisher and reader in processes of their own over Unix sockets.
 
 256-byte records with distinct bodies, 500 on their way to the disk at a time, every one acknowledged; what comes is looked at.
-First each record is an envelope of its own, as it is unless policy says otherwise, then they travel together (`unit: envelope`).
+First each record is an envelope of its own, as it is unless policy says otherwise (`unit: record`), then what gathers travels
+together (`unit: envelope`); each record is acknowledged by itself in both, and both are held against the same target.
 The processor time of each process says what a record costs where the clock on the wall says as much of the others.
 
 python tests/benchmarks/durable.py [records]
@@ -36,7 +37,7 @@ topics:
   - {match: work.>, class: durable, retention: 7d, ack_wait: 5m}
   - {match: logs.>, class: durable, retention: 7d, ack_wait: 5m, unit: envelope}
 """
-TOPICS = {"each in an envelope": "work.test.linux", "together": "logs.test.linux"}
+TOPICS = {"unit: record": "work.test.linux", "unit: envelope": "logs.test.linux"}
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 

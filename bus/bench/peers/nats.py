@@ -1,14 +1,14 @@
 """NATS: nats-py and a nats-server that the harness starts, in plaintext on this machine, as its own tools measure it.
 
-Callbacks, because its async iterator is several times slower. JetStream stores in files; its server of Debian 12 acknowledges
-before a sync (every two minutes there is one), which the table says.
+Callbacks, because its async iterator is several times slower. JetStream stores in files; unless told otherwise its server
+acknowledges before a sync (every two minutes there is one), which the table says. `nats_synced` tells it otherwise.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any, Final
@@ -28,26 +28,35 @@ if TYPE_CHECKING:
 TOPIC: Final = "tasks.build"
 ASKED: Final = "plans.review"
 IN_FLIGHT: Final = 500
+STORE: Final = "jetstream"
+"""Where its files are, in its folder."""
 START_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 0.02
 NO_LIMIT: Final = 1 << 30
 """Of what a subscription may hold back, in messages and in bytes: the window bounds it."""
 
 
+def serve(address: Address) -> AbstractAsyncContextManager[Address]:
+    return serving(address)
+
+
 @asynccontextmanager
-async def serve(address: Address) -> AsyncIterator[Address]:
+async def serving(address: Address, *options: str) -> AsyncIterator[Address]:
+    """With more words on its command line."""
     folder = Path(address["folder"])
+    found = await to_thread.run_sync(program, NATS_SERVER)
     command = [
-        await to_thread.run_sync(program, NATS_SERVER) or NATS_SERVER,
+        found or NATS_SERVER,
         "-a",
         "127.0.0.1",
         "-p",
         "-1",
         "-js",
         "-sd",
-        str(folder / "jetstream"),
+        str(folder / STORE),
         "--ports_file_dir",
         str(folder),
+        *options,
     ]
     server = await anyio.open_process(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
     try:

@@ -119,12 +119,12 @@ async def read_kept(address: Address, takes: Sequence[Take]) -> AsyncIterator[No
         agent.subscribe("work.test.>", durable=address["run"]) as work,
         anyio.create_task_group() as group,
     ):
-        group.start_soon(_read_kept, work, takes[0])
+        group.start_soon(read_each_kept, work, takes[0])
         yield
         group.cancel_scope.cancel()
 
 
-async def _read_kept(work: Subscription, take: Take) -> None:
+async def read_each_kept(work: Subscription, take: Take) -> None:
     async for message in work:
         take(message.data)
         await message.ack()
@@ -132,19 +132,24 @@ async def _read_kept(work: Subscription, take: Take) -> None:
 
 @asynccontextmanager
 async def send_kept(address: Address) -> AsyncIterator[Send]:
+    async with _agent(address, "ARCHITECT") as agent, with_receipts(agent, KEPT) as stored:
+        yield stored
+
+
+@asynccontextmanager
+async def with_receipts(agent: Agent, topic: str) -> AsyncIterator[Send]:
     """`publish_soon` and its receipts: the oldest is waited for when so many are under way."""
     receipts: deque[bus.Receipt] = deque()
-    async with _agent(address, "ARCHITECT") as agent:
 
-        async def with_receipts(bodies: Iterable[bytes]) -> None:
-            for body in bodies:
-                if len(receipts) == IN_FLIGHT:
-                    await receipts.popleft().stored()
-                receipts.append(await agent.publish_soon(KEPT, body))
+    async def one_by_one(bodies: Iterable[bytes]) -> None:
+        for body in bodies:
+            if len(receipts) == IN_FLIGHT:
+                await receipts.popleft().stored()
+            receipts.append(await agent.publish_soon(topic, body))
 
-        yield with_receipts
-        while receipts:
-            await receipts.popleft().stored()
+    yield one_by_one
+    while receipts:
+        await receipts.popleft().stored()
 
 
 def _agent(address: Address, name: str) -> AbstractAsyncContextManager[Agent]:

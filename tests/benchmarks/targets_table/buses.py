@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
 from bus.bench.peers.catalogue import CONTENDERS, OURS, VARIANTS
@@ -20,6 +20,9 @@ SECONDS, WARM = 2.0, 0.7
 SHARES = (0.10, 0.25, 0.50, 0.75, 0.90)
 """Of the maximum, for the curve; the first, the third and the fourth have targets."""
 WITH_TARGET = (0.10, 0.50, 0.75)
+UNITS = ("record", "envelope")
+"""Of durable topics: each record in an envelope of its own, as it is unless policy says otherwise, or what gathers together."""
+DURABLE_RATE = 30_000
 
 
 # ---- one to one ------------------------------------------------------------------------------------------------------------------
@@ -52,14 +55,18 @@ async def _beside(run: Run, workload: str, own: Crew, name: str, found: list[Mea
     """Pairs of this bus, in each of its ways, and another one; who is first changes. `found` grows."""
     if lacking := CONTENDERS[name].lacking():
         raise RuntimeError(f"without {', '.join(lacking)}: {CONTENDERS[name].install}")
-    settings = Settings(workload, seconds=run.seconds(SECONDS), warm_seconds=run.seconds(WARM))
     ways = [CONTENDERS[one] for one in OURS if CONTENDERS[one].can(workload)]
     async with _crew(run, name) as other:
-        for turn in range(run.turns(turns)):
-            both = [*((own, way) for way in ways), (other, other.contender)]
-            for one, way in both if turn % 2 == 0 else reversed(both):
-                run.told(f"pair {turn + 1} of {run.turns(turns)}: {way.title}")
-                found.append(measured(way.name, turn, await one.run(settings, way), by_the_clock=False))
+        await _in_turns(run, workload, [*((own, way) for way in ways), (other, other.contender)], found, turns=turns)
+
+
+async def _in_turns(run: Run, workload: str, both: Sequence[tuple[Crew, Contender]], found: list[Measured], *, turns: int) -> None:
+    """One after the other, and the other way round the next time. `found` grows."""
+    settings = Settings(workload, seconds=run.seconds(SECONDS), warm_seconds=run.seconds(WARM))
+    for turn in range(run.turns(turns)):
+        for one, way in both if turn % 2 == 0 else reversed(both):
+            run.told(f"pair {turn + 1} of {run.turns(turns)}: {way.title}")
+            found.append(measured(way.name, turn, await one.run(settings, way), by_the_clock=False))
 
 
 def _note(run: Run, runs: list[Measured], unit: str, *names: str) -> None:
@@ -141,8 +148,30 @@ async def fan_out(run: Run) -> None:
 
 
 async def durable(run: Run) -> None:
-    run.outcome.notes.append("tpmbus acknowledges after an fsync; Debian's nats-server before one, and has no word to change that")
-    await _beside_nats(run, "durable", "a second", {PLAIN: ("stored and acknowledged / JetStream on files", 1.0, None)}, turns=5)
+    """Both units at one hub, each beside JetStream that syncs what it acknowledges, and as it comes: it syncs every two minutes."""
+    units = [VARIANTS[f"tpmbus-unit-{unit}"] for unit in UNITS]
+    jetstreams = {"JetStream, synced": VARIANTS["nats-synced"], "JetStream, not synced": CONTENDERS["nats"]}
+    run.outcome.notes.append("tpmbus acknowledges after an fsync, and each record by itself, whatever travels together")
+    found: list[Measured] = []
+    async with AsyncExitStack() as stack:
+        stack.callback(_say_durable, run, found, jetstreams)
+        own = await stack.enter_async_context(_crew(run, units[0].name))
+        both = [(own, unit) for unit in units]
+        for one in jetstreams.values():
+            if lacking := one.lacking():
+                raise RuntimeError(f"without {', '.join(lacking)}: {one.install}")
+            both.append((await stack.enter_async_context(_crew(run, one.name)), one))
+        await _in_turns(run, "durable", both, found, turns=3)
+
+
+def _say_durable(run: Run, found: list[Measured], jetstreams: Mapping[str, Contender]) -> None:
+    for unit in UNITS:
+        ours = f"tpmbus-unit-{unit}"
+        for other, one in jetstreams.items():
+            run.outcome.figures.append(_ratio(f"unit: {unit} / {other}", found, ours, one.name, 1.0))
+        rates = tuple(one.figure for one in found if one.bus == ours)
+        run.outcome.figures.append(Figure(f"unit: {unit}, stored and acknowledged", "a second", DURABLE_RATE, rates))
+    _note(run, found, "a second", *(f"tpmbus-unit-{unit}" for unit in UNITS), *(one.name for one in jetstreams.values()))
 
 
 Wanted = tuple[str, float, float | None]

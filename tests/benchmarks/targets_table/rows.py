@@ -22,7 +22,7 @@ ROWS = (
     Row("mix", "the reference mix at 8,000 a second with a TPM of 40/120 ms", 150, played.mix),
     Row("requests", "request and reply, one at a time, beside nats-py", 70, buses.requests),
     Row("fan-out", "1 to 75 in one process, beside nats-py", 110, buses.fan_out),
-    Row("durable", "durable, acknowledged, 500 in flight, beside JetStream on files", 75, buses.durable),
+    Row("durable", "durable, acknowledged one by one, 500 in flight, both units, beside JetStream on files", 80, buses.durable),
     Row("scale", "cost per message from 76 to 10,000 agents, from 10 to 100,000 subscriptions", 240, crowd.scale),
 )
 MOST_SECONDS = 25 * 60
