@@ -38,15 +38,68 @@ def paths(levels: Sequence[Sequence[bytes]]) -> list[bytes]:
     return found
 
 
+class Climb:
+    """Roots of leaves that come one after the other out of one tree, each answered as by `root_from_path`.
+
+    What the last leaf hashed above the place where the two paths meet is not hashed again: where a leaf comes to the sibling that
+    the last path had there, with that leaf's node as its own sibling, and goes on by the same path, it comes to the same root. So
+    leaves in their order cost one hash each, and not one for each level.
+    """
+
+    __slots__ = ("_count", "_hash_name", "_index", "_nodes", "_path")
+
+    def __init__(self) -> None:
+        self._count = self._index = 0
+        self._path = b""
+        self._hash_name = ""
+        self._nodes: list[bytes] = []
+        """From the last leaf to the root."""
+
+    def root_from_path(self, leaf: bytes, *, index: int, count: int, path: bytes, hash_name: str) -> bytes:
+        """Raises as the function does."""
+        if not (0 <= index < count and len(path) > len(leaf) and _has_every_sibling(index, count, path, len(leaf))):
+            return root_from_path(leaf, index=index, count=count, path=path, hash_name=hash_name)
+        if count == self._count and index != self._index and len(path) == len(self._path) and hash_name == self._hash_name:
+            level = (index ^ self._index).bit_length() - 1  # where a sibling of one path is on the other
+            at = level * len(leaf)
+            end = at + len(leaf)
+            if path[at:end] == self._nodes[level] and path[end:] == self._path[end:]:
+                nodes = _climbed(leaf, index, path[:at], hash_name)
+                if nodes[level] == self._path[at:end]:
+                    self._nodes[: level + 1] = nodes
+                    self._index, self._path = index, path
+                    return self._nodes[-1]
+        self._index, self._count, self._path, self._hash_name = index, count, path, hash_name
+        self._nodes = _climbed(leaf, index, path, hash_name)
+        return self._nodes[-1]
+
+
+def _climbed(leaf: bytes, index: int, path: bytes, hash_name: str) -> list[bytes]:
+    """The nodes from this leaf upwards, itself included, with a sibling on every level."""
+    new, size, node = HASHES[hash_name], len(leaf), leaf
+    nodes = [leaf]
+    for start in range(0, len(path), size):
+        sibling = path[start : start + size]
+        node = new(b"\x01" + sibling + node if index & 1 else b"\x01" + node + sibling).digest()
+        nodes.append(node)
+        index >>= 1
+    return nodes
+
+
+def _has_every_sibling(index: int, count: int, path: bytes, size: int) -> bool:
+    """Whether this leaf has a sibling on each level, as in most trees most leaves have, and its path has just these."""
+    last = count - 1
+    ragged = last >> (index ^ last).bit_length()
+    return not ragged & (ragged + 1) and len(path) == size * last.bit_length()
+
+
 def root_from_path(leaf: bytes, *, index: int, count: int, path: bytes, hash_name: str) -> bytes:
     """The root that this path leads to. Raises VerificationError("bad_proof") unless the path has exactly the right length."""
     new, size = HASHES[hash_name], len(leaf)
     if not 0 <= index < count:
         raise VerificationError("bad_proof", detail="an index that the tree does not have")
     node, last, start = leaf, count - 1, 0
-    ragged = last >> (index ^ last).bit_length()
-    if not ragged & (ragged + 1) and len(path) == size * last.bit_length():
-        # A sibling on every level, as in most trees at most leaves: nothing to ask but left or right.
+    if _has_every_sibling(index, count, path, size):  # nothing to ask but left or right
         for start in range(0, len(path), size):
             sibling = path[start : start + size]
             node = new(b"\x01" + sibling + node if index & 1 else b"\x01" + node + sibling).digest()

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from bus.errors import VerificationError
 from bus.protocol import codec, contexts, merkle
 from bus.protocol.contexts import Purpose
+from bus.protocol.merkle import Climb
 from bus.protocol.suites import BY_NUMBER, HASHES, Suite
 
 MAX_BATCH = 65_536
@@ -90,12 +91,15 @@ class Proof(NamedTuple):
             raise codec.malformed("a signature of a length that none has")
         return proof
 
-    def tbs(self, purpose: Purpose, content: bytes) -> bytes:
-        """What the signatures must cover if this content was in the batch. Raises VerificationError("bad_proof")."""
+    def tbs(self, purpose: Purpose, content: bytes, *, climb: Climb | None = None) -> bytes:
+        """What the signatures must cover if this content was in the batch. Raises VerificationError("bad_proof").
+
+        `climb`: who comes with the contents of one batch in turn need not hash the whole way for each.
+        """
         suite = BY_NUMBER.get(self.suite)
         if suite is None:
             raise VerificationError("bad_proof", detail="no proof has such a suite")
-        top = merkle.root_from_path(
+        top = (merkle.root_from_path if climb is None else climb.root_from_path)(
             leaf(purpose, content, hash_name=suite.hash), index=self.place, count=self.n, path=self.path, hash_name=suite.hash
         )
         return root_tbs(self.suite, self.signer, count=self.n, root=top)

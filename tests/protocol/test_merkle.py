@@ -250,3 +250,81 @@ def test_every_leaf_of_every_small_tree_has_one_path_and_no_other():
                 if other != path:
                     with pytest.raises(VerificationError):
                         verify(leaves[index], index, count, other)
+
+
+# ---- leaf after leaf -----------------------------------------------------------------------------------------------------------
+
+
+def answer(ask, leaf: bytes, index: int, count: int, path: bytes) -> bytes | str:
+    try:
+        return ask(leaf, index=index, count=count, path=path, hash_name="sha256")
+    except VerificationError as error:
+        return error.reason
+
+
+@st.composite
+def askings(draw: st.DrawFn) -> list[tuple[bytes, int, int, bytes]]:
+    """Of a few trees, in any order and again; some with another leaf, place, count or path than they should have."""
+    trees = []
+    for size in draw(st.lists(st.integers(1, 40), min_size=1, max_size=3)):
+        leaves = make_leaves(size, "sha256")
+        trees.append((leaves, merkle.paths(merkle.grow(leaves, hash_name="sha256"))))
+    found = []
+    for tree, start, step in draw(st.lists(st.tuples(st.sampled_from(trees), st.integers(0, 39), st.integers(0, 3)), max_size=30)):
+        leaves, paths = tree
+        count = len(leaves)
+        index = (start + step) % count
+        leaf, path = leaves[index], paths[index]
+        match draw(st.integers(0, 9)):
+            case 0:
+                leaf = draw(st.sampled_from([*leaves, bytes(32)]))
+            case 1 if path:
+                place = draw(st.integers(0, len(path) - 1))
+                path = path[:place] + bytes([path[place] ^ draw(st.integers(1, 255))]) + path[place + 1 :]
+            case 2:
+                index = draw(st.integers(-1, count))
+            case 3:
+                path = draw(st.sampled_from([path[:-1], path[:-32], path + b"\0", path + bytes(32), draw(st.sampled_from(paths))]))
+            case 4:
+                count = draw(st.integers(0, 41))
+            case _:
+                pass
+        found.append((leaf, index, count, path))
+    return found
+
+
+@given(askings())
+def test_leaf_after_leaf_every_answer_is_that_of_the_whole_way(asked):
+    climb = merkle.Climb()
+    for one in asked:
+        assert answer(climb.root_from_path, *one) == answer(merkle.root_from_path, *one)
+
+
+@pytest.mark.parametrize("count", [2, 3, 64, 100, 128])
+def test_no_leaf_path_or_place_of_another_passes_after_the_right_one(count):
+    leaves = make_leaves(count, "sha256")
+    levels = merkle.grow(leaves, hash_name="sha256")
+    paths, climb = merkle.paths(levels), merkle.Climb()
+    for index in range(count):
+        for other in {0, index - 1, index ^ 1, index + 1} & {*range(count)}:
+            if other != index:
+                for wrong in ((leaves[other], index, count, paths[index]), (leaves[index], other, count, paths[index])):
+                    assert answer(climb.root_from_path, *wrong) != levels[-1][0]
+        assert answer(climb.root_from_path, leaves[index], index, count, paths[index]) == levels[-1][0]
+
+
+def test_leaves_in_their_order_cost_a_hash_each(monkeypatch):
+    hashed = 0
+
+    def counted(data: bytes):
+        nonlocal hashed
+        hashed += 1
+        return hashlib.sha256(data)
+
+    leaves = make_leaves(128, "sha256")
+    levels = merkle.grow(leaves, hash_name="sha256")
+    paths, climb = merkle.paths(levels), merkle.Climb()
+    monkeypatch.setitem(HASHES, "sha256", counted)
+    for index, leaf in enumerate(leaves):
+        assert climb.root_from_path(leaf, index=index, count=128, path=paths[index], hash_name="sha256") == levels[-1][0]
+    assert hashed == 127, "as many as the tree has nodes"

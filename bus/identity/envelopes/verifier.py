@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from bus.identity.envelopes.remembered import Remembered
 from bus.protocol import cosign, signatures
+from bus.protocol.merkle import Climb
 from bus.protocol.suites import Suite
 from bus.trust import certificates, testing_domain
 from bus.trust import statement as statements
@@ -28,6 +29,8 @@ SIGNATURES: Final = 10_000
 SIGNATURE_MS: Final = 30_000
 CHAINS: Final = 1_000
 CHAIN_MS: Final = 3_600_000
+CLIMBS: Final = 256
+"""Signers of whom the last way up a tree is known; a full table starts anew."""
 STATEMENTS: Final = 16
 """Each may have a mebibyte."""
 
@@ -42,6 +45,7 @@ class Verifier:
         self.signatures: Remembered[bytes, bytes] = Remembered(entries=SIGNATURES, lifetime_ms=SIGNATURE_MS)
         self.chains: Remembered[tuple[bytes, Profile], Certificate] = Remembered(entries=CHAINS, lifetime_ms=CHAIN_MS)
         self.statements: Remembered[bytes, Statement] = Remembered(entries=STATEMENTS, lifetime_ms=CHAIN_MS)
+        self._climbs: dict[bytes, Climb] = {}
         self.verifications = 0
         """Public-key operations on signatures of others."""
 
@@ -49,6 +53,15 @@ class Verifier:
         self.signatures.clear()
         self.chains.clear()
         self.statements.clear()
+
+    def climb(self, signer: bytes) -> Climb:
+        """The way up its last tree. It vouches for nothing: what it leads to is what the signature has to cover."""
+        found = self._climbs.get(signer)
+        if found is None:
+            if len(self._climbs) >= CLIMBS:
+                self._climbs.clear()
+            found = self._climbs[signer] = Climb()
+        return found
 
     def check_host(self, key: bytes, tbs: bytes, signature: bytes, *, now_ms: int) -> None:
         """Return if this host key signed these bytes. Raises VerificationError("bad_proof")."""
