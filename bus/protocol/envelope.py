@@ -21,6 +21,10 @@ MAX_ENVELOPE_BYTES: Final = 1 << 20
 
 _KIND_AFTER: Final = {b"\xc4": 3, b"\xc5": 4}
 """Where a header begins, by the byte that says how long its length is."""
+_BEGINS: Final = b"\x92\xc4"
+"""An array of two, and first a bin whose length is in one byte; that of a second one is in two."""
+_MAX_U8: Final = 0xFF
+_MAX_U16: Final = 0xFFFF
 _GRANT_BEGINS: Final = b"\x9f" + bytes([VERSION, GRANT])
 
 
@@ -37,6 +41,11 @@ def split(envelope: bytes) -> tuple[bytes, bytes]:
     """Header and sealed part. Raises RemoteProtocolError("malformed")."""
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise malformed("an envelope of more than 1 MiB")
+    if envelope[:2] == _BEGINS:  # as most do, and then the lengths alone say whether this is the one encoding of two bins
+        end = 3 + int.from_bytes(envelope[2:3], "big")
+        size = len(envelope) - end - 3
+        if _MAX_U8 < size <= _MAX_U16 and envelope[end : end + 3] == b"\xc5" + size.to_bytes(2, "big"):
+            return envelope[3:end], envelope[end + 3 :]
     fields = unpack(envelope, longest=2, arrays=1)
     if [*map(type, fields)] != [bytes, bytes] or len(fields[0]) > MAX_HEADER_BYTES:
         raise malformed("an envelope is a header and what is sealed")

@@ -46,30 +46,41 @@ class Climb:
     leaves in their order cost one hash each, and not one for each level.
     """
 
-    __slots__ = ("_count", "_hash_name", "_index", "_nodes", "_path")
+    __slots__ = ("_count", "_hash_name", "_index", "_is_full", "_nodes", "_path")
 
     def __init__(self) -> None:
         self._count = self._index = 0
         self._path = b""
         self._hash_name = ""
+        self._is_full = False
+        """Whether every leaf of the tree has a sibling on every level."""
         self._nodes: list[bytes] = []
         """From the last leaf to the root."""
 
     def root_from_path(self, leaf: bytes, *, index: int, count: int, path: bytes, hash_name: str) -> bytes:
         """Raises as the function does."""
-        if not (0 <= index < count and len(path) > len(leaf) and _has_every_sibling(index, count, path, len(leaf))):
-            return root_from_path(leaf, index=index, count=count, path=path, hash_name=hash_name)
-        if count == self._count and index != self._index and len(path) == len(self._path) and hash_name == self._hash_name:
+        if (
+            count == self._count
+            and 0 <= index < count
+            and index != self._index
+            and len(path) == len(self._path)
+            and hash_name == self._hash_name
+            and (self._is_full or _has_every_sibling(index, count, path, len(leaf)))
+        ):
             level = (index ^ self._index).bit_length() - 1  # where a sibling of one path is on the other
             at = level * len(leaf)
             end = at + len(leaf)
-            if path[at:end] == self._nodes[level] and path[end:] == self._path[end:]:
-                nodes = _climbed(leaf, index, path[:at], hash_name)
-                if nodes[level] == self._path[at:end]:
+            last = self._path
+            if path[at:end] == self._nodes[level] and path[end:] == last[end:]:
+                nodes = _climbed(leaf, index, path[:at], hash_name) if level else [leaf]
+                if nodes[level] == last[at:end]:
                     self._nodes[: level + 1] = nodes
                     self._index, self._path = index, path
                     return self._nodes[-1]
+        if not (0 <= index < count and path and _has_every_sibling(index, count, path, len(leaf))):
+            return root_from_path(leaf, index=index, count=count, path=path, hash_name=hash_name)
         self._index, self._count, self._path, self._hash_name = index, count, path, hash_name
+        self._is_full = not count & (count - 1)
         self._nodes = _climbed(leaf, index, path, hash_name)
         return self._nodes[-1]
 

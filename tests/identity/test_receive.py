@@ -14,7 +14,7 @@ from bus.identity.envelopes import seal
 from bus.identity.envelopes import snapshot as snapshots
 from bus.identity.envelopes.granting import Reader
 from bus.identity.envelopes.held import Held
-from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.listening import MAX_NAMED, Listening, Request, Subscription
 from bus.identity.envelopes.receive import Parked, receive
 from bus.identity.envelopes.standing import origin_fault
 from bus.protocol import envelope as envelopes
@@ -165,3 +165,16 @@ def test_of_a_ledger_that_is_writing_nothing_is_handed_over_and_nothing_acknowle
     ledger.finish(header.epoch, header.seq, [0], records=1, expires_ms=header.expires_ms)
     got = world.receive(envelope, held, listening)
     assert (got.hearings, got.done, got.records) == ([], [], None)
+
+
+@pytest.mark.parametrize("others", [0, 1, MAX_NAMED + 1], ids=["alone", "with another", "with very many"])
+def test_of_those_whom_a_topic_reaches_only_those_who_are_named_get_it_today_and_tomorrow(others):
+    named, other, not_named = (Subscription("TESTBED", pattern, 0) for pattern in ("tasks.*", "plans.>", "tasks.>"))
+    many = frozenset([named, *(Subscription("TESTBED", f"other.n{number}", 0) for number in range(others))])
+    listening = Listening.to([named, other, not_named])
+    for _ in range(2):
+        assert listening.reached("tasks.build", named=many) == (named,)
+        assert listening.reached("plans.build", named=many) == ()
+        assert set(listening.reached("tasks.build")) == {named, not_named}
+    listening.remove(named)
+    assert listening.reached("tasks.build", named=many) == ()

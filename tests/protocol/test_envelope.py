@@ -20,6 +20,28 @@ def test_an_envelope_is_a_header_and_what_is_sealed():
     assert envelope.join(b"header", b"sealed") == msgpack.packb([b"header", b"sealed"])
 
 
+def lengths_of(size: int) -> list[bytes]:
+    """Every way to say that a bin of so many bytes follows; the first is the shortest."""
+    return [head + size.to_bytes(width, "big") for head, width in ((b"\xc4", 1), (b"\xc5", 2), (b"\xc6", 4)) if size < 256**width]
+
+
+@pytest.mark.parametrize("sealed", [0, 1, 255, 256, 257, 65_535, 65_536])
+@pytest.mark.parametrize("header", [0, 1, 255, 256, 1_024])
+def test_the_shortest_lengths_alone_are_an_envelope(header: int, sealed: int):
+    parts = bytes(range(256)) * 4, b"\xc5" * sealed
+    head = parts[0][:header]
+    for place, (one, other) in enumerate((one, other) for one in lengths_of(header) for other in lengths_of(sealed)):
+        data = b"\x92" + one + head + other + parts[1]
+        wrong = [data[:-1], data + b"\0", b"\x93" + data[1:]]
+        if place:
+            wrong.append(data)
+        else:
+            assert envelope.split(data) == (head, parts[1])
+        for bad in wrong:
+            with pytest.raises(RemoteProtocolError):
+                envelope.split(bad)
+
+
 def test_what_is_sealed_is_a_proof_and_a_body():
     data = envelope.plaintext(PROOF, b"body")
     assert data == msgpack.packb([list(PROOF), b"body"])

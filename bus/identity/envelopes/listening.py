@@ -15,6 +15,8 @@ from bus.identity.envelopes.reserved import requester_of
 from bus.protocol.header import Header
 
 MAX_KEPT: Final = 8_192
+MAX_NAMED: Final = 128
+"""A delivery that names more is looked at by itself: whoever names them may name them in any number of ways."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ class Listening:
         self.sessions = {} if sessions is None else sessions
         self._found: dict[bool, Trie[Subscription]] = {False: Trie(), True: Trie()}
         self._live: dict[Subscription, None] = {}
-        self._reached: dict[tuple[str, bool], tuple[Subscription, ...]] = {}
+        self._reached: dict[tuple[str, bool, frozenset[Subscription] | None], tuple[Subscription, ...]] = {}
         for one in subscriptions:
             self.add(one)
 
@@ -79,12 +81,14 @@ class Listening:
         self._found[one.dead].remove(one.pattern, one)
         self._reached.clear()
 
-    def reached(self, topic: str, *, dead: bool = False) -> tuple[Subscription, ...]:
-        """The subscriptions that this topic matches."""
-        key = (topic, dead)
+    def reached(self, topic: str, *, dead: bool = False, named: frozenset[Subscription] | None = None) -> tuple[Subscription, ...]:
+        """The subscriptions that this topic matches; of these, where some are named, those alone."""
+        if named is not None and len(named) > MAX_NAMED:
+            return tuple(one for one in self.reached(topic, dead=dead) if one in named)
+        key = (topic, dead, named)
         found = self._reached.get(key)
         if found is None:
-            found = tuple(self._found[dead].match(topic))
+            found = tuple(one for one in self._found[dead].match(topic) if named is None or one in named)
             if len(self._reached) >= MAX_KEPT:
                 self._reached.clear()
             self._reached[key] = found

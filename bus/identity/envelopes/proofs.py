@@ -22,7 +22,7 @@ def check_proof(
     if suite is None:
         raise VerificationError("bad_proof", agent=believed.name, detail="a proof of an unknown suite")
     content = envelopes.content(header, body, blind=proof.blind, hash_name=suite.hash)
-    tbs = proof.tbs(Purpose.ENVELOPE, content, climb=verifier.climb(proof.signer))
+    tbs = proof.tbs(Purpose.ENVELOPE, content, climb=verifier.climb(proof.signer) if proof.n > 1 else None)
     if proof.signer == believed.host_signer and suite is HOST_SUITE:
         verifier.check_host(believed.host_key, tbs, proof.signature, now_ms=now_ms)
     elif proof.signer == believed.identity.signer and suite == believed.identity.suite:

@@ -16,7 +16,6 @@ are for each agent, the others once a host.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ def receive(
     listening: Listening,
     now_ms: int,
     dead: bool = False,
-    named: Container[Subscription] | None = None,
+    named: frozenset[Subscription] | None = None,
 ) -> Received | Parked:
     """Judge one envelope of data, from the wire to the agents. `dead`: it came as a dead letter.
 
@@ -149,7 +148,7 @@ def receive(
 
 
 def _reached(
-    received: Received, listening: Listening, *, now_ms: int, dead: bool, named: Container[Subscription] | None
+    received: Received, listening: Listening, *, now_ms: int, dead: bool, named: frozenset[Subscription] | None
 ) -> tuple[str, tuple[Subscription, ...]]:
     """Line 2. The topic whose rule counts, and the subscriptions that it reaches."""
     header = received.header
@@ -158,9 +157,7 @@ def _reached(
         if received.answers is not None:
             return received.answers[1].topic, ()
     else:
-        reached = listening.reached(header.topic, dead=dead)
-        if named is not None:
-            reached = tuple(one for one in reached if one in named)
+        reached = listening.reached(header.topic, dead=dead, named=named)
         if reached:
             return header.topic, reached
     raise VerificationError(

@@ -10,7 +10,7 @@ Whatever was handed in comes out once: received or granted, refused, or let go. 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from bus.errors import BusError, VerificationError
@@ -38,7 +38,7 @@ class Arrived(NamedTuple):
     ticket: Any
     dead: bool = False
     is_grant: bool = False
-    named: Container[Subscription] | None = None
+    named: frozenset[Subscription] | None = None
     """Those alone may get it."""
 
 

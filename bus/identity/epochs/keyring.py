@@ -12,7 +12,7 @@ It binds: what is decided, is decided in the parts. Nothing waits here and nothi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -170,7 +170,7 @@ class Keyring:
         *,
         dead: bool = False,
         is_grant: bool = False,
-        named: Container[Subscription] | None = None,
+        named: frozenset[Subscription] | None = None,
         moment: Moment | None = None,
     ) -> list[Outcome]:
         """What came of this envelope, and of those that it released; nothing, if it waits. `named`: who alone may get it. `moment`:
