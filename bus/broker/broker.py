@@ -146,6 +146,11 @@ class Broker:
         """A new link to another broker of this domain, whichever of both began. Raises LocalProtocolError before `take_session`."""
         self._links.attach_neighbour(link)
 
+    @property
+    def neighbours_met(self) -> int:
+        """Links to other brokers over which both ends have told all that they had."""
+        return self._neighbours.met
+
     def _go_on(self, host: HostLink) -> None:
         host.outbox.go_on(self.now_ms())
         self._durable.go_on(host)

@@ -45,8 +45,8 @@ OVERFLOW: Final = "drop_newest"
 class Neighbour(HostLink):
     is_neighbour: ClassVar[bool] = True
     __slots__ = (
-        "agents_aside", "aside_bytes", "asked", "began_at", "broker", "elsewhere", "groups_left", "is_introduced", "kept", "known",
-        "meeting", "mine", "next_number", "numbers", "pieces", "subscriptions_aside", "unseen", "waits",
+        "agents_aside", "aside_bytes", "asked", "began_at", "broker", "elsewhere", "groups_left", "has_told", "is_introduced",
+        "kept", "known", "meeting", "mine", "next_number", "numbers", "pieces", "subscriptions_aside", "unseen", "waits",
     )  # fmt: skip
 
     def __init__(self, number: int, link: Link, *, now: float) -> None:
@@ -55,6 +55,8 @@ class Neighbour(HostLink):
         self.meeting: Meeting
         self.is_introduced = False
         """It has heard of all that was here when it came; from then on it is waited for."""
+        self.has_told = False
+        """All that it had when this broker came."""
         self.broker: Believed | None = None
         """Who proved itself here."""
         self.known: dict[bytes, Believed] = {}

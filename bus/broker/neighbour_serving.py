@@ -105,6 +105,7 @@ class NeighbourServing:
                 asked.one_less(host, ref)
 
     def _ping(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:
+        neighbour.has_told = neighbour.has_told or fields[1] == INTRODUCED
         neighbour.answer(Frame.PONG, fields[1])
 
     def _drain(self, neighbour: Neighbour, fields: list[Any], moment: Moment) -> None:

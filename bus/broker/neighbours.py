@@ -111,6 +111,11 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def met(self) -> int:
+        """Of how many this broker knows all that they had when it came, and they what it had."""
+        return sum(one.has_told and one.is_introduced for one in self._open)
+
     # ---- coming --------------------------------------------------------------------------------------------------------------
 
     def begin(self, neighbour: Neighbour, own: Session, moment: Moment) -> None:

@@ -1,12 +1,14 @@
 """A broker among others: what its gateway has in common with the others on NATS, beside what is kept there.
 
-neighbours    a link to each of the others, over which brokers prove who they are and pass on what is live
+neighbours    a link to each of the others, over which brokers prove who they are and pass on what is live. A broker that begins
+              waits a moment for those that are there, so that what is said first is heard there
 trust         the same policy, revocations and statement everywhere, within a moment
 petitions     what agents ask of the authority reaches its hub from every gateway
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -26,6 +28,9 @@ from bus.identity.trust_memory import TrustMemory
 from bus.protocol.frames import Frame
 from bus.trust.petition import Answer, petition_id
 
+MEET_SECONDS: Final = 1.0
+"""At most, for those who are there: milliseconds for one that answers, and one that does not believe us never will."""
+MEET_AGAIN_SECONDS: Final = 0.01
 TRUST: Final = "trust"
 """The bucket."""
 BUSY: Final = "busy"
@@ -69,6 +74,12 @@ class AmongOthers:
             else:
                 await self._line.listen()
                 tasks.start_soon(self._pass_on)
+
+    async def meet(self) -> None:
+        """Until each gateway that is there has a link to this one and both have told what they have; MEET_SECONDS at most."""
+        with suppress(TimeoutError), self._clock.fail_after(MEET_SECONDS):
+            while not self._neighbours.has_looked or self._broker.neighbours_met < self._neighbours.known:
+                await self._clock.sleep(MEET_AGAIN_SECONDS)
 
     def statistics(self) -> dict[str, Any]:
         return {**self._neighbours.statistics(), "trust": self._trust.statistics()}

@@ -90,6 +90,8 @@ class BrokerHere:
             stack.callback(tasks.cancel_scope.cancel)  # before what they work with is closed
             for part in parts:
                 tasks.start_soon(part)
+            if self._among is not None:
+                await self._among.meet()
             await stack.enter_async_context(self._doors.open(self._broker.attach))
             yield
 

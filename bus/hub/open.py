@@ -44,8 +44,9 @@ def open(  # noqa: A001  as people call it: bus.open
     the folder's own socket. `agents`: names and their roles, besides those of the policy. `tpm`: see `tpmbus doctor` [TPMBUS_TPM,
     else a software TPM in the state folder]; `software` for keys without one, where policy lets them be. `join`: if a bus runs in
     this folder already, be part of it; without, that is StateInUseError(pid, url). `backbone`: keep durable topics on these NATS
-    servers ("nats://h1:4222,nats://h2:4222"; tls://, user:password@) in place of the folder's journal; extra `tpmbus[nats]`. On
-    trio, where NATS cannot be spoken, the broker then runs in a process of its own.
+    servers ("nats://h1:4222,nats://h2:4222"; tls://, user:password@) in place of the folder's journal; extra `tpmbus[nats]`. It
+    then waits, a second at most, until the gateways that are there are linked. On trio, where NATS cannot be spoken, the broker
+    runs in a process of its own.
 
     Raises PolicyError before anything is made, StateInUseError, TpmError, VaultError, ConnectError, BackboneError. It may be left
     from any task on asyncio; on trio by the task that entered it.

@@ -23,6 +23,7 @@ from bus.backbone.nats import neighbours
 from bus.backbone.nats.sealing import EndKey
 from bus.clock import SystemClock
 from bus.errors import ClosedError, ConnectionLostError
+from bus.testing import ManualClock
 from bus.transport.link import MAX_BUFFERED_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,18 @@ async def test_two_gateways_have_one_link_and_know_it_by_the_same_keys(server):
             ("nats", peers[0].server_leaf, peers[0].client_leaf)
         }
         assert len(peers) == 2
+
+
+async def test_who_is_alone_knows_so_from_the_server_and_who_is_not_when_the_others_had_their_time(server):
+    space, clock = new_space(), ManualClock()
+    async with gateway(server.url, space, clock=clock) as one:
+        await until(lambda: one.neighbours.has_looked)
+        assert one.neighbours.known == 0
+        async with gateway(server.url, space, clock=clock) as other:
+            await until(lambda: one.neighbours.known)
+            assert not other.neighbours.has_looked
+            clock.advance(neighbours.LOOK_SECONDS)
+            await until(lambda: other.neighbours.has_looked)
 
 
 async def test_a_hundred_thousand_frames_come_in_their_order(server):

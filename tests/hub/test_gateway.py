@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import nats
 import pytest
 from anyio import to_thread
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from homes import Home
 
 import bus
 from bus.backbone.nats import authority_line
+from bus.backbone.nats import neighbour_messages as messages
 from bus.cli.main import cli
 from bus.clock import SystemClock
 from bus.errors import (
@@ -28,7 +30,7 @@ from bus.errors import (
     VaultError,
     VerificationError,
 )
-from bus.hub import admin
+from bus.hub import admin, among
 from bus.hub.broker_identity import revoked_gateways
 from bus.hub.far_desk import way_over
 from bus.hub.gateway_papers import GatewayPapers
@@ -215,6 +217,40 @@ async def test_agents_of_two_hubs_talk_live_and_durable(home, west, server):
             message = await anext(work)
             assert message.body == 2
             await message.ack(confirmed=True)
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_hub_that_is_open_has_met_the_gateways_that_were_there(home, west, server, monkeypatch):
+    monkeypatch.setattr(among, "MEET_SECONDS", 15.0)  # where the broker is in this process: a full machine needs longer
+    async with both(home, west, server) as (hub, _), hub.agent("PAINTER"):
+        await to_thread.run_sync(move_agents, home, west, "PAINTER")
+    async with bus.open(state=west.folder, tpm="software", backbone=server.url) as gateway, gateway.agent("PAINTER") as painter:
+        async with painter.subscribe("tasks.>") as tasks, home.open(backbone=server.url) as hub:
+            found = (await admin.ask(home.state.admin_socket, "statistics"))["broker"]["neighbours"]
+            assert [found[what] for what in ("open", "agents", "subscriptions")] == [1, 1, 1]
+            async with hub.agent("LEAD") as lead:
+                await lead.publish("tasks.paint", b"the door")
+                with anyio.fail_after(10):
+                    assert (await anext(tasks)).body == b"the door"
+
+
+async def test_one_that_is_there_and_makes_no_link_holds_up_a_start_for_a_moment_only(home, server):
+    client = await nats.connect(server.url)
+    said = []
+
+    async def answer(message) -> None:
+        said.append(message.subject)
+        await client.publish(message.subject, messages.here(bytes(messages.ID_BYTES)))
+
+    await client.subscribe("*.here", cb=answer)
+    await client.flush()
+    with anyio.fail_after(30):
+        async with home.open(backbone=server.url):
+            found = (await admin.ask(home.state.admin_socket, "statistics"))["broker"]
+            assert (found["gateways"]["neighbours"], found["neighbours"]["open"]) == (0, 0)
+    assert said
+    await client.close()
 
 
 async def test_a_revocation_cuts_an_agent_off_at_the_gateway(home, west, server):

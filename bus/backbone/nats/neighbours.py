@@ -1,6 +1,8 @@
 """Gateways find each other on NATS, and each two of them have a link.
 
 found       each says each second where it listens. Whom nobody has heard for GONE_SECONDS is forgotten
+first       who comes says so before it listens itself: where nobody does, a server answers at once, and elsewhere all have said
+            within LOOK_SECONDS that they are here
 one link    of two gateways the one with the lesser id begins. `attach` gets the link at both ends, when the other end has shown
             that it has the key; one that ended is made anew at once, but not more often than once in HELLO_SECONDS
 shunned     of two whose links end as soon as they are made one does not believe the other: it was revoked, or a clock is wrong.
@@ -28,7 +30,7 @@ from typing import Final
 import anyio
 
 from bus.backbone.nats import neighbour_messages as messages
-from bus.backbone.nats.connection import Arrived, Connection, UnansweredError
+from bus.backbone.nats.connection import NO_RESPONDERS, Arrived, Connection, UnansweredError
 from bus.backbone.nats.layout import Names
 from bus.backbone.nats.neighbour_link import PIECE_BYTES, NeighbourLink
 from bus.backbone.nats.sealing import EndKey, label
@@ -39,6 +41,8 @@ from bus.transport.soon import Soon, scheduler
 
 TICK_SECONDS: Final = 0.25
 HERE_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 2 * TICK_SECONDS
+"""The others answer whoever is new to them with their next tick."""
 HELLO_SECONDS: Final = 1.0
 """Between two beginnings with one other; one that is not finished by then is forgotten."""
 SHORT_SECONDS: Final = 5.0
@@ -111,6 +115,16 @@ class Neighbours:
         """When to say again that we are here."""
         self._tally = _Tally()
         self._said_at: float | None = None
+        self._look_until = 0.0
+        self._looked = ""
+        """What answers when nobody listens."""
+        self.has_looked = False
+        """Whoever was here when this gateway came is known."""
+
+    @property
+    def known(self) -> int:
+        """Gateways that are here, linked or not."""
+        return len(self._others)
 
     def statistics(self) -> dict[str, int]:
         tally = self._tally
@@ -131,11 +145,13 @@ class Neighbours:
         stop_hearing = self._connection.when_lost(self._lost)
         ends: list[Callable[[], Awaitable[None]]] = []
         try:
-            ends.append(await self._listen(self._names.here, self._heard_here))
             ends.append(await self._listen(self._names.to(self.id.hex()), self._heard))
+            await self._look()
+            ends.append(await self._listen(self._names.here, self._heard_here))
             await self._tick()
         finally:
             stop_hearing()
+            self._connection.forget(self._looked)
             self._end_all("this gateway goes")
             with anyio.CancelScope(shield=True), suppress(UnansweredError, ClosedError, TimeoutError), self._clock.fail_after(1.0):
                 for end in ends:
@@ -150,10 +166,22 @@ class Neighbours:
                 return await self._connection.subscribe(subject, heard)
             await self._clock.sleep(HERE_SECONDS)
 
+    async def _look(self) -> None:
+        """Say for the first time that we are here. Raises ClosedError."""
+        self._looked = self._connection.expect(self._nobody_is_here)
+        self._look_until = self._clock.monotonic() + LOOK_SECONDS
+        with suppress(UnansweredError):
+            await self._connection.publish(self._names.here, messages.here(self.id), self._looked)
+
+    def _nobody_is_here(self, arrived: Arrived | None) -> None:
+        if arrived is not None and arrived.status == NO_RESPONDERS:
+            self.has_looked = True
+
     async def _tick(self) -> None:
         before = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
+            self.has_looked = self.has_looked or now >= self._look_until
             self._hellos = 0
             for mine, link in [*self._links.items()]:
                 link.tick(now, may_judge=now - before < 2 * TICK_SECONDS)
