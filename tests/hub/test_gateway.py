@@ -265,12 +265,25 @@ def let_workers_revoke(home: Home) -> None:
     home.change("subscribe: [tasks.>, work.>]", "subscribe: [tasks.>, work.>], may: [revoke]")
 
 
+@pytest.mark.both_loops
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])  # trio: both brokers are in processes of their own
 async def test_what_is_asked_of_the_authority_gets_there_from_a_gateway(home, west, server):
     let_workers_revoke(home)
     async with talking(home, west, server) as (_, painter):
         with anyio.fail_after(20):
             await painter.authority.revoke("LEAD")
         assert (await trust_of(west))[0] == (await trust_of(home.state))[0]
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_the_key_of_what_was_kept_before_its_reader_came_is_asked_for_across_gateways(home, west, server):
+    async with talking(home, west, server) as (lead, painter):
+        await lead.publish("work.paint", "early")
+        async with painter.subscribe("work.>", durable="late", start="all") as work:
+            with anyio.fail_after(30):
+                assert (await anext(work)).body == "early"
+        assert painter._host.statistics()["keyring"]["parking"]["asked"] >= 1
 
 
 async def test_an_authority_that_is_away_is_said(home, west, server, monkeypatch):
