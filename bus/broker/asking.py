@@ -48,6 +48,8 @@ class Asking:
         """The same once more, the oldest first."""
         self._open: dict[HostLink, dict[bytes, _Question]] = {}
         """By who asked: epochs."""
+        self._asked: dict[tuple[HostLink, bytes], dict[HostLink, None]] = {}
+        """The same by whose answer is waited for, and the epoch: who asked."""
 
     def __len__(self) -> int:
         """Epochs that are known."""
@@ -108,29 +110,40 @@ class Asking:
         if not asked or (len(mine) >= MAX_ASKS and epoch not in mine):
             host.refuse("busy", epoch)
             return
+        self._close(host, epoch)  # what was asked before
         mine[epoch] = _Question(now + ANSWER_SECONDS, asked)
         for one in asked:
+            self._asked.setdefault((one, epoch), {})[host] = None
+        for one in [*asked]:
             one.send(Frame.ASK, epoch, papers)
 
     def refused(self, host: HostLink, code: str, epoch: bytes) -> None:
         """A link says that it does not grant this. Only who was asked may say so."""
-        for asker, mine in self._open.items():
-            question = mine.get(epoch)
-            if question is None or host not in question.asked:
-                continue
-            if len(question.asked) > 1:
-                question.asked = {one: None for one in question.asked if one is not host}
-            else:
-                del mine[epoch]
+        for asker in self._asked.pop((host, epoch), ()):
+            question = self._open[asker][epoch]
+            del question.asked[host]
+            if not question.asked:
+                del self._open[asker][epoch]
                 asker.refuse(code, epoch)
 
     def tick(self, now: float) -> None:
         for host in [*self._open]:
             mine = self._open[host]
             for epoch in [epoch for epoch, question in mine.items() if question.until <= now]:
-                del mine[epoch]
+                self._close(host, epoch)
             if not mine:
                 del self._open[host]
 
     def lost(self, host: HostLink) -> None:
+        for epoch in [*self._open.get(host, ())]:
+            self._close(host, epoch)
         self._open.pop(host, None)
+
+    def _close(self, asker: HostLink, epoch: bytes) -> None:
+        """Nobody waits for an answer to this any more."""
+        question = self._open[asker].pop(epoch, None)
+        for one in () if question is None else question.asked:
+            askers = self._asked[one, epoch]
+            del askers[asker]
+            if not askers:
+                del self._asked[one, epoch]

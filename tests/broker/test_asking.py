@@ -202,6 +202,39 @@ async def test_a_question_is_passed_on_once_in_a_while(stage: Stage, director: P
         assert await director.hears(Frame.ASK) == [[Frame.ASK, epoch, papers]]
 
 
+class NotWalked(dict):
+    """What may be very long."""
+
+    def __iter__(self):
+        raise AssertionError("nobody looks at all of this to find a few")
+
+    items = values = keys = __iter__
+
+
+async def test_a_refusal_is_looked_up_by_who_refuses_what_and_nothing_of_it_is_left(stage: Stage, director: Played):
+    async with stage.running():
+        readers = [await stage.host(name) for name in ("BUILDER", "TESTER", "DEPUTY")]
+        director.publish(director.seal("tasks.build"), topic="tasks.build")
+        await settle()
+        epoch = director.epochs["DIRECTOR", "tasks.build"].id
+        table, all_asked = stage.broker._asking, stage.broker._asking._open
+        for asked_once in (True, False):
+            for reader, name in zip(readers, ("BUILDER", "TESTER", "DEPUTY"), strict=True):
+                await reader.say(Frame.ASK, epoch, reader.agents[name].papers)
+            assert len(table._asked) == 1
+            if asked_once:
+                table._open = NotWalked(all_asked)
+                await director.say(Frame.REFUSE, "busy", epoch)
+                assert [[one[1] for one in await reader.hears(Frame.REFUSE)] for reader in readers] == [["busy"]] * 3
+                all_asked.clear()
+                table._open = all_asked
+            else:
+                readers[0].link.close()
+                await stage.later(asking.ANSWER_SECONDS + 0.2)
+            assert table._asked == {}
+            assert not table._open
+
+
 async def test_nobody_asks_with_papers_of_a_session_that_is_not_on_its_link(stage: Stage, director: Played):
     reader, other = await stage.host("BUILDER"), await stage.host("TESTER")
     director.publish(director.seal("tasks.build"), topic="tasks.build")
