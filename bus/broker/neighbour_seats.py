@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from bus.protocol.codec import malformed
 from bus.protocol.neighbour_frames import ORDER_BITS, Between
 from bus.protocol.papers import claimed
 from bus.protocol.skew import SKEW_MS
+from bus.transport.soon import soon
 
 _ORDER_BYTES: Final = ORDER_BITS // 8
 AHEAD_MS: Final = SKEW_MS
@@ -43,6 +45,8 @@ MOST_AHEAD_MS: Final = SAID_AHEAD_MS + SKEW_MS
 """Of one that another one may say, whose clock is before ours."""
 LOOK_AGAIN: Final = 512
 """Agents in each tick."""
+AT_ONCE: Final = 16
+"""Papers of those set aside that are verified in one turn of the loop: signatures cost tenths of a millisecond."""
 
 
 class NeighbourSeats:
@@ -65,6 +69,8 @@ class NeighbourSeats:
         """Of the seats that count."""
         self._again: dict[str, None] = {}
         """Agents that may be live at a neighbour now, that says so since a while."""
+        self._unjudged: dict[tuple[Neighbour, str], None] = {}
+        """Who was set aside, and may be allowed since."""
 
     # ---- ours ----------------------------------------------------------------------------------------------------------------
 
@@ -176,15 +182,25 @@ class NeighbourSeats:
                 self._offences.note(neighbour.link.peer, what, str(error), now=moment.now)
 
     def judge(self, neighbour: Neighbour, moment: Moment) -> None:
-        """By another policy and trust: who counts no more goes, and who was set aside may come back."""
+        """By another policy and trust: who counts no more goes, and who was set aside may come back, a few at a time."""
         before = {agent: (self._numbers[agent], one) for agent, one in neighbour.agents.items()}
         self._joining.judge(neighbour, moment)
         gone = {agent: seat for agent, seat in before.items() if agent not in neighbour.agents}
-        aside = [*neighbour.agents_aside.values()]
-        for number, papers in aside:
-            try:
-                self.seated(neighbour, [Between.SEATED, number, papers], moment)
-            except RemoteProtocolError:
-                continue
+        is_idle = not self._unjudged
+        self._unjudged |= dict.fromkeys((neighbour, agent) for agent in neighbour.agents_aside)
         for agent, (number, one) in gone.items():
-            neighbour.set_agent_aside(agent, number, one.papers.encode())
+            if agent not in neighbour.agents_aside:
+                neighbour.set_agent_aside(agent, number, one.papers.encode())
+        if is_idle and self._unjudged:
+            self._judge_some(moment)
+
+    def _judge_some(self, moment: Moment) -> None:
+        for key in [*itertools.islice(self._unjudged, AT_ONCE)]:
+            del self._unjudged[key]
+            neighbour, agent = key
+            if not neighbour.is_gone and agent in neighbour.agents_aside:
+                number, papers = neighbour.agents_aside[agent]
+                with suppress(RemoteProtocolError):  # it was let in by the same rules, and is no offence now
+                    self.seated(neighbour, [Between.SEATED, number, papers], moment)
+        if self._unjudged:
+            soon(partial(self._judge_some, moment))

@@ -60,5 +60,6 @@ class Watching:
     def cut(self, host: HostLink, why: str, detail: str, *, now: float) -> None:
         if not host.cut_for:
             self._counts.cut[why] += 1
-            self._offences.note(host.link.peer, f"link cut: {why}", detail, now=now)
+            what = f"link to {host.neighbour} cut" if host.neighbour else "link cut"
+            self._offences.note(host.link.peer, f"{what}: {why}", detail, now=now)
             host.cut(why)

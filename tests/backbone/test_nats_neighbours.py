@@ -21,6 +21,7 @@ from nats_servers import nats_cluster, nats_server, new_space
 from bus.backbone.nats import neighbour_messages as messages
 from bus.backbone.nats import neighbours
 from bus.backbone.nats.sealing import EndKey
+from bus.broker.offences import offender
 from bus.clock import SystemClock
 from bus.errors import ClosedError, ConnectionLostError
 from bus.testing import ManualClock
@@ -63,6 +64,7 @@ async def test_two_gateways_have_one_link_and_know_it_by_the_same_keys(server):
             ("nats", peers[0].server_leaf, peers[0].client_leaf)
         }
         assert len(peers) == 2
+        assert {offender(peer) for peer in peers} == {"nats gateway"}
 
 
 async def test_who_is_alone_knows_so_from_the_server_and_who_is_not_when_the_others_had_their_time(server):

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from played import Stage, broker_session, settle
+from played import Stage, broker_session, documents_of, settle
 from played_neighbour import PlayedNeighbour
+from test_following import with_words
 
 from bus.broker import neighbour as limits
+from bus.broker import neighbour_seats
 from bus.broker.neighbour_greeting import MAX_SECONDS
 from bus.identity.envelopes.granting import Reader
 from bus.identity.host.host_keys import HostKeys
@@ -197,6 +199,35 @@ async def test_who_is_set_aside_is_bounded(stage: Stage, monkeypatch: pytest.Mon
         await neighbour.subscribe(number, "BUILDER", f"tasks.{number}")
     found: Any = stage.broker.statistics()["neighbours"]
     assert found["set_aside"] == 3
+
+
+async def test_those_who_were_set_aside_are_judged_a_few_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbour_seats, "AT_ONCE", 2)
+    neighbour, before = await _met(stage), stage.world.policy
+    names = {"BUILDER", "TESTER", "DEPUTY", "DIRECTOR", "GUEST"}
+    for name in names:
+        await neighbour.seats(name)
+    await stage.follow(
+        policy=with_words(
+            "DIRECTOR: command, DEPUTY: command, BUILDER: worker, TESTER: worker, PACKER: worker, MONITOR: monitor, GUEST: guest",
+            "MONITOR: monitor",
+        )
+    )
+    assert stage.broker.listing.live() == []
+    stage.world.trust(policy=before)
+    stage.broker.follow(stage.world.snapshot, documents_of(stage.world))
+    assert len(stage.broker.listing.live()) == 2
+    await settle()
+    assert {one.agent for one in stage.broker.listing.live()} == names
+    found: Any = stage.broker.statistics()["neighbours"]
+    assert found["set_aside"] == 0
+
+
+async def test_the_log_names_the_neighbour_whose_link_is_cut(stage: Stage):
+    neighbour = await _met(stage)
+    await neighbour.seats("BUILDER", later=3_600_000)
+    assert neighbour.lost
+    assert any("link to GATE cut: malformed" in one for one in stage.counted["offences"])
 
 
 # ---- subscriptions ---------------------------------------------------------------------------------------------------------------

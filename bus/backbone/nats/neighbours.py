@@ -273,7 +273,7 @@ class Neighbours:
             return None
         keys = (begun.key.public, key) if we_began else (key, begun.key.public)
         return NeighbourLink(
-            Peer("nats", f"nats:{begun.other.hex()}", client_leaf=keys[0], server_leaf=keys[1]),
+            Peer("nats", f"gateway:{begun.other.hex()}", client_leaf=keys[0], server_leaf=keys[1]),
             sealing,
             label(key),
             partial(self._send, self._names.to(begun.other.hex())),
