@@ -9,6 +9,9 @@
 
 Blocks of other languages are looked at by others.
 
+Ports of this machine that the page names are others here, which are free, the same for the same: so a page can be read twice at a
+time, and beside whatever runs here.
+
 A `tpmbus` that needs no shell is forked from a process that knows its imports (`forked_command`): pages of them would
 take half a second more each. Programs, and all that a shell has to read, begin as interpreters that know nothing.
 """
@@ -20,6 +23,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +38,7 @@ BLOCK = re.compile(
     r"(?:<!-- (?P<name>file|exit): (?P<value>\S+) -->\n+)?```(?P<kind>\w+)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
 )
 SECONDS = 60
+PORT = re.compile(r"127\.0\.0\.1(?::| -p )(\d{4,5})\b")
 
 
 @dataclass
@@ -76,7 +81,7 @@ class Reader:
 
     def read(self, page: Path) -> int:
         """Do what the page says; gives how many commands and programs it has."""
-        blocks = [*BLOCK.finditer(page.read_text())]
+        blocks = [*BLOCK.finditer(on_free_ports(page.read_text()))]
         try:
             for number, block in enumerate(blocks):
                 following = blocks[number + 1] if number + 1 < len(blocks) else None
@@ -133,6 +138,20 @@ class Reader:
         assert done.returncode == code, f"$ {command}\n{done.stdout}"
         assert expected is None or fits(expected, done.stdout), f"$ {command}\nexpected:\n{expected}\nsaid:\n{done.stdout}"
         self.ran += 1
+
+
+def on_free_ports(text: str) -> str:
+    """The same page, with ports that nobody has."""
+    named = sorted({*PORT.findall(text)})
+    with ExitStack() as held:
+        free = {port: str(held.enter_context(_bound()).getsockname()[1]) for port in named}
+    return re.sub(r"\b\d{4,5}\b", lambda found: free.get(found[0], found[0]), text)
+
+
+def _bound() -> socket.socket:
+    found = socket.socket()
+    found.bind(("127.0.0.1", 0))
+    return found
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:

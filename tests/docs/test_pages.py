@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import api_reference
 import cli_reference
-from pages import BLOCK, Reader
+from pages import BLOCK, PORT, Reader, on_free_ports
 
 import bus
 
@@ -40,6 +40,17 @@ def test_a_page_does_what_it_says(name, request, tmp_path):
     environ = fleet.environ | {"PATH": f"{programs}:{fleet.environ['PATH']}", "COLUMNS": "120", "TPMBUS_AGENT": ""}
     environ.pop("TPMBUS_AGENT")
     assert Reader(tmp_path, environ, fleet.commands).read(DOCS / name) >= least
+
+
+@pytest.mark.parametrize(("name", "named"), [("how-to/several-brokers.md", "47422"), ("how-to/another-machine.md", "17443")])
+def test_a_page_is_read_on_ports_of_its_own(name, named):
+    text = (DOCS / name).read_text()
+    others = [on_free_ports(text) for _ in range(2)]
+    assert named in text
+    assert all(named not in other for other in others)
+    ports = [{*PORT.findall(other)} for other in others]
+    assert len({*PORT.findall(text)}) == len(ports[0]) == len(ports[1]) == 1
+    assert others[0].replace(*ports[0], named) == text, "nothing else is changed"
 
 
 def test_no_page_has_a_block_that_nobody_runs():
