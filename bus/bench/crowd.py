@@ -22,11 +22,11 @@ import anyio
 from anyio import to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from bus.bench import processes
+from bus.bench import processes, west
 from bus.bench.figures import Around, step_of
 from bus.bench.mixed import reference
 from bus.bench.order import Order
-from bus.bench.part import Part, names, share_out
+from bus.bench.part import Part, at_the_gateway, names, share_out
 from bus.bench.peers.nats import serve
 from bus.bench.programs import NATS_SERVER, program
 from bus.bench.scenario import Scenario
@@ -35,7 +35,7 @@ from bus.errors import ConnectError, TpmUnavailableError
 from bus.fleet.children import Child
 from bus.hub.household import alone
 from bus.hub.state import State, holder_of
-from bus.hub.tpm_process import stop_service
+from bus.hub.tpm_process import named_policy, stop_service
 from bus.tpm.serving import READY
 
 POLICY: Final = Path(__file__).parent / "policy.yaml"
@@ -50,6 +50,8 @@ RESTART_SECONDS: Final = 15.0
 OPERATIONS_IN_A_ROW: Final = 3
 """Of the TPM, that a message may have to wait for: one that runs, its own, and one more."""
 BROKER: Final = "bus.hub.broker_program"  # what its command line says
+HUB: Final = "hub"
+GATEWAY: Final = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ class Crowd:
     """Made by `gathered`."""
 
     def __init__(self, state: State, scenario: Scenario, *, slow_seconds: float = 0.0) -> None:
-        self._state, self._scenario, self._slow_seconds = state, scenario, slow_seconds
+        self._scenario, self._slow_seconds = scenario, slow_seconds
+        self.states = [state]
+        """Of the hub; and of the gateway, if there is one."""
         self._children: dict[str, Child] = {}
         self._pids: dict[str, int] = {"bench": os.getpid()}
         self.servers: dict[str, int] = {}
@@ -149,16 +153,18 @@ class Crowd:
         return _added(order, [await child.ask("look") for child in self._children.values()])
 
     async def _kill_broker(self) -> None:
-        for pid in await to_thread.run_sync(processes.running, self._pids["hub"], BROKER):
+        for pid in await to_thread.run_sync(processes.running, self._pids[HUB], BROKER):
             os.kill(pid, signal.SIGKILL)
 
     def _others(self) -> dict[str, int]:
         """Processes that do not measure themselves: this one, the TPM service with its TPM, a broker of its own."""
         found = {"bench": os.getpid(), **self.servers}
-        pid = int((holder_of(self._state.tpm_lock) or {}).get("pid", 0))
-        if pid:
-            found |= {"tpm": pid, **{f"tpm chip {number + 1}": child for number, child in enumerate(processes.children(pid))}}
-        brokers = processes.running(self._pids["hub"], BROKER) if self._scenario.kill_broker else []
+        services = [pid for state in self.states if (pid := int((holder_of(state.tpm_lock) or {}).get("pid", 0)))]
+        found |= {f"tpm {number + 1}" if number else "tpm": pid for number, pid in enumerate(services)}
+        chips = [child for pid in services for child in processes.children(pid)]
+        found |= {f"tpm chip {number + 1}": child for number, child in enumerate(chips)}
+        hubs = [self._pids[name] for name in (HUB, GATEWAY) if name in self._pids] if self._scenario.kill_broker else []
+        brokers = [broker for hub in hubs for broker in processes.running(hub, BROKER)]
         return found | {f"broker {number + 1}": broker for number, broker in enumerate(brokers)}
 
 
@@ -175,10 +181,7 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
     shares = share_out(scenario, (await to_thread.run_sync(reference)).agents if is_mix else ())
     is_embedded, agents = scenario.transport == "embedded", names(scenario)
     async with AsyncExitStack() as stack:
-        if delay is not None:
-            await stack.enter_async_context(slow_tpm(state, policy, delay, tpm=tpm))
-        else:
-            stack.push_async_callback(stop_service, state)
+        await stack.enter_async_context(_tpm_service(state, policy, delay, tpm=tpm))
         url, backbone = None, None
         if scenario.transport == "nats":
             served = await stack.enter_async_context(nats_server(state))
@@ -186,7 +189,7 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
         if not is_embedded:
             listen = ("tls://127.0.0.1:0",) if scenario.transport == "tls" else ()
             hub = Part(
-                "hub",
+                HUB,
                 str(state.folder),
                 scenario,
                 is_hub=True,
@@ -198,14 +201,36 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
             )
             said = await crowd.start(stack, hub)
             url = said["urls"][0] if scenario.transport == "tls" else None
+        far = at_the_gateway(shares) if scenario.transport == "nats" else {}
+        if far:
+            there = await west.prepared(state, sorted({name for those in far.values() for name in those}))
+            crowd.states.append(there)
+            await stack.enter_async_context(_tpm_service(there, named_policy(None), delay, tpm=tpm))
+            await crowd.start(
+                stack, Part(GATEWAY, str(there.folder), scenario, is_hub=True, policy=policy, tpm=tpm, backbone=backbone)
+            )
+        folders = {name: str(crowd.states[name in far].folder) for name, _ in shares}
         parts = [
-            Part(name, str(state.folder), scenario, is_hub=is_embedded, policy=policy, agents=agents, tpm=tpm, url=url, **duties)
+            Part(name, folders[name], scenario, is_hub=is_embedded, policy=policy, agents=agents, tpm=tpm, url=url, **duties)
             for name, duties in shares
         ]
         async with alone(), anyio.create_task_group() as tasks:
             for part in parts:
                 tasks.start_soon(crowd.start, stack, part)
         yield crowd
+
+
+@asynccontextmanager
+async def _tpm_service(state: State, policy: str, delay: Delay | None, *, tpm: str | None) -> AsyncIterator[None]:
+    """A slow one; any other is started by whoever needs it first, and is stopped here."""
+    if delay is not None:
+        async with slow_tpm(state, policy, delay, tpm=tpm):
+            yield
+        return
+    try:
+        yield
+    finally:
+        await stop_service(state)
 
 
 @asynccontextmanager

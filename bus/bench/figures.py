@@ -108,16 +108,18 @@ def _costs(processes: Sequence[Process], messages: float, harness: Mapping[str, 
 
 
 def _statistics(readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """hosts, broker and tpm, between both ends of the window. A broker that was started again counts from nothing: what it did
-    before is not known."""
+    """hosts, broker and tpm, between both ends of the window, of hub and gateway together. A broker that was started again counts
+    from nothing: what it did before is not known."""
     hosts = added(since(reading["marks"][0]["hosts"], reading["marks"][1]["hosts"]) for reading in readings)
-    hub = next((reading["marks"] for reading in readings if all("hub" in mark for mark in reading["marks"][:2])), None)
-    if hub is None:
-        return {"hosts": hosts, "broker": {}, "tpm": {}}
-    before, after = hub[0]["hub"], hub[1]["hub"]
+    hubs = [[mark["hub"] for mark in reading["marks"][:2] if "hub" in mark] for reading in readings]
+    passed = [_of_a_hub(*both) for both in hubs if len(both) == 2]
+    return {"hosts": hosts, "broker": added(one["broker"] for one in passed), "tpm": added(one["tpm"] for one in passed)}
+
+
+def _of_a_hub(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     is_same = before["broker"].get("starts") == after["broker"].get("starts")
     broker = since(before["broker"] if is_same else {}, after["broker"])
-    return {"hosts": hosts, "broker": broker, "tpm": since(before["tpm"], after["tpm"])}
+    return {"broker": broker, "tpm": since(before["tpm"], after["tpm"])}
 
 
 def _tpm(passed: Mapping[str, Any], messages: float, seconds: float) -> dict[str, float]:
@@ -149,7 +151,8 @@ def _caches(passed: Mapping[str, Any]) -> dict[str, float]:
 def _algorithms(passed: Mapping[str, Any], *, is_identity: bool) -> dict[str, int]:
     """The TPM's signatures by suite, and the sessions': one a turn."""
     found = {name: count for name, count in passed["tpm"].get("algorithms", {}).items() if count}
-    turns = passed["broker"].get("turns", 0)
+    broker = passed["broker"]
+    turns = broker.get("turns", 0) - broker.get("turns_of_neighbours", 0)
     return found if is_identity or not turns else {**found, f"{HOST_SUITE.name} (sessions)": turns}
 
 

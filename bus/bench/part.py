@@ -92,6 +92,19 @@ def share_out(scenario: Scenario, agents: Sequence[str] = ()) -> list[tuple[str,
     ]
 
 
+def at_the_gateway(shares: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Over NATS: the processes whose agents are at another broker than the others', with these agents: who only reads, and every
+    second part of the mix.
+    """
+    found = {}
+    for number, (name, duties) in enumerate(shares):
+        if "mixed" in duties and number % 2:
+            found[name] = [*duties["mixed"]]
+        elif "hears" in duties and "sends" not in duties:
+            found[name] = [row.agent for row in duties["hears"]]
+    return found
+
+
 def _senders(scenario: Scenario) -> list[Sends]:
     topic = TOPICS[scenario.delivery]
     return [Sends(f"SENDER{number}", f"{topic}.s{number}", number) for number in range(scenario.senders)]

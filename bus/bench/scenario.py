@@ -30,7 +30,7 @@ MOST_RATE: Final = 10_000_000.0
 
 Kind = Literal["stream", "requests", "mix", "start"]
 Transport = Literal["embedded", "unix", "tls", "nats"]
-"""`nats`: Unix sockets, and what is durable lies on a nats-server that the harness starts."""
+"""`nats`: a hub and a gateway, who only reads at the second, and between them a nats-server that the harness starts."""
 Delivery = Literal["live", "identity", "durable"]
 Call = Literal["publish", "publish_many"]
 Seconds = Annotated[int, *duration(10, 60 * MINUTE)]

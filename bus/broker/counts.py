@@ -19,6 +19,8 @@ class Counts:
     handshakes: Counter[str] = field(default_factory=Counter)
     """By how they ended: `open`, or why not."""
     turns: int = 0
+    turns_of_neighbours: int = 0
+    """Of these: what other brokers brought, where their hosts' turn was counted before."""
     received: int = 0
     records: int = 0
     """Of admitted envelopes."""

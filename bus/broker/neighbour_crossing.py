@@ -77,6 +77,7 @@ class NeighbourCrossing:
         _, number, chosen, _, _, envelope = fields
         turn = self._pacing.begin(neighbour, number, now=moment.now, most=MAX_TURNS)
         self._counts.turns += 1
+        self._counts.turns_of_neighbours += 1
         self._counts.received += 1
         header: Header | None = None
         refused = ""

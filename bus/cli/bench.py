@@ -91,7 +91,7 @@ class _TpmDelay(click.ParamType["Delay"]):
 @click.option(
     "--transport",
     type=click.Choice(["embedded", "unix", "tls", "nats"]),
-    help="How the processes reach the hub; nats: by Unix sockets, and a nats-server keeps what is durable.",
+    help="How the processes reach the hub; nats: who only reads is at a gateway, and a nats-server in between.",
 )
 @click.option(
     "--tpm", help="Which TPM: swtpm, software, a TCTI string, or several (swtpm*3, A;B).  [default: TPMBUS_TPM, else swtpm]"

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.abc import Process
@@ -47,8 +47,14 @@ def _asked(line: bytes, verbs: frozenset[str]) -> dict[str, Any]:
     raise RemoteProtocolError("malformed", f"another machine may ask for {', '.join(sorted(verbs))}, and for nothing else")
 
 
+class Asks(Protocol):
+    """Whoever gets there."""
+
+    async def ask(self, verb: str, **arguments: Any) -> Any: ...
+
+
 class Way:
-    """To that desk, from the other machine."""
+    """To that desk, from the other machine. Implements `Asks`."""
 
     def __init__(self, process: Process, command: Sequence[str]) -> None:
         if process.stdin is None or process.stdout is None:

@@ -22,7 +22,7 @@ from anyio import to_thread
 from bus.clock import Clock
 from bus.errors import AttestationError, RemoteProtocolError, VaultError, VerificationError
 from bus.hub.enrolling import fits
-from bus.hub.far_desk import Way
+from bus.hub.far_desk import Asks
 from bus.hub.inboxes import Inboxes
 from bus.hub.join_advice import advised
 from bus.hub.state import State
@@ -62,7 +62,7 @@ class Member(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class FarHost:
     state: State
-    way: Way
+    way: Asks
     clock: Clock
 
     @property

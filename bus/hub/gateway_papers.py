@@ -25,7 +25,7 @@ from bus.hub.admin import Desk
 from bus.hub.broker_identity import BROKER_SUITE, gateway_key, open_broker_engine, pin_gateway, was_revoked
 from bus.hub.doors import broker_tls, hosts_of
 from bus.hub.enrolling import fits
-from bus.hub.far_desk import Way
+from bus.hub.far_desk import Asks
 from bus.hub.far_host import FarHost
 from bus.hub.in_force import InForce
 from bus.hub.state import State
@@ -105,7 +105,7 @@ class GatewayPapers:
     """At the gateway's machine. `way` leads to `tpmbus host desk --gateways`."""
 
     state: State
-    way: Way
+    way: Asks
     clock: Clock
 
     async def bring(self, name: str, urls: Sequence[str]) -> Brought:

@@ -51,7 +51,7 @@ def heard(count: int) -> dict:
     return ear.reading()
 
 
-def made(*, delivered: int = 290, later: dict = LATER):
+def made(*, delivered: int = 290, later: dict = LATER, beside: tuple[dict, ...] = ()):
     sender = {"due": 300, "sent": 295, "copies": 295, "not_sent": {"too_late": 5, "overloaded": 0}, "late": packed(Histogram())}
     verifying = [
         {
@@ -70,6 +70,7 @@ def made(*, delivered: int = 290, later: dict = LATER):
             mark(2, 0.4, heard=285) | {"hosts": verifying[1]},
             ear=heard(delivered),
         ),
+        *beside,
     ]
     around = Around({"hub": 60.0, "sender 1": 50.0}, {"tpm": 0.02, "bench": 0.01})
     return step_of(ORDER, readings, around, harness={"make": 1.0, "hear": 2.0}, is_identity=False)
@@ -116,6 +117,14 @@ def test_the_statistics_prove_what_was_done():
 def test_a_broker_that_was_started_again_counts_from_nothing():
     again = LATER | {"broker": {"turns": 3, "refused": {}, "starts": 2}}
     assert 3 in made(later=again).algorithms.values()
+
+
+def test_hub_and_gateway_add_up_and_what_passed_both_counts_once():
+    early, late = ({"broker": {"turns": turns, "turns_of_neighbours": turns, "refused": {}}} for turns in (5, 25))
+    step = made(beside=(reading("gateway", mark(0, 0.0, hub=HUB | early), mark(2, 0.1, hub=LATER | late)),))
+    assert step.algorithms["ecc256/sha256"] == 8
+    assert 20 in step.algorithms.values()
+    assert step.tpm["operations"] == 10
 
 
 def test_latency_over_time_is_in_its_places():

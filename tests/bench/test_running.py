@@ -27,6 +27,7 @@ from bus.hub.hub import Hub
 from bus.hub.state import open_state
 from bus.hub.tpm_process import stop_service
 from bus.policy import open_policy
+from bus.protocol.suites import HOST_SUITE
 
 pytestmark = pytest.mark.slow
 
@@ -186,6 +187,7 @@ def test_whatever_is_played_adds_up(state):
         planned("identity", rates=(100.0,), transport="embedded"),
         planned("durable", rates=(300.0,), senders=3, readers=2, transport="embedded"),
         planned("nats", rates=(200.0,), seconds=0.3),
+        planned("nats-live", rates=(200.0,), seconds=0.3),
         planned("requests", rates=(200.0,), transport="embedded"),
         planned("cold-start", seconds=0.1),
     ]
@@ -203,7 +205,13 @@ def test_whatever_is_played_adds_up(state):
 
     adds_up(elsewhere := found["nats"])
     assert (elsewhere.sent, elsewhere.delivered, elsewhere.duplicated, elsewhere.reordered) == (100, 100, 0, 0)
-    assert {process.name for process in elsewhere.processes} >= {"hub", "nats-server"}
+    assert {process.name for process in elsewhere.processes} >= {"hub", "gateway", "nats-server"}
+
+    adds_up(across := found["nats-live"])
+    assert (across.sent, across.delivered, across.duplicated, across.reordered) == (100, 100, 0, 0)
+    costs, signed = across.costs, across.algorithms[f"{HOST_SUITE.name} (sessions)"]
+    assert costs["gateway"] > costs["hub"] / 4, "each message goes by both brokers"
+    assert 0 < signed <= across.sent, "and what signed it counts once"
 
     adds_up(asked := found["requests"])
     assert (asked.delivered, asked.latency.count) == (120, 80), "each is timed until its reply"

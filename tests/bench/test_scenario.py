@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.bench.part import Part, names, share_out
+from bus.bench.part import Part, at_the_gateway, names, share_out
 from bus.bench.scenario import Scenario, changed, find, hooks, load, read, shipped
 from bus.errors import PolicyError
 
@@ -126,3 +126,11 @@ def test_a_part_travels_as_json():
     part = Part(name, "/state", scenario, agents=names(scenario), **duties)
     assert Part.of_document(part.document()) == part
     assert Scenario.of_document(scenario.document()) == scenario
+
+
+def test_over_nats_who_only_reads_is_at_the_gateway_and_so_is_every_second_part_of_the_mix():
+    shares = share_out(changed(load(find("nats-live")), senders=2, readers=3, processes=4))
+    assert at_the_gateway(shares) == {"reader 1": ["READER0", "READER2"], "reader 2": ["READER1"]}
+    assert at_the_gateway(share_out(changed(load(find("nats-live")), processes=1))) == {}
+    agents = ["A", "B", "C", "D", "E"]
+    assert at_the_gateway(share_out(changed(load(find("mix")), processes=3, transport="nats"), agents)) == {"fleet 2": ["B", "E"]}
