@@ -143,7 +143,7 @@ class MessageTooLargeError(BusError):
 
     def __init__(self, size: int, *, limit: int) -> None:
         self.size, self.limit = size, limit
-        super().__init__(f"{size} bytes are too many: the limit is {limit}")
+        super().__init__(f"{size:,} bytes are too many, the limit is {limit:,}: say it in parts, or say where it lies")
 
 
 class StateInUseError(BusError):
@@ -152,8 +152,9 @@ class StateInUseError(BusError):
     def __init__(self, pid: int, url: str, *, step: str = "") -> None:
         """`step`: what to do, where that is not to go there or elsewhere."""
         self.pid, self.url, self.step = pid, url, step
-        elsewhere = f"reach it at {url} (a program joins its hub with `bus.open(join=True)`), or choose another folder"
-        super().__init__(f"process {pid} already uses this state folder; {step or elsewhere}")
+        there = f"reach it at {url} (a program joins its hub with `bus.open(join=True)`)" if url else "end it first"
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"{who} already uses this state folder; {step or f'{there}, or choose another folder'}")
 
 
 class SessionEndedError(BusError):
@@ -189,7 +190,10 @@ class RequestTimeoutError(RequestError, TimeoutError):
 
     def __init__(self, topic: str, seconds: float) -> None:
         self.topic, self.seconds = topic, seconds
-        super().__init__(f"no answer on {topic} within {seconds:g} s")
+        super().__init__(
+            f"no answer on {topic} within {seconds:g} s, and somebody listens there: wait longer, or look with "
+            "`tpmbus subscriptions` who it is, and whether they answer or only listen"
+        )
 
 
 class RequestFailedError(RequestError):
@@ -197,7 +201,7 @@ class RequestFailedError(RequestError):
 
     def __init__(self, agent: str, reason: str) -> None:
         self.agent, self.reason = agent, reason
-        super().__init__(f"{agent} could not answer: {reason}")
+        super().__init__(f"{agent} could not answer: {reason}; its log says more")
 
 
 class RevokedError(BusError):

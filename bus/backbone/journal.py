@@ -206,7 +206,8 @@ def _lock(path: Path) -> int:
     except BlockingIOError as error:
         holder = os.pread(descriptor, 20, 0)
         os.close(descriptor)
-        raise StateInUseError(int(holder) if holder.isdigit() else 0, "") from error
+        step = f"it has {path.parent} open: try again when it has ended"
+        raise StateInUseError(int(holder) if holder.isdigit() else 0, "", step=step) from error
     except BaseException:
         os.close(descriptor)
         raise

@@ -112,7 +112,7 @@ def _fault(error: sqlite3.Error, path: Path) -> BackboneError | StateInUseError:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, sqlite3.InterfaceError):
         return damaged(path, str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StateInUseError(0, str(path))
+        return StateInUseError(0, "", step=f"it has {path} open: try again when it has ended")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path):
         return _no_room(path)
     return BackboneError("disk", f"cannot use {path}: {error}; see that the disk has room and works", path=str(path))

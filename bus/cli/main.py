@@ -5,6 +5,8 @@ Commands live one group a file and are imported when called, so that `tpmbus --h
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -29,6 +31,9 @@ EXIT_CODES = {
     7: "nobody answered, or nothing came in time",
     EXIT_INTERRUPTED: "stopped with Ctrl-C",
 }
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of output that goes to a file: click has an eye on a reader who leaves."""
 
 _COMMANDS = {
     "agents": ("bus.cli.admin", "agents", "Which agents there are, and which are live."),
@@ -96,15 +101,42 @@ def cli() -> None:
 
 
 def main() -> None:
+    open_what_is_closed()
     try:
-        code = cli.main(prog_name="tpmbus", standalone_mode=False)
+        code = _ended()
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
+            raise
+        sys.stdout = sys.stderr  # so that nobody tries once more at the end
+        click.echo(f"tpmbus: what this command says cannot be written: {error.strerror}; see where its output goes", err=True)
+        code = EXIT_NO
+    sys.exit(code)
+
+
+def _ended() -> int | str | None:
+    """The exit code of the command."""
+    try:
+        code: int | None = cli.main(prog_name="tpmbus", standalone_mode=False)
+    except SystemExit as end:
+        return end.code
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except click.Abort as error:  # what click makes of Ctrl-C, of a question answered with no, and of one that nobody can answer
         click.echo("Stopped.", err=True)
-        code = EXIT_INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else EXIT_NO
-    sys.exit(code)
+        return EXIT_INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else EXIT_NO
+    return code
+
+
+def open_what_is_closed() -> None:
+    """A shell may close what every program has (`>&-`): the next socket would be taken for it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  as long as the process
 
 
 if __name__ == "__main__":

@@ -177,4 +177,4 @@ def _width_of_terminal() -> int | None:
 def _fields(error: errors.BusError) -> dict[str, Any]:
     if isinstance(error, errors.PolicyError):
         return {"problems": [problem._asdict() for problem in error.problems]}
-    return {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}
+    return {name: value for name, value in vars(error).items() if isinstance(value, str | int | float | None)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bus.cli.completing import topics_to_publish
 from bus.cli.joining import agent_options, joined
 from bus.cli.options import command
 from bus.cli.output import Output
+from bus.errors import BusError
 
 
 @click.command(short_help="Publish a message, or one for each line of stdin.")
@@ -65,7 +67,8 @@ def pub(
         async with joined(agent, url=url, state=state, take_over=take_over) as speaker:
             if body is None:
                 bodies = (parse_body(line, raw=raw) async for line in lines_of_stdin())
-                return {"published": await speaker.publish_many(topic, bodies, wait=wait, **options)}
+                with which_line(output):
+                    return {"published": await speaker.publish_many(topic, bodies, wait=wait, **options)}
             text = parse_body(body.encode(errors="surrogateescape"), raw=raw)
             receipt = await speaker.publish_soon(topic, text, id=message_id, **options)
             if wait == "stored" or (wait is None and receipt.durable):
@@ -82,6 +85,17 @@ def pub(
         output.note(f"Nobody listens to {topic}, and it is not kept: the message is gone.")
     output.document({"topic": topic, "agent": agent, **found})
     return 0
+
+
+@contextmanager
+def which_line(output: Output) -> Iterator[None]:
+    """A script that goes on after an error has to know where."""
+    try:
+        yield
+    except BusError as error:
+        taken: int = getattr(error, "accepted", 0)
+        output.note(f"{taken:,} {'line' if taken == 1 else 'lines'} of stdin had been taken before this:")
+        raise
 
 
 async def lines_of_stdin() -> AsyncIterator[bytes]:

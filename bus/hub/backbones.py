@@ -30,7 +30,7 @@ from bus.backbone.journal import kept_in, open_journal
 from bus.backbone.nats.backbone import open_nats
 from bus.backbone.nats.login import NO_LOGIN, Login
 from bus.clock import Clock
-from bus.errors import BackboneError, ConnectError, StateInUseError
+from bus.errors import BackboneError, ConnectError
 
 PORT: Final = 4_222
 MAX_SERVERS: Final = 16
@@ -133,11 +133,7 @@ def loop_is_trio() -> bool:
 
 
 def _check_nothing_is_left(journal: Path, now_ms: int) -> None:
-    try:
-        count = kept_in(journal, now_ms=now_ms)
-    except StateInUseError as error:
-        raise StateInUseError(error.pid, str(journal)) from error
-    if count:
+    if count := kept_in(journal, now_ms=now_ms):
         text = f"{journal} keeps some {count:,} messages that nobody on NATS would ever get"
         first = "to have them read, run once more without --backbone until `tpmbus consumers list` shows nobody behind"
         here, aside = shlex.quote(str(journal)), shlex.quote(f"{journal}.before")

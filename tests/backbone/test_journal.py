@@ -164,6 +164,7 @@ async def test_only_one_process_has_it(tmp_path, clock):
         with pytest.raises(StateInUseError) as refused:
             await open_journal(tmp_path, clock)
         assert refused.value.pid == os.getpid()
+        assert refused.value.step, "it listens nowhere: nobody can be sent there"
         said = await anyio.run_process([sys.executable, "-c", OPEN, str(tmp_path)])
         assert int(said.stdout) == os.getpid()
     async with on_disk(tmp_path, clock):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -139,6 +140,45 @@ def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
         process.stdout.close()
         said = process.stderr.read()
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "policy lint", "policy lint --json", "doctor"])
+def test_output_that_cannot_be_written_is_1_and_said_in_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=50, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("tpmbus: what this command says cannot be written")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+CLOSED = """
+import os, socket, sys
+from bus.cli.main import open_what_is_closed
+
+open_what_is_closed()
+other = socket.socket()
+print("nobody hears this", flush=True)
+print("nor this", file=sys.stderr, flush=True)
+with open(sys.argv[1], "w") as file:
+    file.write(f"{other.fileno() > 2} {sys.stdin.read()!r} {sys.stdin.buffer.read()!r}")
+"""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_what_a_shell_has_closed_is_nothing_and_no_socket(closed, tmp_path):
+    shell = " ".join(f"{number}>&-" for number in closed)
+    command = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-c", CLOSED, str(tmp_path / "found")]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, (tmp_path / "found").read_text()) == (0, "True '' b''")
+
+
+def test_a_command_begins_with_that():
+    program = [sys.executable, "-c", "from bus.cli.main import main; main()", "policy", "lint"]
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *program]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def busy_children() -> float:

@@ -126,6 +126,23 @@ def test_nobody_to_answer_is_7_and_takes_no_time(home):
     assert json.loads(done.stdout)["error"]["type"] == "NoRespondersError"
 
 
+def test_nobody_who_answers_in_time_is_7_with_how_long_that_was(home, listening):
+    listening(agent="ARCHITECT", pattern="plans.review")
+    done = home.run("request", "plans.review", "x", "--as", "WEB", "--timeout", "0.2", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["type"], error["seconds"]) == (7, "RequestTimeoutError", 0.2)
+
+
+def test_of_many_lines_one_that_is_too_long_is_1_and_says_how_many_were_taken(home, listening):
+    sub = listening("--count", "2")
+    done = home.run("pub", "tasks.build", "--as", "DIRECTOR", "--json", typed="one\n\n" + "x" * 1_100_000 + "\nnever\n")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["type"], error["accepted"]) == (1, "MessageTooLargeError", 2)
+    assert "2 lines of stdin" in done.stderr
+    assert sub.wait() == 0
+    assert sub.said.splitlines() == ["tasks.build DIRECTOR one", "tasks.build DIRECTOR "]
+
+
 def test_no_hub_is_6(fleet):
     done = fleet.run("pub", "tasks.build", "x", "--as", "DIRECTOR")
     assert done.returncode == 6

@@ -280,6 +280,7 @@ def test_one_process_has_it_and_says_who(folder):
             with pytest.raises(StateInUseError) as caught, opened(folder):
                 pass
             assert caught.value.pid == process.pid
+            assert caught.value.step, "it listens nowhere: nobody can be sent there"
         finally:
             process.kill()
     with opened(folder):

@@ -82,7 +82,8 @@ class Store:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(lock, 20, 0)
-            raise StateInUseError(int(holder) if holder.isdigit() else 0, "") from error
+            step = "it has the authority open: try again when it is done"
+            raise StateInUseError(int(holder) if holder.isdigit() else 0, "", step=step) from error
         with self.guarded():
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)

@@ -27,7 +27,7 @@ def why_not_publish(policy: Policy, agent: str, topic: str) -> str | None:
     if topic.startswith(AUDIT):
         return None if topic == AUDIT + agent else "on _audit an agent speaks of itself alone"
     decision = policy.decide(agent, "publish", topic)
-    return None if decision.allowed else decision.rule
+    return None if decision.allowed else f"{decision.rule} ({decision.place})"
 
 
 def may_hear(policy: Policy, agent: str, topic: str) -> bool:
