@@ -3,7 +3,7 @@
 Run it with any ASGI server, such as `uvicorn web_app:app`; then `curl -X POST localhost:8000/orders -d '{"item": "tea"}'`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ async def keep(message: bus.Message) -> None:
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Any], None]:
     """`agents=` gives this application's own agents roles of the policy."""
     async with bus.open(agents={"SHOP": "interface", "KITCHEN": "interface"}) as hub:
         async with hub.agent("SHOP") as shop, hub.agent("KITCHEN") as kitchen, kitchen.serving(handlers):

@@ -19,9 +19,10 @@ version: 1
 rollout: {sample_rate: 0}
 agents: {LEAD: lead, PAINTER: worker, CARPENTER: worker}
 roles:
-  lead: {key: ecc384/sha3-384, publish: [tasks.>, control.>], subscribe: [results.>], inbox: hybrid}
-  worker: {key: ecc256/sha256, publish: [results.>], subscribe: [tasks.>, control.>], groups: ["*"]}
+  lead: {key: ecc384/sha3-384, publish: [tasks.>, work.>, control.>], subscribe: [results.>], inbox: hybrid}
+  worker: {key: ecc256/sha256, publish: [results.>], subscribe: [tasks.>, work.>, control.>], groups: ["*"]}
 topics:
+  - {match: work.>, class: durable, retention: 1d}
   - {match: control.>, signed_by: identity, priority: critical, cosign: ml-dsa-65}
 """
 
@@ -85,6 +86,26 @@ def opening_elsewhere(hub: Any, lead: Any, painter: Any) -> Scenario:
     return scenario
 
 
+def keeping(hub: Any, lead: Any, painter: Any) -> Scenario:
+    """What is still unsettled when it is cancelled comes again: that is no leak, and taken away before anybody looks."""
+
+    async def scenario() -> None:
+        async with painter.subscribe("work.>", durable="inbox") as work:
+            position = await lead.publish("work.paint", "blue")
+            receipt = await lead.publish_soon("work.paint", "red")
+            await receipt.stored()
+            message = await anext(work)
+            while message.position < position:  # of a run that was cancelled
+                await message.ack()
+                message = await anext(work)
+            await message.touch()
+            await message.ack(confirmed=True)
+            await (await anext(work)).term("enough")
+        await lead.drain()
+
+    return scenario
+
+
 async def serve(painter: Any) -> None:
     async with painter.subscribe("tasks.>", overflow="drop_oldest") as tasks:
         async for task in tasks:
@@ -92,7 +113,7 @@ async def serve(painter: Any) -> None:
                 await task.reply("done")
 
 
-@pytest.mark.parametrize("make", [publishing, publishing_many, asking, subscribing, opening, opening_elsewhere])
+@pytest.mark.parametrize("make", [publishing, publishing_many, asking, subscribing, keeping, opening, opening_elsewhere])
 async def test_what_agents_do_leaves_nothing_in_a_hub_that_goes_on(make):
     async with (
         bus.testing.open(policy=POLICY) as hub,
