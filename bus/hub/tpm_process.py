@@ -193,6 +193,7 @@ def _start(state: State, policy: str, tpm: str | None, patience: float) -> bytes
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=log,
+                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},  # systemd waits for us
                 cwd="/",
                 start_new_session=True,
                 check=True,

@@ -10,12 +10,14 @@ import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -220,6 +222,46 @@ def test_a_hub_alone_is_one_document_and_nothing_else(home):
     done = home.run("run", "--fleet", "none", "--seconds", "0.2", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["agents"] == 0
+
+
+UNIT = Path(__file__).parents[2] / "docs/how-to/tpmbus.service"
+
+
+def test_systemd_hears_from_the_hub_alone_when_it_is_ready_and_when_it_ends(home):
+    """The unit's own command; its TPM service starts with it, and says nothing to systemd."""
+    home.stop()
+    [start] = re.findall("^ExecStart=/usr/bin/env tpmbus (.+)$", UNIT.read_text(), re.MULTILINE)
+    address = home.folder / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        systemd.bind(str(address))
+        systemd.settimeout(SECONDS)
+        notifying = SimpleNamespace(
+            folder=home.folder, commands=home.commands, environ=home.environ | {"NOTIFY_SOCKET": str(address)}
+        )
+        hub = Running(notifying, *start.split())
+        try:
+            assert told(systemd) == (b"READY=1", hub.process.pid)
+            assert home.json("status")["pid"] == hub.process.pid
+        finally:
+            ended = hub.end(signal.SIGTERM)
+        assert told(systemd) == (b"STOPPING=1", hub.process.pid)
+    assert ended == 0, hub.noted
+
+
+def told(systemd: socket.socket) -> tuple[bytes, int]:
+    """What, and by which process."""
+    text, [(_, _, sender)], *_ = systemd.recvmsg(100, 100)
+    return text, struct.unpack("iii", sender)[0]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_the_unit_for_systemd_is_one(tmp_path):
+    shutil.copy(UNIT, tmp_path)
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if UNIT.name in line]) == (0, [])
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in UNIT.read_text().splitlines()
 
 
 def test_sighup_reloads_the_policy(begin, tmp_path):
