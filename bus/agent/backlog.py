@@ -10,7 +10,7 @@ It is the part of a subscription that works by the envelope, and a class beneath
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from bus.agent.message import Batch
@@ -45,6 +45,8 @@ class Backlog:
         """Its own, once something has come: idle ones are many."""
         self._queued = self._bytes = 0
         """In batches that were not begun."""
+        self.not_begun: Sequence[Batch] = ()
+        """Durable ones that were here when it was closed, or came later."""
         self._wake: Bell | None = None
         """Once somebody has waited."""
         self._end: BusError | None = None
@@ -68,7 +70,12 @@ class Backlog:
             self._queued += len(batch.indexes)
             if self._wake is not None:
                 self._wake.ring()
+        elif self._ended:
+            self._leave_behind((batch,))
         return True
+
+    def _leave_behind(self, batches: Iterable[Batch]) -> None:
+        self.not_begun = [*self.not_begun, *(batch for batch in batches if batch.settling is not None)]
 
     def _fits(self, batch: Batch) -> bool:
         """Whether any of it does; if not all, somebody has to go: the newest, the oldest, or the reader."""

@@ -2,7 +2,8 @@
 
     ack      the record is finished in the ledger; when that is written and synced, the broker is told. Many share one commit
     nak      deliver it again, after a while
-    put off  the same, of what nobody was handed, because it cannot be opened yet: why, and it does not count
+    put off  the same, of what nobody was handed, because it cannot be opened yet: why, and it does not count. Neither does what
+             nobody began when its subscription is closed
     term     not again: a dead letter, with the reason. Nothing is written: an operator may have it handed out once more
     touch    it takes longer
 
@@ -23,7 +24,7 @@ from bus.agent.apart import USUAL_DELAY, Apart
 from bus.agent.message import Batch
 from bus.errors import BusError, twin
 from bus.flow.ledger import Changes, Ledger
-from bus.protocol.frames import ACK, MAX_ROWS, MAX_WORD_BYTES, NAK, TERM, TOUCH, Frame, encode
+from bus.protocol.frames import ACK, MAX_ROWS, MAX_WORD_BYTES, NAK, NOT_BEGUN, TERM, TOUCH, Frame, encode
 from bus.protocol.header import Header
 
 MAX_TWICE: Final = 4_096
@@ -176,6 +177,14 @@ class Settling:
     def put_off(self, position: int, delay_ms: int, reason: str) -> None:
         """Nobody here was handed it."""
         self._say(NAK, [position], delay_ms=delay_ms, reason=reason)
+
+    def not_begun(self, batches: Iterable[Batch]) -> None:
+        """Nobody took any of these, and nobody will: they come to whoever is next. A second copy says nothing of the first."""
+        envelopes = ((batch.header.epoch, batch.header.seq) for batch in batches)
+        if self._twice is not None:
+            alone = (one for one in envelopes if one not in self._apart and one not in self._twice)
+            positions = {self._positions.pop(one, 0) for one in alone} - {0}
+            self._say(NAK, sorted(positions), reason=NOT_BEGUN)
 
     def end(self, position: int, reason: str) -> None:
         if position:

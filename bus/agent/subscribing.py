@@ -70,6 +70,8 @@ class Subscribing:
             if settling is not None and self._host.settling is not None:
                 await self._host.settling.leave(settling)
         finally:
+            if settling is not None:
+                settling.not_begun(one.not_begun)
             self._host.joining.leave(one)
 
     def consumed(self, one: Subscription[Any], records: int) -> None:

@@ -92,6 +92,7 @@ class Subscription(Backlog, Generic[Body]):
         """Nothing is handed out any more."""
         self.end()
         self._delivered = self.delivered
+        self._leave_behind(self._batches)
         self._batches.clear()
         self._queued, self._bytes, self._it = 0, 0, iter(())
 
@@ -119,7 +120,7 @@ class Subscription(Backlog, Generic[Body]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Nothing is delivered any more; what was not taken is forgotten."""
+        """Nothing is delivered any more; what was not taken is forgotten, or, if it is kept, comes to whoever is next."""
         self.stop()
         await self._membership.leave(self)
 

@@ -21,6 +21,7 @@ from bus.flow.redelivery import put_off_seconds
 from bus.flow.start import parse_start
 from bus.flow.unsettled import Given, Kept, Unsettled, Written
 from bus.protocol.codec import pack, unpack
+from bus.protocol.frames import NOT_BEGUN
 from bus.protocol.topics import matches
 
 _MAX_TOPICS: Final = 4_096
@@ -316,6 +317,9 @@ class LocalConsumer(OpenConsumer):
         await self._owner.settled(self)
 
     def _put_off(self, one: PutOff, now: float) -> None:
+        if one.reason == NOT_BEGUN:
+            self._tally.ignored += not self.unsettled.give_back([(one.first, one.last)])
+            return
         delay = min(max(one.delay_ms, LEAST_PUT_OFF_MS), MAX_DELAY_MS) / 1000
         longest = put_off_seconds(self.log.settings.retention_ms)
         count, given = self.unsettled.put_off([(one.first, one.last)], delay=delay, longest=longest, now=now)

@@ -57,12 +57,12 @@ Span = tuple[int, int]
 
 
 class PutOff(NamedTuple):
-    """A span that its reader could not open yet."""
+    """A span that its reader could not open yet, or left without a look at it."""
 
     first: int
     last: int
     delay_ms: int
-    """At least a second, whatever is said."""
+    """At least a second, whatever is said; of what was NOT_BEGUN, nothing."""
     reason: str
 
 
@@ -207,6 +207,7 @@ class Consumer(Protocol):
         naks: [first, last, delay in ms]; None for the usual delay, 1 s doubling to 60 s. terms: [first, last, reason]: a dead
         letter. touches: `ack_wait` begins anew. put_off: as a nak, but this delivery does not count, because nobody could take
         it; where that went on for `put_off_seconds`, or there are `MAX_PUT_OFF` of them, it is a dead letter with this reason.
+        What is put off as NOT_BEGUN was there in time and nobody looked at it: it is handed out again at once, however often.
         """
 
     async def settle(

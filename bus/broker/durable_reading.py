@@ -5,7 +5,7 @@ handed out   as far as a taker has credit, not too much that is large, and room 
 shown        papers and kept grants go before the first delivery that needs them
 not theirs   what policy does not let them hear (any more) is passed over
 left         the last taker closes it; what was handed out and not settled goes to whoever opens it next. A member that leaves
-             others behind gives back what it has, and they get it
+             others behind gives back what it has, and they get it. What who leaves says nobody began is no delivery
 at the end   if policy keeps its topics in another class now, it goes on there
 """
 
@@ -22,7 +22,7 @@ from bus.backbone.interface import DEAD, Consumer, ConsumerName, Delivery, PutOf
 from bus.broker.host_link import HostLink, Subscription
 from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.flow.start import Start
-from bus.protocol.frames import ACK, NAK, TERM, column, parse_dead_letter
+from bus.protocol.frames import ACK, NAK, NOT_BEGUN, TERM, column, parse_dead_letter
 from bus.protocol.header import Header
 
 AT_ONCE: Final = 128
@@ -30,6 +30,8 @@ AT_ONCE: Final = 128
 USUAL_DELAY: Final = (1 << 64) - 1
 """In a SETTLE: the backbone knows best."""
 MAX_LACKS: Final = 1_024
+MAX_NOT_BEGUN: Final = 16_384
+"""Spans; what an honest host has in hand of one subscription is less."""
 FOR_GOOD: Final = frozenset(("consumer_differs", "several_classes", "not_durable"))
 """What will be refused whenever it is asked."""
 _log = logging.getLogger("tpmbus.broker")
@@ -47,6 +49,8 @@ class Taker:
     """In a group: what it was given and has not settled, and of which epoch."""
     lacks: dict[bytes, None] = field(default_factory=dict, repr=False)
     """In a group: epochs of which it put something off, for want of a key, and has acknowledged nothing since."""
+    not_begun: list[Span] = field(default_factory=list, repr=False)
+    """What it says, on its way out, that nobody there has looked at: no delivery. Until it has left, it is not handed out again."""
     is_begun: bool = False
     """Whether it was told that it is live."""
     shown: tuple[bytes, bytes, str] = (b"", b"", "")
@@ -119,6 +123,8 @@ class Reading:
         self._turns = 0
         self._scope: anyio.CancelScope | None = None
         self._changed: anyio.Event | None = None
+        self._not_begun: list[Span] = []
+        """By the last who took."""
 
     @property
     def is_behind(self) -> bool:
@@ -134,9 +140,11 @@ class Reading:
     def leave(self, one: Subscription) -> None:
         taker = self.takers.pop(one)
         if not self.takers:
+            self._not_begun = taker.not_begun
             self._stop()
         elif taker.held and self.consumer is not None:
-            self.consumer.settle_nowait(naks=[(position, position, 0) for position in taker.held])
+            not_begun = taker.settles(taker.not_begun, NAK, could_not_open=False)
+            self.consumer.settle_nowait(naks=[(position, position, 0) for position in taker.held], put_off=_as_not_begun(not_begun))
 
     def wake(self) -> None:
         """Somebody has credit or room again, or is new."""
@@ -157,6 +165,10 @@ class Reading:
         """Whether it was open; what is said of a closed one is said in vain, and those records come again."""
         if self.consumer is None:
             return False
+        if verb == NAK and reason == NOT_BEGUN:
+            if len(taker.not_begun) + len(spans) <= MAX_NOT_BEGUN:
+                taker.not_begun += spans
+            return True
         if self.is_group:
             spans = taker.settles(spans, verb, could_not_open=verb == NAK and bool(reason))
         if verb == ACK:
@@ -206,7 +218,8 @@ class Reading:
                     await checkpoint()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await _close(consumer)
+                    await _close(consumer, self._not_begun)
+                self._not_begun = []
                 self.consumer = None
         except (BusError, ValueError) as error:
             self._fail(error)
@@ -302,13 +315,18 @@ class Reading:
             consumer.settle_nowait(acks=[(position, position)])
 
 
-async def _close(consumer: Consumer) -> None:
+async def _close(consumer: Consumer, not_begun: list[Span]) -> None:
     try:
+        consumer.settle_nowait(put_off=_as_not_begun(not_begun))
         await consumer.settle()
-    except BackboneError:  # then some of it comes again
+    except (BackboneError, ClosedError):  # then some of it comes again
         pass
     finally:
         await consumer.aclose()
+
+
+def _as_not_begun(spans: list[Span]) -> list[PutOff]:
+    return [PutOff(first, last, 0, NOT_BEGUN) for first, last in spans]
 
 
 def _rank(taker: Taker, epoch: bytes) -> tuple[bool, int, int]:

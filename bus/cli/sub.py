@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import bus
 
 
+MOST_AT_ONCE = 1_024
+
+
 @click.command(short_help="Print the messages of a topic or pattern.")
 @click.argument("pattern", shell_complete=topics_to_hear)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
@@ -75,6 +78,8 @@ def sub(
         from bus.cli.loop import until_stopped
 
         options: dict[str, Any] = {"group": group, "durable": durable, "start": _start(start)}
+        if durable is not None and count is not None:
+            options["limit"] = min(count, MOST_AT_ONCE)  # what is handed out and not shown would count as delivered in vain
         place = joined(agent, url=url, state=state, take_over=take_over)
         async with place as listener, listener.subscribe(pattern, **options) as subscription:
             output.note(f"{agent} listens to {pattern}")

@@ -179,6 +179,14 @@ class Unsettled:
                 self._put(position, deliveries - 1, now + delay, _LATER)
         return count, given
 
+    def give_back(self, spans: Sequence[Span]) -> int:
+        """Nobody looked at these: they are ready again, and this time does not count. How many that are."""
+        count = 0
+        for position, deliveries in self._pop_out(spans):
+            count += 1
+            self._put(position, deliveries - 1, 0.0, _READY)
+        return count
+
     def term(self, spans: Sequence[Span]) -> list[Given]:
         return [self._give_up(position, deliveries) for position, deliveries in self._pop_out(spans)]
 

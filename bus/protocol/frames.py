@@ -41,6 +41,8 @@ GONE: Final = 2
 """How somebody listens, in INTEREST."""
 ACK: Final = 1
 NAK: Final = 2
+NOT_BEGUN: Final = "not_begun"
+"""The reason of a NAK: who leaves was handed it and has not looked at it. Whoever is next gets it as if for the first time."""
 TERM: Final = 3
 TOUCH: Final = 4
 STATEMENT: Final = 0

@@ -73,6 +73,7 @@ _PARTS: Final[Sequence[Part]] = (
     consuming.who_waits_hears_of_what_is_due,
     consuming.naks_wait_longer_each_time,
     consuming.what_was_put_off_does_not_count,
+    consuming.what_was_not_begun_does_not_count,
     consuming.what_was_put_off_for_too_long_is_a_dead_letter,
     consuming.what_is_given_up_is_a_dead_letter,
     consuming.dead_letters_can_be_requeued_and_dropped,

@@ -8,6 +8,7 @@ from bus.backbone.interface import DEAD, LEAST_PUT_OFF_MS, Delivery, PutOff
 from bus.flow.redelivery import put_off_seconds
 from bus.flow.start import ALL
 from bus.protocol.codec import pack
+from bus.protocol.frames import NOT_BEGUN
 from bus.testing.backbone_bench import ACK_WAIT_SECONDS, SHORT, WORK, Bench, refuses, require, seen, taken
 
 # ---- handing out -----------------------------------------------------------------------------------------------------------------
@@ -142,6 +143,22 @@ async def what_was_put_off_does_not_count(bench: Bench) -> None:
     require(await bench.backbone.dead_letters() == [], "nothing was given up")
     (facts,) = await bench.backbone.consumers()
     require(facts.waiting == facts.outstanding == 0, f"its facts are {facts}")
+
+
+async def what_was_not_begun_does_not_count(bench: Bench) -> None:
+    """And comes again at once, in order, before what is new; however often, and although somebody else opens it."""
+    first, second = await bench.append("work.a", "work.b")
+    for _ in range(WORK.max_deliver + 1):
+        consumer = await bench.consume("inbox")
+        require(seen(await taken(consumer, 2)) == [(first, 1), (second, 1)], "as if for the first time")
+        await consumer.settle(put_off=[PutOff(first, second, 0, NOT_BEGUN)])
+        await consumer.aclose()
+    consumer = await bench.consume("inbox")
+    await taken(consumer, 2)
+    await consumer.settle(acks=[(second, second)], naks=[(first, first, 0)], put_off=[PutOff(first, second, 0, NOT_BEGUN)])
+    require(seen(await taken(consumer, 1)) == [(first, 2)], "a nak counts; what is settled stays so")
+    await consumer.settle(acks=[(first, first)])
+    require(await bench.backbone.dead_letters() == [], "nothing was given up")
 
 
 async def what_was_put_off_for_too_long_is_a_dead_letter(bench: Bench) -> None:

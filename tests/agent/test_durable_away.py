@@ -246,6 +246,23 @@ async def test_what_a_member_had_goes_to_the_others_when_it_leaves():
                 assert all(message.redelivered for message in again)
 
 
+async def test_what_a_member_never_looked_at_comes_to_the_others_as_if_for_the_first_time():
+    async with bus_in_memory() as hub, hub.host().agent("LEAD") as lead:
+        async with hub.host().agent("PAINTER") as painter, hub.host().agent("CARPENTER") as carpenter:
+            async with carpenter.subscribe("work.>", group="builders", durable="ours", limit=4) as two:
+                async with painter.subscribe("work.>", group="builders", durable="ours", limit=4) as one:
+                    for number in range(8):
+                        await lead.publish("work.a", number)
+                    await hub.settle()
+                    left, taken = one.pending, await next_of(one)
+                    for message in await all_of(hub, two):
+                        await message.ack()
+                await hub.advance(1)
+                again = [*await all_of(hub, two), *await all_of(hub, two)]
+                assert [message.deliveries for message in again if message.body != taken.body] == [1] * (left - 1)
+                assert [message.deliveries for message in again if message.body == taken.body] == [2]
+
+
 async def test_an_inbox_key_that_was_renewed_opens_what_comes_after_and_the_old_one_what_came_before():
     async with bus_in_memory() as hub:
         async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine"):

@@ -100,7 +100,38 @@ async def test_what_was_not_acknowledged_is_there_for_the_next_subscription():
                 if message.body == 0:
                     await message.ack()
         async with painter.subscribe("work.>", durable="mine") as work:
-            assert [(one.body, one.redelivered) for one in await all_of(hub, work)] == [(1, True), (2, True)]
+            assert [(one.body, one.redelivered) for one in await all_of(hub, work)] == [(1, True), (2, False)], (
+                "nobody took the last one"
+            )
+
+
+async def test_what_nobody_took_when_a_subscription_was_closed_was_not_delivered():
+    """More often than anything is delivered, and in the order in which it was published. One is taken each time: that counts."""
+    async with bus_with("LEAD", "PAINTER") as (hub, lead, painter):
+        async with painter.subscribe("work.>", durable="mine"):
+            pass
+        for number in range(8):
+            await lead.publish("work.a", number)
+        for number in range(8):
+            async with painter.subscribe("work.>", durable="mine") as work:
+                await hub.settle()
+                assert work.pending == 8 - number
+                message = await next_of(work)
+                assert (message.body, message.deliveries) == (number, 1)
+                await message.ack()
+        assert (await hub.statistics())["broker"]["backbone"]["dead"] == 0
+
+
+async def test_what_was_taken_and_not_settled_was_delivered():
+    async with bus_with("LEAD", "PAINTER") as (hub, lead, painter):
+        for number in range(2):
+            await lead.publish("work.a", number)
+        for times in range(1, 3):
+            async with painter.subscribe("work.>", durable="mine", start="all") as work:
+                message = await next_of(work)
+                assert (message.body, message.deliveries) == (0, times)
+        async with painter.subscribe("work.>", durable="mine", start="all") as work:
+            assert sorted([(one.body, one.deliveries) for one in await all_of(hub, work)]) == [(0, 3), (1, 1)]
 
 
 async def test_a_nak_brings_it_again_when_it_says():

@@ -143,6 +143,16 @@ def test_of_many_lines_one_that_is_too_long_is_1_and_says_how_many_were_taken(ho
     assert sub.said.splitlines() == ["tasks.build DIRECTOR one", "tasks.build DIRECTOR "]
 
 
+def test_what_is_kept_can_be_taken_one_by_one_and_none_of_it_was_delivered_in_vain(home):
+    """More often than a message is handed out before it is a dead letter."""
+    kept = ("sub", "results.>", "--as", "DATABASE", "--durable", "one-by-one", "--json")
+    assert home.run(*kept, "--timeout", "0").returncode == 0
+    home.run("pub", "results.build", "--as", "PYTHON", typed="".join(f"{number}\n" for number in range(8)))
+    seen = [json.loads(home.run(*kept, "--count", "1", "--timeout", "20").stdout) for _ in range(8)]
+    assert [(one["body"], one["deliveries"]) for one in seen] == [(number, 1) for number in range(8)]
+    assert home.json("dead", "list") == []
+
+
 def test_no_hub_is_6(fleet):
     done = fleet.run("pub", "tasks.build", "x", "--as", "DIRECTOR")
     assert done.returncode == 6

@@ -236,6 +236,13 @@ class Naive:
                 state[0], state[2] = "later", now + (redelivery_seconds(state[1]) if delay is None else delay)
         return len(concerned), given
 
+    def give_back(self, spans):
+        concerned = self.within(spans, "out")
+        for position in concerned:
+            state = self.all[position]
+            state[0], state[1] = "ready", state[1] - 1
+        return len(concerned)
+
     def term(self, spans):
         return [self.give_up(position) for position in self.within(spans, "out")]
 
@@ -289,6 +296,10 @@ class Both:
         count, given = self.ours.nak(spans, delay=delay, now=self.now)
         assert (count, sorted(given)) == self.naive.nak(spans, delay=delay, now=self.now)
 
+    def give_back(self):
+        spans = self.spans()
+        assert self.ours.give_back(spans) == self.naive.give_back(spans)
+
     def term(self):
         spans = self.spans()
         assert sorted(self.ours.term(spans)) == sorted(self.naive.term(spans))
@@ -337,7 +348,7 @@ class Both:
 
 
 STEPS = [Both.new] * 3 + [Both.ack] * 3 + [Both.nak] * 2 + [Both.again] * 2
-STEPS += [Both.term, Both.touch, Both.settle, Both.time, Both.release, Both.crash]
+STEPS += [Both.term, Both.give_back, Both.touch, Both.settle, Both.time, Both.release, Both.crash]
 
 
 @given(seed=st.integers(0, 1 << 32))

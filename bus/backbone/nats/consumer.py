@@ -30,6 +30,7 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, twin
 from bus.flow.redelivery import put_off_seconds, redelivery_seconds
 from bus.flow.unsettled import MAX_PUT_OFF
+from bus.protocol.frames import NOT_BEGUN
 from bus.protocol.topics import matches
 
 MAX_DELAY_MS: Final = 86_400_000
@@ -306,13 +307,21 @@ class NatsConsumer(OpenConsumer):
         for position in positions:
             held = self.held.pop(position)
             mark = held.mark or Mark(0, now_ms)
-            if now_ms - mark.since_ms >= longest_ms or (held.mark is None and self.marks.count >= MAX_PUT_OFF):
+            if one.reason == NOT_BEGUN:
+                self._give_back(held, mark)
+            elif now_ms - mark.since_ms >= longest_ms or (held.mark is None and self.marks.count >= MAX_PUT_OFF):
                 self._give_up(position, held, one.reason)
             else:
                 self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1))
                 self._said.say(held.reply, nak(wait_ms))
-        self._tally.put_off += len(positions)
+        self._tally.put_off += len(positions) if one.reason != NOT_BEGUN else 0
         self._tally.ignored += not positions
+
+    def _give_back(self, held: Held, mark: Mark) -> None:
+        """Nobody looked at it. With many marks already it counts all the same: those are for what cannot be opened."""
+        if held.mark is not None or self.marks.count < MAX_PUT_OFF // 2:
+            self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1))
+        self._said.say(held.reply, nak(0))
 
     def _give_up(self, position: int, held: Held, reason: str) -> None:
         grave = self._dying[position] = Grave(self, position, held, reason)
