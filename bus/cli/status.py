@@ -47,7 +47,7 @@ def troubles(found: Mapping[str, Any]) -> list[str]:
     said = [f"{what}: {error}" for what, error in found.get("failures", {}).items()]
     if found.get("backbone_connected") is False:
         said.append(f"NATS cannot be reached ({found['backbone']}): what is durable waits")
-    if host.get("connected") is False:
+    if host.get("connected") is False and host.get("agents"):  # a hub that has none of its own has no link of its own either
         said.append("the hub is not connected to its broker: broker.log in the state folder says why")
     said += [
         f"the TPM {name} is away: `tpmbus doctor`" for name, one in tpm.get("tpms", {}).items() if not one.get("is_there", True)

@@ -200,7 +200,10 @@ class _Call:
         """("item", value) or ("answer", value)."""
         line = await self._reader.receive()
         if line is None:
-            raise ConnectionLostError("the hub hung up: it serves its own user alone, and so many callers at a time")
+            raise ConnectionLostError(
+                "the hub hung up: it, or its broker, has just ended, or too many call it (and it serves its own user alone); "
+                "`tpmbus status` says whether it is there"
+            )
         try:
             [(kind, value)] = json.loads(line).items()
         except (ValueError, AttributeError) as error:

@@ -82,7 +82,9 @@ class InForce:
     async def reload(self) -> bool:
         """Sign the files as they are now; whether they say something new. Raises PolicyError, and then the old ones stay."""
         async with self._lock:
-            return await self._changed(self._sign_files)
+            changed = await self._changed(self._sign_files)
+        self.failures.pop("policy", None)  # whoever asked for it
+        return changed
 
     async def join(self, agents: Mapping[str, str]) -> bool:
         """With these agents, and their roles, besides. Raises PolicyError."""

@@ -66,6 +66,11 @@ def test_what_is_wrong_is_a_line_with_what_to_do(path, value, said):
     assert said in line
 
 
+def test_a_hub_without_agents_of_its_own_needs_no_link_to_its_broker():
+    alone = changed("numbers", "host", value={"agents": 0, "connected": False, "sessions": {"failed": 0, "open": 0}})
+    assert troubles(alone) == []
+
+
 def test_a_gateway_tells_its_own_agents_from_those_of_the_whole_bus():
     found = changed("numbers", "broker", "neighbours", value={"open": 2, "agents": 64})
     assert dict(dict(sections(found))["hub"])["agents live"] == "76 on the bus: 12 here, 64 at other brokers"

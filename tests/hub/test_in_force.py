@@ -196,6 +196,15 @@ async def test_a_wrong_file_is_said_once_and_is_in_force_when_it_is_right(place,
         await until(lambda: not found.failures)
 
 
+async def test_a_file_that_is_put_right_and_reloaded_by_hand_is_wrong_no_more(place):
+    async with place.running() as found:
+        place.write("version: 1\nnonsense: 1\n")
+        await place.pass_time(3, until_so=lambda: "policy" in found.failures)
+        place.write(POLICY)
+        assert await found.reload() is False
+        assert not found.failures
+
+
 async def test_a_file_that_is_gone_leaves_its_policy_in_force(place):
     async with place.running() as found:
         place.policy.unlink()
