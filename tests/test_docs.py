@@ -19,13 +19,67 @@ NOT_HERE = ("TPMBUS_TPM=", "make ", ". .venv/")
 """Lines of shell that a test cannot run: with other TPMs than the one that is there, and what sets up the checkout itself."""
 
 
+RUN_BY = {
+    "README.md": "tests/test_docs.py",
+    "docs/explanation/scale.md": "tests/docs/test_pages.py",
+    "docs/explanation/the-model.md": "tests/model/test_model.py",
+    "docs/how-to/another-machine.md": "tests/docs/test_pages.py",
+    "docs/how-to/embed-the-bus.md": "tests/docs/test_pages.py",
+    "docs/how-to/look-after-keys.md": "tests/test_docs.py",
+    "docs/how-to/measure.md": "tests/docs/test_pages.py",
+    "docs/how-to/nats.md": "tests/backbone/test_nats_page.py",
+    "docs/how-to/run-a-fleet.md": "tests/docs/test_pages.py",
+    "docs/how-to/several-brokers.md": "tests/docs/test_pages.py",
+    "docs/how-to/test-your-agents.md": "tests/testing/test_docs.py",
+    "docs/how-to/write-a-policy.md": "tests/policy/test_docs.py",
+    "docs/how-to/write-an-agent.md": "tests/docs/test_pages.py",
+    "docs/reference/tpm-service.md": "tests/tpm/test_service_reference.py",
+    "docs/reference/trust.md": "tests/test_docs.py",
+    "docs/spec/02-encoding.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/03-envelope.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/05-epochs-and-grants.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/06-receiving.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/07-trust.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/08-link.md": "tests/second_reader/test_worked_examples.py",
+    "docs/spec/handshake.md": "tests/protocol/test_handshake.py",
+    "docs/tutorial/two-agents.md": "tests/docs/test_pages.py",
+}
+"""Pages with blocks of code, and the test that runs them."""
+SHOWN = {
+    "docs/how-to/compare-with-other-buses.md": {"make"},
+    "docs/how-to/measure.md": {"make", "scripts/bench-targets"},
+    "docs/how-to/run-a-fleet.md": {"tpmbus"},
+    "docs/how-to/several-brokers.md": {"mv", "nats-server", "pip", "rm", "tpmbus"},
+    "docs/tutorial/two-agents.md": {"."},
+}
+"""Lines of `sh` that no test runs, by how they begin: other machines and buses, the checkout, and a revocation that would cut off
+the page's own fleet. Those of `tpmbus` are parsed by `test_advice`."""
+
+
+def test_every_block_of_code_is_run_by_a_test():
+    """A page that gets its first block gets a line above; those who run it say themselves what they do not know."""
+    with_blocks = {str(page.relative_to(ROOT)) for page in PAGES if re.search(r"^```[a-z]+\n", page.read_text(), re.MULTILINE)}
+    assert with_blocks == {*RUN_BY, *SHOWN}
+    for page, test in RUN_BY.items():
+        known = (
+            "docs/spec" if page.startswith("docs/spec/0") else Path(page).name
+        )  # the parts of the specification are read together
+        assert known in (ROOT / test).read_text(), f"{test} knows nothing of {page}"
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_lines_that_no_test_runs_are_of_the_kinds_that_none_can(page):
+    lines = commands(ROOT / page, left_out=())
+    assert {line.split()[0] for line in lines if not line.startswith("#")} == SHOWN[page]
+
+
 def blocks(page: Path, language: str) -> Iterator[str]:
     yield from re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path) -> list[str]:
+def commands(page: Path, *, left_out: tuple[str, ...] = NOT_HERE) -> list[str]:
     lines = [line.split("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith(NOT_HERE)]
+    return [line for line in lines if line and not line.startswith(left_out)]
 
 
 def test_every_link_in_the_documentation_leads_somewhere():

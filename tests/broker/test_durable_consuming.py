@@ -9,11 +9,11 @@ from kept_stage import DAY, Keeper, KeptStage, inbox_key, settle
 from small_world import World
 
 from bus.backbone.interface import Grant
-from bus.broker import host_link
+from bus.broker import durable_reading, host_link
 from bus.broker.durable_inboxes import SHELF
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
-from bus.protocol.frames import ACK, NAK, TERM, TOUCH, Frame, sub_ref
+from bus.protocol.frames import ACK, NAK, NOT_BEGUN, TERM, TOUCH, Frame, sub_ref
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +251,23 @@ async def test_what_one_member_of_a_group_cannot_open_goes_to_another_and_does_n
         assert sorted(again) == sorted((1, envelope) for envelope in sent)
         counts = stage.counted["backbone"]
         assert (await blind.kept(), counts["put_off"], counts["naks"]) == ([], 3, 0)
+
+
+async def test_what_was_not_begun_comes_again_when_who_says_so_has_left_and_not_to_who_stays(stage: KeptStage, monkeypatch):
+    monkeypatch.setattr(durable_reading, "MAX_NOT_BEGUN", 2)
+    async with stage.running():
+        publisher, first = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        await first.subscribe_durably(1, "work.>", limit=100)
+        sent = await publish(publisher, 3)
+        assert await kept(first) == sent
+        await first.settles(1, NAK, (1, 2), reason=NOT_BEGUN)
+        await first.settles(1, NAK, (3, 3), (2, 2), (1, 1), reason=NOT_BEGUN)  # more than anybody has to say is not heard
+        await stage.later(2)
+        assert await first.kept() == []
+        first.send(Frame.UNSUBSCRIBE, 1)
+        await settle()
+        heard = await first.subscribe_durably(2, "work.>", limit=100)
+        assert [(one[3], one[5]) for one in heard if one[0] == Frame.DELIVER] == [*zip((1, 1, 2), sent, strict=True)]
 
 
 async def test_a_link_that_ends_over_a_durable_subscription_that_starts_nowhere_leaves_nothing_behind(stage: KeptStage):
