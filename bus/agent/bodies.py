@@ -6,13 +6,22 @@ a value when it is asked for, after everything else was verified.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import msgpack
 
 from bus.errors import MessageTooLargeError
 
-_pack: Final = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+class _Packers(threading.local):
+    """One for each thread: see `bus.protocol.codec`."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+_packers: Final = _Packers()
 
 
 def pack_body(body: Any, most: int) -> bytes:
@@ -20,7 +29,7 @@ def pack_body(body: Any, most: int) -> bytes:
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     try:
-        packed = bytes(_pack(body))
+        packed = bytes(_packers.pack(body))
     except OverflowError as error:
         raise ValueError("a number of more than 64 bits does not travel: publish it as text or bytes") from error
     if len(packed) > most:

@@ -11,6 +11,7 @@ a hundred others. So where nobody has vouched for the bytes yet, the caller also
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -19,7 +20,23 @@ import msgpack
 
 from bus.errors import RemoteProtocolError
 
-pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+class _Packers(threading.local):
+    """One for each thread, because a packer has one buffer. That it is written in C does not help: packing makes small objects, any
+    of which may set off the collector, which runs Python code and so lets other threads in, and what they pack would land in the
+    middle of this."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+_packers: Final = _Packers()
+
+
+def pack(value: Any) -> bytes:
+    """The array in shortest form. Raises TypeError, ValueError and OverflowError for what has none."""
+    return _packers.pack(value)
+
 
 
 _MAX_U8: Final = 0xFF

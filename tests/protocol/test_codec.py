@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
@@ -33,6 +36,42 @@ def test_any_bytes_unpack_or_are_malformed(data: bytes):
     except RemoteProtocolError:
         return
     assert codec.pack(value) == data
+
+
+def test_what_another_thread_packs_meanwhile_is_not_mixed_in():
+    """The collector may run in the middle of packing, and let other threads in: where a field is no plain tuple, for example."""
+
+    class Fields(NamedTuple):
+        one: int
+        two: bytes
+
+    class Gone:
+        itself: Gone
+
+    found: list[bytes] = []
+
+    def meanwhile(_: object) -> None:
+        thread = threading.Thread(target=lambda: found.append(codec.pack(["another"])))
+        thread.start()
+        thread.join()
+
+    value, before = (Fields(1, b"x"), b"body"), gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    gone = Gone()
+    gone.itself = gone
+    watched = weakref.ref(gone, meanwhile)
+    del gone
+    try:
+        gc.set_threshold(1)
+        gc.enable()
+        packed = codec.pack(value)
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert watched() is None
+    assert found == [msgpack.packb(["another"])]
+    assert packed == msgpack.packb(((1, b"x"), b"body"))
 
 
 WRONG: dict[str, bytes] = {
