@@ -38,7 +38,6 @@ def pack(value: Any) -> bytes:
     return _packers.pack(value)
 
 
-
 _MAX_U8: Final = 0xFF
 _MAX_U16: Final = 0xFFFF
 _NOWHERE: Final = 1 << 62
