@@ -24,8 +24,10 @@ MOST_RECORDS: Final = 512
 """Of one envelope."""
 SINGLES: Final = 128
 """Envelopes of one record that are sealed in a turn: a millisecond's work."""
-SIGNED_AT_ONCE: Final = 8
-"""Envelopes of a lane that its identity key is at work on."""
+MOST_SIGNING: Final = 32
+"""Envelopes of a lane that its identity key is at work on, or that gather for its next signature: half of them on average."""
+MOST_SIGNING_BYTES: Final = 8 << 20
+"""Of their records; one more envelope may begin below it."""
 
 Through = Callable[["Lane", Any], Awaitable[Any]]
 
@@ -53,8 +55,8 @@ class Note(NamedTuple):
 
 class Lane:
     __slots__ = (
-        "_trouble", "agent", "deficit", "key", "last_signed", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing",
-        "signing", "through", "topic", "use", "waiting",
+        "_trouble", "agent", "deficit", "key", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing", "signing",
+        "signing_bytes", "takes_rest", "through", "topic", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
@@ -69,9 +71,10 @@ class Lane:
         self.ready = False
         self.deficit = 0
         self.signing = 0
-        """Envelopes that its identity key is at work on."""
-        self.last_signed: anyio.Event | None = None
-        """Of the newest of these: it is sealed, or failed. They are sealed one after the other, so that order stays."""
+        """Envelopes that are drafted, and neither sealed nor failed: its identity key is at work on them, or will be."""
+        self.signing_bytes = 0
+        self.takes_rest = False
+        """Whether what waits goes along with these, however little it is."""
         self._trouble: BusError | None = None
         self.quick: dict[str, Lane] | None = None
         """The table in which it stands as long as records may be put in without a look at what stands here."""
@@ -96,7 +99,10 @@ class Lane:
     @property
     def may_begin(self) -> bool:
         """While its key is at work, what comes gathers; a whole envelope need not wait, and is signed with the next ones."""
-        return not self.signing or (self.signing < SIGNED_AT_ONCE and len(self.waiting) >= MOST_RECORDS)
+        if not self.signing:
+            return True
+        is_whole = len(self.waiting) >= MOST_RECORDS or self.waiting.size_bytes >= MAX_ENVELOPE_BYTES
+        return (is_whole or self.takes_rest) and self.signing < MOST_SIGNING and self.signing_bytes < MOST_SIGNING_BYTES
 
     @property
     def trouble(self) -> BusError | None:

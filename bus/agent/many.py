@@ -14,8 +14,8 @@ from typing import Any, Final
 from bus.agent import tracing
 from bus.agent.hooks import Chain
 from bus.agent.lane import Note
-from bus.agent.publishing import ACCEPTED, STORED, Publishing, until_of
-from bus.agent.receipts import Receipt
+from bus.agent.publishing import SENT, STORED, Publishing, until_of
+from bus.agent.receipts import Receipt, Together
 from bus.agent.record import NO_HEADERS, Record, new_record
 from bus.errors import Drop
 from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
@@ -47,6 +47,9 @@ class Many:
         self._until = until_of(self._lane, wait)
         self._headers = tracing.with_trace(headers) if tracing.is_on() else headers
         self._receipts: deque[Receipt] = deque()
+        """Of those that are waited for until they are stored: a broker may say so of each twice."""
+        self._together = Together()
+        """Of all that are waited for until they are sent. How many are on their way at a time is what their lane lets go."""
         self._chunk = FIRST_CHUNK
         self._largest: int | None = None
         """Of the last chunk."""
@@ -60,12 +63,13 @@ class Many:
                 await self._one(body)
         elif hooks is not None and hooks.is_batch:
             await self._batches(iter(bodies), hooks)
-        elif hooks is not None or self._until != ACCEPTED or self._headers:
+        elif hooks is not None or self._until == STORED or self._headers:
             for body in bodies:
                 await self._one(body)
         else:
             await self._chunks(iter(bodies))
-        await self._finished(0)
+        await self._stored(0)
+        await self._together.sent()
 
     async def _chunks(self, bodies: Iterator[Any]) -> None:
         while chunk := await self._next(bodies):
@@ -74,6 +78,7 @@ class Many:
             else:
                 for body in chunk:
                     await self._accept(body, self._headers)
+            self._together.check()
 
     async def _batches(self, bodies: Iterator[Any], hooks: Chain[Record]) -> None:
         topic, headers = self._topic, self._headers or NO_HEADERS
@@ -84,11 +89,12 @@ class Many:
                 self._publishing.check_topic(topic, record)
             plain = [record.body for record in kept if not record.headers]
             await self._wait_for_room()
-            if self._until == ACCEPTED and len(plain) == len(kept) and self._fit(plain, largest_of(plain)):
+            if self._until != STORED and len(plain) == len(kept) and self._fit(plain, largest_of(plain)):
                 self._put(plain)
             else:
                 for record in kept:
                     await self._accept(record.body, record.headers)
+            self._together.check()
 
     async def _one(self, body: Any) -> None:
         headers = self._headers
@@ -101,12 +107,20 @@ class Many:
 
     async def _accept(self, body: Any, headers: Mapping[str, str] | None) -> None:
         await self._wait_for_room()
-        receipt = None if self._until == ACCEPTED else Receipt(durable=self._lane.rule.is_durable)
+        receipt = Receipt(durable=self._lane.rule.is_durable) if self._until == STORED else None
         self._publishing.add(self._lane, body, headers, None if receipt is None else Note(b"", b"", receipt))
-        self.accepted += 1
+        self._accepted(1)
         if receipt is not None:
             self._receipts.append(receipt)
-            await self._finished(MOST_WAITING)
+            await self._stored(MOST_WAITING)
+        self._together.check()
+
+    def _accepted(self, records: int) -> None:
+        """The lane's newest."""
+        self.accepted += records
+        if self._until == SENT:
+            self._lane.waiting.note_newest(records, self._together)
+            self._together.pending += records
 
     async def _wait_for_room(self) -> None:
         """In the lane of the moment: under another policy it may be another one."""
@@ -137,7 +151,7 @@ class Many:
         lane, waiting = self._lane, self._lane.waiting
         waiting.payloads += chunk
         waiting.size_bytes += sum(map(len, chunk))
-        self.accepted += len(chunk)
+        self._accepted(len(chunk))
         if not lane.ready:
             self._publishing.outbox.put(lane)
 
@@ -147,11 +161,10 @@ class Many:
             raise error
         self._publishing.dropped(len(records))
 
-    async def _finished(self, most: int) -> None:
+    async def _stored(self, most: int) -> None:
         """Return when at most so many are still waited for."""
         while len(self._receipts) > most:
-            receipt = self._receipts.popleft()
-            await (receipt.stored() if self._until == STORED else receipt.sent())
+            await self._receipts.popleft().stored()
 
 
 def largest_of(chunk: list[Any]) -> int | None:

@@ -10,18 +10,19 @@ One turn in one step of the loop, so that others have theirs in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
 import anyio
 
+from bus.agent.identity_turns import IdentityTurns, Start
 from bus.agent.lane import Lane
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.outcomes import Outcomes, Refused, Turn
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
-from bus.agent.way import MOST_TURN_BYTES, TURN_BYTES, Way
+from bus.agent.way import SEALED_TURN_BYTES, TURN_BYTES, Way
 from bus.clock import Clock
 from bus.errors import BusError, NotPermittedError, SessionEndedError, TrustStaleError, VerificationError
 from bus.identity.envelopes.reserved import why_not_publish
@@ -33,9 +34,6 @@ from bus.transport.link import Link
 from bus.transport.soon import Soon, scheduler
 
 _U32: Final = (1 << 32) - 1
-
-Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-"""Starts something in the host's task group."""
 
 
 class Outbox:
@@ -52,14 +50,14 @@ class Outbox:
     ) -> None:
         """`failed` hears of an error of our own, which nothing can go on after."""
         self._keyring, self._sessions, self._sealing, self._clock = keyring, sessions, sealing, clock
-        self._start, self._failed = start, failed
+        self._failed = failed
         self._outcomes = Outcomes(refused)
         self._link: Link | None = None
         self._soon: Soon
         """Since there is a link."""
         self._woken = False
         self._live, self._kept = self._ways = Way(), Way()
-        self._signing = 0
+        self._by_identity = IdentityTurns(sealing, start, sealed=self._signed, failed=self._outcomes.fail, settled=self._may_go_on)
         self._stalled: dict[Lane, None] = {}
         self._turns: dict[int, Turn] = {}
         self._last = 0
@@ -128,7 +126,7 @@ class Outbox:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._turns or self._signing or self._stalled or self._has_something() or self._waiting_lanes())
+        return not (self._turns or self._by_identity.signing or self._stalled or self._has_something() or self._waiting_lanes())
 
     def _has_something(self) -> bool:
         return self._live.has_something or self._kept.has_something
@@ -259,7 +257,7 @@ class Outbox:
         size, rows = 0, 0
         while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := way.rounds.next()) is not None:
             lane, allowed = found
-            if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
+            if parts and size + lane.first_bytes() > SEALED_TURN_BYTES:
                 way.rounds.add(lane)
                 break
             if not self._prepare(lane, now_ms):
@@ -267,7 +265,7 @@ class Outbox:
             is_single = lane.is_single
             taken = lane.take(allowed)
             if lane.by_identity:
-                self._sign(Part(lane, taken), now_ms)
+                self._by_identity.sign(Part(lane, taken), now_ms)
                 if lane.waiting and lane.may_begin:
                     way.rounds.add(lane)
                 continue
@@ -337,37 +335,16 @@ class Outbox:
 
     # ---- by identity ---------------------------------------------------------------------------------------------------------
 
-    def _sign(self, part: Part, now_ms: int) -> None:
-        lane, before, done = part.lane, part.lane.last_signed, anyio.Event()
-        try:
-            signed = self._sealing.by_identity(part, now_ms)
-        except BusError as error:
-            self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
-            self._moved()
-            return
-        lane.last_signed = done
-        lane.signing += 1
-        self._signing += 1
+    def _signed(self, sent: Sent) -> None:
+        self._way(sent.lane).seal(sent)
+        self.wake()
 
-        async def sign() -> None:
-            try:
-                sealed = await signed()
-                if before is not None:
-                    await before.wait()
-                for sent in sealed:
-                    self._way(lane).seal(sent)
-            except BusError as error:
-                self._outcomes.fail(lane, part.taken.notes.values(), len(part.taken.payloads), error)
-            finally:
-                done.set()
-                lane.signing -= 1
-                self._signing -= 1
-                if lane.waiting:
-                    self._way(lane).rounds.add(lane)
-                self.wake()
-                self._moved()
-
-        self._start(sign)
+    def _may_go_on(self, lane: Lane) -> None:
+        """Its key has signed, or failed."""
+        if lane.waiting and lane.may_begin:
+            self._way(lane).rounds.add(lane)
+        self.wake()
+        self._moved()
 
     # ---- small things --------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from bus.agent.lane import MOST_RECORDS, Lane, Note
@@ -11,7 +11,7 @@ from bus.agent.requests import Pending
 from bus.agent.sealing_turns import Sent
 from bus.errors import BackboneError, BusError, NotPermittedError, twin
 from bus.flow.turn_window import TurnWindow
-from bus.flow.waiting import MAX_BYTES
+from bus.flow.waiting import MAX_BYTES, Run, Taken
 from bus.protocol.frames import UNHEARD
 
 Refused = Callable[[Lane, bytes, BusError], None]
@@ -40,6 +40,8 @@ class Outcomes:
             for index, note in one.notes.items():
                 if note.receipt is not None:
                     note.receipt.was_sent(one.id.hex() if one.records == 1 else f"{one.id.hex()}-{index}")
+            for run in one.runs:
+                run.note.were_sent(run.end - run.first)
 
     def stored(self, turn: Turn, rows: Collection[tuple[bytes, int]]) -> None:
         turn.unstored -= len(rows)
@@ -56,6 +58,8 @@ class Outcomes:
             for note in sent.notes.values() if sent.lane.rule.is_durable else ():
                 if note.receipt is not None:
                     note.receipt.failed(_busy(sent))
+            for run in sent.runs if sent.lane.rule.is_durable else ():
+                run.note.failed(_busy(sent))
 
     def refused(self, sent: Sent, code: str) -> None:
         """The broker does not take it; or, of a request, nobody listens any more."""
@@ -66,7 +70,7 @@ class Outcomes:
                     note.receipt.was_sent("")
             return
         error = _busy(sent) if code == "busy" else _forbidden(sent, code)
-        self.fail(sent.lane, sent.notes.values(), sent.records, error, id_=sent.id)
+        self._fail(sent.lane, sent.notes, sent.runs, sent.records, error, id_=sent.id)
 
     def unheard(self, lane: Lane) -> None:
         """Nobody listens: it would be sealed to nobody."""
@@ -76,21 +80,34 @@ class Outcomes:
             for note in taken.notes.values():
                 if note.receipt is not None:
                     note.receipt.was_sent("")
+            for run in taken.runs:
+                run.note.were_sent(run.end - run.first)
         lane.has_room()
 
     def fail_all(self, lane: Lane, error: BusError) -> None:
         """Nothing of what waits in this lane is sent."""
         while lane.waiting:
             taken = lane.waiting.take(MOST_RECORDS, MAX_BYTES)
-            self.fail(lane, taken.notes.values(), len(taken.payloads), error)
+            self.fail(lane, taken, error)
         lane.has_room()
 
-    def fail(self, lane: Lane, notes: Iterable[Note], records: int, error: BusError, *, id_: bytes = b"") -> None:
+    def fail(self, lane: Lane, taken: Taken, error: BusError) -> None:
+        """These are not sent."""
+        self._fail(lane, taken.notes, taken.runs, len(taken.payloads), error)
+
+    def _fail(
+        self, lane: Lane, notes: Mapping[int, Note], runs: Iterable[Run], records: int, error: BusError, *, id_: bytes = b""
+    ) -> None:
         self.counts["refused"] += records
-        waited_for = [note.receipt for note in notes if note.receipt is not None]
-        for receipt in waited_for:
-            receipt.failed(twin(error))
-        if len(waited_for) < records:
+        waited_for = 0
+        for note in notes.values():
+            if note.receipt is not None:
+                note.receipt.failed(twin(error))
+                waited_for += 1
+        for first, end, together in runs:
+            together.failed(twin(error))
+            waited_for += end - first
+        if waited_for < records:
             self._refused(lane, id_, error)
 
 

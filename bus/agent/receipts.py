@@ -1,4 +1,4 @@
-"""What became of a record after `publish` took it: sent, stored, or refused with a reason."""
+"""What became of a record after `publish` took it: sent, stored, or refused with a reason; of many together, one word for all."""
 
 from __future__ import annotations
 
@@ -61,6 +61,47 @@ class Receipt:
     def _move(self, step: int) -> None:
         if step > self._done:
             self._done = step
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._bell is not None:
+            self._bell.ring()
+
+
+class Together:
+    """Of many records that are waited for until they are sent: how many are not yet, and what kept one of them from it."""
+
+    __slots__ = ("_bell", "_error", "pending")
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self._error: BusError | None = None
+        self._bell: Bell | None = None
+
+    async def sent(self) -> None:
+        """Return when all of them are. Raises what kept one of them from it, as soon as that is known."""
+        while self.pending > 0 and self._error is None:
+            if self._bell is None:
+                self._bell = bell()
+            await self._bell.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what kept one of them from being sent, if that is known."""
+        if self._error is not None:
+            raise twin(self._error)
+
+    # ---- what the outbox says ------------------------------------------------------------------------------------------------
+
+    def were_sent(self, records: int) -> None:
+        self.pending -= records
+        if self.pending <= 0:
+            self._wake()
+
+    def failed(self, error: BusError) -> None:
+        """Some of them, also of those that were sent: then a broker has refused them."""
+        if self._error is None:
+            self._error = error
             self._wake()
 
     def _wake(self) -> None:

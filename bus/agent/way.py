@@ -21,6 +21,8 @@ from bus.protocol.frames import MAX_ROWS
 TURN_BYTES: Final = 512 << 10
 """Four whole envelopes: what a turn costs beside them (a signature, a frame, its credit) is half of what it is with one each."""
 MOST_TURN_BYTES: Final = 1 << 20
+SEALED_TURN_BYTES: Final = MOST_TURN_BYTES - TURN_BYTES
+"""Of what is sealed, unless one envelope alone has more: grants have room beside it, and the whole fits into a frame."""
 _HALF_OF_ROWS: Final = MAX_ROWS // 2
 
 
@@ -50,6 +52,9 @@ class Way:
 
     @property
     def has_a_turn_of_grants(self) -> bool:
+        """Whether they go alone: there are many of them, or what is sealed next leaves no room."""
+        if self._grants and self.sealed and len(self.sealed[0].envelope) > SEALED_TURN_BYTES:
+            return True
         return self._grant_bytes > TURN_BYTES or len(self._grants) > _HALF_OF_ROWS
 
     def grant(self, alias: int, envelope: bytes) -> None:
@@ -74,8 +79,11 @@ class Way:
         """As many as go into a turn."""
         taken: list[Sent] = []
         size = 0
-        while self.sealed and size < MOST_TURN_BYTES and len(taken) < _HALF_OF_ROWS:
+        while self.sealed and len(taken) < _HALF_OF_ROWS:
+            more = len(self.sealed[0].envelope)
+            if taken and size + more > SEALED_TURN_BYTES:
+                break
             taken.append(self.sealed.popleft())
-            size += len(taken[-1].envelope)
+            size += more
         self._sealed_bytes -= size
         return taken

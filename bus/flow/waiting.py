@@ -1,13 +1,14 @@
 """Records of one lane that wait for the next turn, in columns as they will travel.
 
 Adding one is the first thing that happens to a message, half a million times a second: it appends to lists, and nothing else.
-What only few records have (headers, an id of the caller's, somebody who waits to hear of them) stands beside the columns.
+What only few records have (headers, an id of the caller's, somebody who waits to hear of them) stands beside the columns; and what
+is noted of a run of them is noted once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,14 @@ MAX_RECORDS: Final = 2_048
 MAX_BYTES: Final = 1 << 20
 """Of a lane: when it has so much, it is full, and who publishes waits."""
 _NOTHING: Final[Mapping[int, Any]] = {}
+
+
+class Run(NamedTuple):
+    """What the caller noted of several records in a row: of those from `first` to before `end`."""
+
+    first: int
+    end: int
+    note: Any
 
 
 class Taken(NamedTuple):
@@ -26,12 +35,13 @@ class Taken(NamedTuple):
     notes: Mapping[int, Any]
     """What the caller noted beside some of them."""
     size_bytes: int
+    runs: Sequence[Run] = ()
 
 
 class Waiting:
     """`size_bytes` is of all payloads and headers. Not to be shared between threads."""
 
-    __slots__ = ("header_bytes", "headers", "notes", "packed", "payloads", "size_bytes")
+    __slots__ = ("header_bytes", "headers", "notes", "packed", "payloads", "runs", "size_bytes")
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -40,6 +50,7 @@ class Waiting:
         self.headers: dict[int, Mapping[str, str]] = {}
         self.header_bytes: dict[int, int] = {}
         self.notes: dict[int, Any] = {}
+        self.runs: list[Run] = []
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -63,6 +74,14 @@ class Waiting:
         self.payloads.append(payload)
         self.size_bytes += len(payload) + header_bytes
 
+    def note_newest(self, count: int, note: Any) -> None:
+        """The newest so many are one run, or go on with the last one if it has the same note."""
+        end, runs = len(self.payloads), self.runs
+        if runs and runs[-1].end == end - count and runs[-1].note is note:
+            runs[-1] = Run(runs[-1].first, end, note)
+        else:
+            runs.append(Run(end - count, end, note))
+
     @property
     def first_bytes(self) -> int:
         """Of the oldest."""
@@ -74,7 +93,7 @@ class Waiting:
             return Taken(b"", [], _NOTHING, _NOTHING, 0)
         count, size = self._fitting(most_records, most_bytes)
         if count == len(self.payloads):
-            taken = Taken(_kinds(self.packed, count), self.payloads, self.headers, self.notes, self.size_bytes)
+            taken = Taken(_kinds(self.packed, count), self.payloads, self.headers, self.notes, self.size_bytes, self.runs)
             self.__init__()  # type: ignore[misc]  # what was taken keeps the lists, so that none has to be copied
             return taken
         payloads = self.payloads[:count]
@@ -83,9 +102,11 @@ class Waiting:
         headers, self.headers = _split(self.headers, count)
         _, self.header_bytes = _split(self.header_bytes, count)
         notes, self.notes = _split(self.notes, count)
+        runs = [Run(first, min(end, count), note) for first, end, note in self.runs if first < count]
+        self.runs = [Run(max(first - count, 0), end - count, note) for first, end, note in self.runs if end > count]
         del self.payloads[:count]
         self.size_bytes -= size
-        return Taken(kinds, payloads, headers, notes, size)
+        return Taken(kinds, payloads, headers, notes, size, runs)
 
     def _fitting(self, most_records: int, most_bytes: int) -> tuple[int, int]:
         """How many of the oldest, and of how many bytes."""

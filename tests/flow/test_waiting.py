@@ -48,6 +48,21 @@ def test_headers_and_notes_stay_with_their_records():
     assert (first.notes, second.notes) == ({0: 0, 1: 1, 2: 2, 3: 3}, {0: 4, 1: 5, 2: 6})
 
 
+def test_what_is_noted_of_a_run_stays_with_its_records_however_they_are_taken():
+    waiting, one, other = filled(*[1] * 3), object(), object()
+    waiting.note_newest(2, one)
+    waiting.add(b"1", 0)
+    waiting.note_newest(1, one)
+    for _ in range(4):
+        waiting.add(b"1", 0)
+    waiting.note_newest(3, other)
+    taken = [waiting.take(3, 1_000) for _ in range(3)]
+    assert [one.runs for one in taken] == [[(1, 3, one)], [(0, 1, one), (2, 3, other)], [(0, 2, other)]]
+    assert waiting.take(3, 1_000).runs == ()
+    waiting.add(b"1", 0)
+    assert waiting.take(3, 1_000).runs == []
+
+
 def test_headers_count_as_bytes():
     waiting = Waiting()
     for number in range(4):

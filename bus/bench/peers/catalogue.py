@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bus.bench.peers.agentmesh import AGENTMESH
-from bus.bench.peers.chip import SESSION, TPM
+from bus.bench.peers.chip import SESSION, TPM, WAITED
 from bus.bench.peers.contender import Contender
 from bus.bench.peers.nats import NATS
 from bus.bench.peers.nats_synced import NATS_SYNCED
@@ -20,5 +20,5 @@ OURS: Final = (TPMBUS.name, TPMBUS_MANY.name)
 CONTENDERS: Final[dict[str, Contender]] = {
     one.name: one for one in (TPMBUS, TPMBUS_MANY, NATS, ZENOH, PLAIN, CURVE, MLS, NO_MLS, AGENTMESH)
 }
-VARIANTS: Final[dict[str, Contender]] = {one.name: one for one in (SESSION, TPM, RECORDS, ENVELOPES, NATS_SYNCED)}
+VARIANTS: Final[dict[str, Contender]] = {one.name: one for one in (SESSION, TPM, WAITED, RECORDS, ENVELOPES, NATS_SYNCED)}
 """Of this bus and of others, used otherwise than they are there: in the table of targets, and in no table of buses."""

@@ -1,0 +1,150 @@
+"""What waits for its agent's identity key: while the TPM signs, what comes gathers, and goes to it as one request.
+
+    sign      drafted: numbered, packed, hashed; the lane's next request takes it along
+    asked     one request of a lane is out at a time. When its answer is here the next one leaves first, and then what was signed is
+              sealed, so that the TPM does not wait for that
+    sealed    envelope after envelope, in the order in which they were drafted, with a step of the loop for others now and then
+
+However much gathers, an answer holds one signature and one path for each envelope: what an operation of the TPM costs is shared by
+all records under it. How much that may be is the lane's bound (`MOST_SIGNING`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from bus.agent.lane import MOST_SIGNING, Lane
+from bus.agent.sealing_turns import Drafted, Part, SealingTurns, Sent
+from bus.errors import BusError
+from bus.flow.waiting import Taken
+from bus.protocol.proof import Proof
+
+ENOUGH: Final = MOST_SIGNING // 2
+"""Whole envelopes for one request: 8,192 records of 256 bytes. As many more gather meanwhile."""
+QUIET_STEPS: Final = 4
+"""Of the loop in which no whole envelope came: then whoever published waits, or has nothing more. There is no timer."""
+STEP_BYTES: Final = 256 << 10
+"""Sealed in one step of the loop: half a millisecond. Then others have theirs, also in the next turn."""
+
+Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+"""Starts something in the host's task group."""
+
+
+class IdentityTurns:
+    def __init__(
+        self,
+        sealing: SealingTurns,
+        start: Start,
+        *,
+        sealed: Callable[[Sent], None],
+        failed: Callable[[Lane, Taken, BusError], None],
+        settled: Callable[[Lane], None],
+    ) -> None:
+        """`settled`: something of this lane was sealed, or failed."""
+        self._sealing, self._start = sealing, start
+        self._sealed, self._failed, self._settled = sealed, failed, settled
+        self._gathered: dict[Lane, list[Drafted]] = {}
+        """Of lanes that have a request out, or are about to, what the next one takes along."""
+        self._last: dict[Lane, anyio.Event] = {}
+        """What of a lane was asked for last: set when it is sealed, or has failed."""
+        self.signing = 0
+        """Envelopes, of all lanes."""
+
+    def sign(self, part: Part, now_ms: int) -> None:
+        """What the lane sends next."""
+        lane = part.lane
+        try:
+            drafted = self._sealing.drafted(part, now_ms)
+        except BusError as error:
+            self._failed(lane, part.taken, error)
+            self._settled(lane)
+            return
+        self._count(drafted, 1)
+        if lane in self._gathered:
+            self._gathered[lane].append(drafted)
+        else:
+            self._gathered[lane] = [drafted]
+            self._start(partial(self._ask, lane))
+
+    async def _ask(self, lane: Lane) -> None:
+        await self._gather(lane)
+        these, self._gathered[lane] = deque(self._gathered[lane]), []
+        before, done = self._last.get(lane), anyio.Event()
+        self._last[lane] = done
+        try:
+            outcome = await self._outcome(lane, these)
+            if self._gathered[lane]:
+                self._start(partial(self._ask, lane))
+                await checkpoint()  # it leaves
+            else:
+                del self._gathered[lane]
+            if before is not None:
+                await before.wait()
+            await self._end(lane, these, outcome)
+        finally:
+            while these:
+                self._forget(these.popleft())
+            done.set()
+            if self._last[lane] is done:
+                del self._last[lane]
+            self._settled(lane)
+
+    async def _gather(self, lane: Lane) -> None:
+        """Where whole envelopes come one after the other, each step of the loop may bring more; then the rest goes along."""
+        gathered = self._gathered[lane]
+        quiet = 0
+        while quiet < QUIET_STEPS and len(gathered) < ENOUGH and gathered[-1].is_whole:
+            before = len(gathered)
+            await checkpoint()
+            quiet = quiet + 1 if len(gathered) == before else 0
+            if quiet == QUIET_STEPS // 2:
+                lane.takes_rest = True
+                self._settled(lane)
+        lane.takes_rest = False
+
+    async def _outcome(self, lane: Lane, these: Collection[Drafted]) -> list[list[Proof]] | BusError:
+        try:
+            return await self._sealing.signed(lane, these)
+        except BusError as error:
+            return error
+
+    async def _end(self, lane: Lane, these: deque[Drafted], outcome: list[list[Proof]] | BusError) -> None:
+        """One after the other, those that end leaving `these`."""
+        size = 0
+        for proofs in [outcome] * len(these) if isinstance(outcome, BusError) else outcome:
+            size += self._end_one(lane, these[0], proofs)
+            self._forget(these.popleft())
+            if size >= STEP_BYTES:
+                size = 0
+                self._settled(lane)
+                await checkpoint()
+
+    def _end_one(self, lane: Lane, drafted: Drafted, proofs: Sequence[Proof] | BusError) -> int:
+        """Sealed, or failed; bytes that were sealed."""
+        error = proofs if isinstance(proofs, BusError) else None
+        sealed: list[Sent] = []
+        try:
+            sealed = [] if isinstance(proofs, BusError) else drafted.sealed(proofs)
+        except BusError as raised:
+            error = raised
+        if error is not None:
+            self._failed(lane, drafted.part.taken, error)
+        for sent in sealed:
+            self._sealed(sent)
+        return sum(len(sent.envelope) for sent in sealed)
+
+    def _forget(self, drafted: Drafted) -> None:
+        drafted.give_up()
+        self._count(drafted, -1)
+
+    def _count(self, drafted: Drafted, sign: int) -> None:
+        lane = drafted.part.lane
+        lane.signing += sign
+        lane.signing_bytes += sign * drafted.part.taken.size_bytes
+        self.signing += sign
