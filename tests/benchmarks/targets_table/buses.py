@@ -131,7 +131,8 @@ async def signed_by_the_tpm(run: Run) -> None:
     try:
         async with _crew(run, session.name) as own:
             for turn in range(run.turns(5)):
-                for way in (session, tpm, waited) if turn % 2 == 0 else (waited, tpm, session):
+                ways = (session, tpm) if turn % 2 == 0 else (tpm, session)
+                for way in (*ways, waited) if turn < 2 else ways:
                     run.told(f"pair {turn + 1} of {run.turns(5)}: {way.title}")
                     found.append(await _once(run, own, way, None, turn))
     finally:
