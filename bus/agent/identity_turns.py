@@ -3,7 +3,8 @@
     sign      drafted: numbered, packed, hashed; the lane's next request takes it along
     asked     one request of a lane is out at a time. When its answer is here the next one leaves first, and then what was signed is
               sealed, so that the TPM does not wait for that
-    sealed    envelope after envelope, in the order in which they were drafted, with a step of the loop for others now and then
+    sealed    envelope after envelope, in the order in which they were drafted, and only as turns take along what is sealed: what
+              others say in this process never stands behind all of them
 
 However much gathers, an answer holds one signature and one path for each envelope: what an operation of the TPM costs is shared by
 all records under it. How much that may be is the lane's bound (`MOST_SIGNING`).
@@ -21,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from bus.agent.lane import MOST_SIGNING, Lane
 from bus.agent.sealing_turns import Drafted, Part, SealingTurns, Sent
-from bus.errors import BusError
+from bus.errors import BusError, twin
 from bus.flow.waiting import Taken
 from bus.protocol.proof import Proof
 
@@ -29,9 +30,6 @@ ENOUGH: Final = MOST_SIGNING // 2
 """Whole envelopes for one request: 8,192 records of 256 bytes. As many more gather meanwhile."""
 QUIET_STEPS: Final = 4
 """Of the loop in which no whole envelope came: then whoever published waits, or has nothing more. There is no timer."""
-STEP_BYTES: Final = 256 << 10
-"""Sealed in one step of the loop: half a millisecond. Then others have theirs, also in the next turn."""
-
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Starts something in the host's task group."""
 
@@ -45,16 +43,25 @@ class IdentityTurns:
         sealed: Callable[[Sent], None],
         failed: Callable[[Lane, Taken, BusError], None],
         settled: Callable[[Lane], None],
+        may_seal: Callable[[Lane], bool],
     ) -> None:
-        """`settled`: something of this lane was sealed, or failed."""
+        """`settled`: something of this lane was sealed, or failed. `may_seal`: whether a turn has taken along most of what was."""
         self._sealing, self._start = sealing, start
-        self._sealed, self._failed, self._settled = sealed, failed, settled
+        self._sealed, self._failed, self._settled, self._may_seal = sealed, failed, settled, may_seal
+        self._sent: anyio.Event | None = None
+        """Where somebody waits for a turn to leave."""
         self._gathered: dict[Lane, list[Drafted]] = {}
         """Of lanes that have a request out, or are about to, what the next one takes along."""
         self._last: dict[Lane, anyio.Event] = {}
         """What of a lane was asked for last: set when it is sealed, or has failed."""
         self.signing = 0
         """Envelopes, of all lanes."""
+
+    def turn_left(self) -> None:
+        """There may be room for what is signed."""
+        if self._sent is not None:
+            self._sent.set()
+            self._sent = None
 
     def sign(self, part: Part, now_ms: int) -> None:
         """What the lane sends next."""
@@ -116,28 +123,24 @@ class IdentityTurns:
 
     async def _end(self, lane: Lane, these: deque[Drafted], outcome: list[list[Proof]] | BusError) -> None:
         """One after the other, those that end leaving `these`."""
-        size = 0
         for proofs in [outcome] * len(these) if isinstance(outcome, BusError) else outcome:
-            size += self._end_one(lane, these[0], proofs)
-            self._forget(these.popleft())
-            if size >= STEP_BYTES:
-                size = 0
+            while not (isinstance(proofs, BusError) or self._may_seal(lane)):
+                if self._sent is None:
+                    self._sent = anyio.Event()
                 self._settled(lane)
-                await checkpoint()
+                await self._sent.wait()
+            self._end_one(lane, these[0], proofs)
+            self._forget(these.popleft())
 
-    def _end_one(self, lane: Lane, drafted: Drafted, proofs: Sequence[Proof] | BusError) -> int:
-        """Sealed, or failed; bytes that were sealed."""
-        error = proofs if isinstance(proofs, BusError) else None
-        sealed: list[Sent] = []
+    def _end_one(self, lane: Lane, drafted: Drafted, proofs: Sequence[Proof] | BusError) -> None:
+        """Sealed, or failed."""
         try:
-            sealed = [] if isinstance(proofs, BusError) else drafted.sealed(proofs)
-        except BusError as raised:
-            error = raised
-        if error is not None:
+            if isinstance(proofs, BusError):
+                raise twin(proofs)
+            for sent in drafted.sealed(proofs):
+                self._sealed(sent)
+        except BusError as error:
             self._failed(lane, drafted.part.taken, error)
-        for sent in sealed:
-            self._sealed(sent)
-        return sum(len(sent.envelope) for sent in sealed)
 
     def _forget(self, drafted: Drafted) -> None:
         drafted.give_up()

@@ -57,7 +57,14 @@ class Outbox:
         """Since there is a link."""
         self._woken = False
         self._live, self._kept = self._ways = Way(), Way()
-        self._by_identity = IdentityTurns(sealing, start, sealed=self._signed, failed=self._outcomes.fail, settled=self._may_go_on)
+        self._by_identity = IdentityTurns(
+            sealing,
+            start,
+            sealed=self._signed,
+            failed=self._outcomes.fail,
+            settled=self._may_go_on,
+            may_seal=lambda lane: self._way(lane).may_seal,
+        )
         self._stalled: dict[Lane, None] = {}
         self._turns: dict[int, Turn] = {}
         self._last = 0
@@ -232,6 +239,7 @@ class Outbox:
                 gone += taken
         link.flush()
         self._outcomes.sent(gone)  # while it travels
+        self._by_identity.turn_left()
 
     def _send_turn(self, link: Link, way: Way, sent: list[Sent]) -> None:
         aliases, envelopes, unstored = [], [], 0
