@@ -26,8 +26,8 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bus.errors import ClosedError, ConnectionLostError
-from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.crew import Crew
+from bus.hub.collecting import leave_what_is_here
 from bus.hub.household import alone
 from bus.metrics.sources import added, plain
 

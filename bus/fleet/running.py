@@ -17,10 +17,10 @@ import anyio
 from bus.clock import Clock
 from bus.fleet.books import books
 from bus.fleet.children import started
-from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.crew import Crew
 from bus.fleet.figures import Figures, figures
 from bus.fleet.mix import Mix
+from bus.hub.collecting import leave_what_is_here
 from bus.hub.household import alone
 from bus.metrics.sources import added, plain
 

@@ -32,6 +32,7 @@ from bus.hub.admin import Desk, described
 from bus.hub.backbones import NatsServers
 from bus.hub.broker_here import BrokerHere
 from bus.hub.broker_identity import BROKER_SUITE, gateway_holder, holder_of, open_broker_engine
+from bus.hub.collecting import leave_what_is_here
 from bus.hub.containment import contain, needed_to_run, no_more_local_sockets
 from bus.hub.core_dumps import forbid_core_dumps
 from bus.hub.household import alone
@@ -175,6 +176,7 @@ async def _serve(state: State, urls: list[str], servers: NatsServers | None, hel
         if servers is not None and not no_more_local_sockets():
             held -= {"calls"}
         _say(urls=program.open_urls, held=sorted(held))
+        leave_what_is_here()
         await _until_alone()
         await program._broker.drain()  # noqa: SLF001  they are one
 
