@@ -56,7 +56,7 @@ async def measure(scenario: Scenario, wanted: Wanted, watching: Watching) -> Res
     began, machine = datetime.now(UTC).isoformat(timespec="seconds"), await to_thread.run_sync(this_machine)
     runs: list[Run] = []
     notes: list[str] = []
-    async with _folder(wanted.state) as state:
+    async with _folder(None if wanted.state is None else part_of(wanted.state, scenario)) as state:
         for number in range(scenario.runs):
             watching.run_begins(number + 1, scenario.runs)
             if scenario.kind == "start":
@@ -92,6 +92,12 @@ async def _search(crowd: Crowd, scenario: Scenario, watching: Watching) -> list[
         steps.append(await crowd.step(rate, watching.looked))
         watching.step_ended(steps[-1])
     return steps
+
+
+def part_of(kept: Path, scenario: Scenario) -> Path:
+    """Of a folder that stays: the mix has another policy, and what is kept on NATS another place, so they cannot share it."""
+    differs = [*(["mix"] if scenario.kind == "mix" else []), *(["nats"] if scenario.transport == "nats" else [])]
+    return kept / "-".join(differs) if differs else kept
 
 
 @asynccontextmanager

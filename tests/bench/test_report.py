@@ -147,6 +147,13 @@ def test_csv_has_a_line_for_every_step_of_every_run():
     ]
 
 
+def test_csv_proves_what_was_done_and_has_nothing_where_nothing_was_measured():
+    proved, nothing = csv.DictReader(io.StringIO(as_csv(result([step(), step(proof={}, caches={})]))))
+    names = ("signatures_verified", "envelopes_opened", "messages_handed_over", "refused", "policy_refuses", "bodies_distinct")
+    assert [proved[name] for name in names] == ["10", "10", "1000", "0", "1", "1"]
+    assert {nothing[name] for name in (*names, "signature_hit_rate", "chain_hit_rate")} == {""}
+
+
 def test_csv_says_who_signed_how_much_and_what_every_process_took():
     [line] = csv.DictReader(io.StringIO(as_csv(result([step(caches={"signatures": 0.99, "chains": 0.5})]))))
     assert (line["signatures"], line["tpm_operations"]) == ("ecc256/sha3-256=1", "1")

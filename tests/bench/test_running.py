@@ -20,7 +20,7 @@ from bus.bench.mixed import reference, sources
 from bus.bench.part import FORBIDDEN, ROLE, TOPICS
 from bus.bench.processes import children, cpu_seconds, memory_mib
 from bus.bench.result import Result
-from bus.bench.running import Wanted, measure
+from bus.bench.running import Wanted, measure, part_of
 from bus.bench.scenario import Scenario, changed, find, load
 from bus.bench.step import Step
 from bus.hub.hub import Hub
@@ -219,6 +219,15 @@ def test_whatever_is_played_adds_up(state):
     started = found["cold-start"]
     assert started.latency.count == started.delivered == 1
     assert started.latency.p50 > 100
+
+
+def test_scenarios_that_cannot_share_a_state_folder_have_parts_of_it(tmp_path):
+    names = ("one-to-one", "durable", "mix", "nats", "nats-live")
+    found = {name: part_of(tmp_path, load(find(name))) for name in names}
+    assert found["one-to-one"] == found["durable"] == tmp_path
+    assert found["nats"] == found["nats-live"] == tmp_path / "nats"
+    assert found["mix"] == tmp_path / "mix"
+    assert part_of(tmp_path, changed(load(find("mix")), transport="nats")) == tmp_path / "mix-nats"
 
 
 # ---- what they run under ---------------------------------------------------------------------------------------------------------

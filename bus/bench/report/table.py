@@ -78,6 +78,7 @@ CSV_COLUMNS: Final = (
     "reordered", "sent_a_second", "delivered_a_second", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "mean_ms",
     "generator_late_p99_ms", "cpu_us_per_message", "generator_us_per_message", "memory_mib", "tpm_operations",
     "tpm_operations_per_million", "tpm_busy", "signature_hit_rate", "chain_hit_rate", "signatures", "processes",
+    "signatures_verified", "envelopes_opened", "messages_handed_over", "refused", "policy_refuses", "bodies_distinct",
 )  # fmt: skip
 
 
@@ -97,12 +98,22 @@ def as_csv(result: Result) -> str:
                     latency.p999, latency.max, latency.mean, step.generator_late.p99, round(step.cpu_of_message, 3),
                     round(step.costs.get("generator", 0.0), 3), round(sum(process.memory_mib for process in step.processes), 1),
                     step.tpm.get("operations", 0), round(step.tpm.get("per_million", 0.0), 1), round(step.tpm.get("busy", 0.0), 4),
-                    round(step.caches.get("signatures", 0.0), 4), round(step.caches.get("chains", 0.0), 4),
+                    _rate(step.caches.get("signatures")), _rate(step.caches.get("chains")),
                     _listed(step.algorithms),
                     _listed({one.name: f"{one.cpu_percent:.1f}%/{one.memory_mib:.0f}MiB" for one in step.processes}),
+                    *(_number(step.proof.get(name)) for name in CSV_COLUMNS[CSV_COLUMNS.index("signatures_verified") :]),
                 )
             )  # fmt: skip
     return text.getvalue()
+
+
+def _rate(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)
+
+
+def _number(value: float | None) -> float | str:
+    """Of what was not looked at (a start has no statistics), an empty cell."""
+    return "" if value is None else int(value)
 
 
 def _listed(values: Mapping[str, object]) -> str:
