@@ -37,6 +37,7 @@ from bus.bench.record import Bodies
 from bus.bench.scenario import Hooks, hooks
 from bus.bench.sending import Sender
 from bus.errors import BusError, NotPermittedError
+from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.mix import Mix
 from bus.hub.hub import Hub
 from bus.metrics import sources as numbers
@@ -162,6 +163,8 @@ async def work(part: Part) -> None:
         tasks = await stack.enter_async_context(anyio.create_task_group())
         worker = Worker(part, place, hub, tasks)
         await worker.open(stack)
+        if part.mixed:
+            leave_what_is_here()  # as the processes of a fleet do, which this one stands for
         _say(ready=part.name, urls=[] if hub is None else list(hub.urls), harness=harness_cost(part.scenario.size))
         while True:
             try:
