@@ -101,8 +101,7 @@ class Lane:
         """While its key is at work, what comes gathers; a whole envelope need not wait, and is signed with the next ones."""
         if not self.signing:
             return True
-        is_whole = len(self.waiting) >= MOST_RECORDS or self.waiting.size_bytes >= MAX_ENVELOPE_BYTES
-        return (is_whole or self.takes_rest) and self.signing < MOST_SIGNING and self.signing_bytes < MOST_SIGNING_BYTES
+        return (self._is_whole or self.takes_rest) and self.signing < MOST_SIGNING and self.signing_bytes < MOST_SIGNING_BYTES
 
     @property
     def trouble(self) -> BusError | None:
@@ -125,8 +124,11 @@ class Lane:
     @property
     def has_whole_ones(self) -> bool:
         """Whether what waits fills an envelope of many."""
-        waiting = self.waiting
-        return (len(waiting) >= MOST_RECORDS or waiting.size_bytes >= MAX_ENVELOPE_BYTES) and not self.is_single
+        return self._is_whole and not self.is_single
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self.waiting) >= MOST_RECORDS or self.waiting.size_bytes >= MAX_ENVELOPE_BYTES
 
     def take(self, most_bytes: int) -> Taken:
         """What goes into its next envelope, or its next few of one record. Whoever waits for room hears of it."""

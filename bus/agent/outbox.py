@@ -22,7 +22,7 @@ from bus.agent.lane import Lane
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.outcomes import Outcomes, Refused, Turn
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
-from bus.agent.way import SEALED_TURN_BYTES, TURN_BYTES, Way
+from bus.agent.way import MOST_TURN_BYTES, TURN_BYTES, Way
 from bus.clock import Clock
 from bus.errors import BusError, NotPermittedError, SessionEndedError, TrustStaleError, VerificationError
 from bus.identity.envelopes.reserved import why_not_publish
@@ -265,7 +265,7 @@ class Outbox:
         size, rows = 0, 0
         while size < TURN_BYTES and rows < MAX_ROWS // 4 and (found := way.rounds.next()) is not None:
             lane, allowed = found
-            if parts and size + lane.first_bytes() > SEALED_TURN_BYTES:
+            if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
                 way.rounds.add(lane)
                 break
             if not self._prepare(lane, now_ms):

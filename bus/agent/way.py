@@ -21,10 +21,6 @@ from bus.protocol.frames import MAX_ROWS
 TURN_BYTES: Final = 512 << 10
 """Four whole envelopes: what a turn costs beside them (a signature, a frame, its credit) is half of what it is with one each."""
 MOST_TURN_BYTES: Final = 1 << 20
-GRANT_BYTES: Final = 256 << 10
-"""Of the grants in a turn."""
-SEALED_TURN_BYTES: Final = MOST_TURN_BYTES - GRANT_BYTES
-"""Of what is sealed, unless one envelope alone has more: grants have room beside it, and the whole fits into a frame."""
 _HALF_OF_ROWS: Final = MAX_ROWS // 2
 
 
@@ -55,9 +51,13 @@ class Way:
     @property
     def has_a_turn_of_grants(self) -> bool:
         """Whether they go alone: there are many of them, or what is sealed next leaves no room."""
-        if self._grants and self.sealed and len(self.sealed[0].envelope) > SEALED_TURN_BYTES:
+        if self._grants and self.sealed and len(self.sealed[0].envelope) > self._room_beside_grants:
             return True
-        return self._grant_bytes > GRANT_BYTES or len(self._grants) > _HALF_OF_ROWS
+        return self._grant_bytes > TURN_BYTES or len(self._grants) > _HALF_OF_ROWS
+
+    @property
+    def _room_beside_grants(self) -> int:
+        return MOST_TURN_BYTES - self._grant_bytes
 
     def grant(self, alias: int, envelope: bytes) -> None:
         self._grants.append((alias, envelope))
@@ -71,19 +71,19 @@ class Way:
         """As many as go into a turn: alias and envelope of each."""
         taken: list[tuple[int, bytes]] = []
         size = 0
-        while self._grants and size < GRANT_BYTES and len(taken) < _HALF_OF_ROWS:
+        while self._grants and size < TURN_BYTES and len(taken) < _HALF_OF_ROWS:
             taken.append(self._grants.popleft())
             size += len(taken[-1][1])
         self._grant_bytes -= size
         return taken
 
     def take_sealed(self) -> list[Sent]:
-        """As many as go into a turn."""
+        """As many as go into a turn, beside the grants: the whole fits into a frame."""
         taken: list[Sent] = []
-        size = 0
+        size, room = 0, self._room_beside_grants
         while self.sealed and len(taken) < _HALF_OF_ROWS:
             more = len(self.sealed[0].envelope)
-            if taken and size + more > SEALED_TURN_BYTES:
+            if taken and size + more > room:
                 break
             taken.append(self.sealed.popleft())
             size += more
