@@ -6,22 +6,12 @@ a value when it is asked for, after everything else was verified.
 
 from __future__ import annotations
 
-import threading
-from typing import Any, Final
+from typing import Any
 
 import msgpack
 
 from bus.errors import MessageTooLargeError
-
-
-class _Packers(threading.local):
-    """One for each thread: see `bus.protocol.codec`."""
-
-    def __init__(self) -> None:
-        self.pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-
-
-_packers: Final = _Packers()
+from bus.protocol.codec import pack
 
 
 def pack_body(body: Any, most: int) -> bytes:
@@ -29,7 +19,7 @@ def pack_body(body: Any, most: int) -> bytes:
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     try:
-        packed = bytes(_packers.pack(body))
+        packed = pack(body)
     except OverflowError as error:
         raise ValueError("a number of more than 64 bits does not travel: publish it as text or bytes") from error
     if len(packed) > most:

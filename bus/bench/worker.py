@@ -37,8 +37,8 @@ from bus.bench.record import Bodies
 from bus.bench.scenario import Hooks, hooks
 from bus.bench.sending import Sender
 from bus.errors import BusError, NotPermittedError
-from bus.fleet.collecting import leave_what_is_here
 from bus.fleet.mix import Mix
+from bus.hub.collecting import leave_what_is_here
 from bus.hub.hub import Hub
 from bus.metrics import sources as numbers
 

@@ -11,7 +11,6 @@ a hundred others. So where nobody has vouched for the bytes yet, the caller also
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
@@ -20,22 +19,21 @@ import msgpack
 
 from bus.errors import RemoteProtocolError
 
-
-class _Packers(threading.local):
-    """One for each thread, because a packer has one buffer. That it is written in C does not help: packing makes small objects, any
-    of which may set off the collector, which runs Python code and so lets other threads in, and what they pack would land in the
-    middle of this."""
-
-    def __init__(self) -> None:
-        self.pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-
-
-_packers: Final = _Packers()
+_idle: Final[list[Callable[[Any], bytes]]] = []
+"""Packers that nobody is at work with. One has one buffer, and that it is written in C does not help: packing makes small objects,
+any of which may set off the collector, which runs Python code and so lets other threads in. What they, or that code, pack meanwhile
+would land in the middle of this."""
 
 
 def pack(value: Any) -> bytes:
-    """The array in shortest form. Raises TypeError, ValueError and OverflowError for what has none."""
-    return _packers.pack(value)
+    """In shortest form. Raises TypeError, ValueError and OverflowError for what has none."""
+    try:
+        packer = _idle.pop()
+    except IndexError:
+        packer = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+    packed = packer(value)
+    _idle.append(packer)
+    return packed
 
 
 _MAX_U8: Final = 0xFF

@@ -38,7 +38,7 @@ def test_any_bytes_unpack_or_are_malformed(data: bytes):
     assert codec.pack(value) == data
 
 
-def test_what_another_thread_packs_meanwhile_is_not_mixed_in():
+def test_what_another_thread_or_the_collector_packs_meanwhile_is_not_mixed_in():
     """The collector may run in the middle of packing, and let other threads in: where a field is no plain tuple, for example."""
 
     class Fields(NamedTuple):
@@ -54,6 +54,7 @@ def test_what_another_thread_packs_meanwhile_is_not_mixed_in():
         thread = threading.Thread(target=lambda: found.append(codec.pack(["another"])))
         thread.start()
         thread.join()
+        found.append(codec.pack(["the same one"]))
 
     value, before = (Fields(1, b"x"), b"body"), gc.get_threshold()
     gc.collect()
@@ -70,7 +71,7 @@ def test_what_another_thread_packs_meanwhile_is_not_mixed_in():
         gc.set_threshold(*before)
         gc.enable()
     assert watched() is None
-    assert found == [msgpack.packb(["another"])]
+    assert found == [msgpack.packb(["another"]), msgpack.packb(["the same one"])]
     assert packed == msgpack.packb(((1, b"x"), b"body"))
 
 
