@@ -106,6 +106,24 @@ def test_a_clock_that_jumps_stops_nobody_else(bus_of: Company, seconds: int):
     assert counted["received"] == counted["admitted"] + sum(counted["refused"].values())
 
 
+@pytest.mark.parametrize("seconds", [3_600, -3_600], ids=["forward", "back"])
+def test_a_hub_whose_clock_jumps_goes_on_when_it_is_right_again_and_what_it_refused_shows_as_missed(bus_of: Company, seconds: int):
+    hub = bus_of.hub()
+    deputy, alice = bus_of.agents("DEPUTY"), bus_of.agents("ALICE")
+    alice.ask("subscribe", name="ALICE", pattern="tasks.>")
+    deputy.ask("publish", name="DEPUTY", topic="tasks.b", run=LIVE, count=50)
+    alice.ask("until", key="ALICE", run=LIVE, count=50)
+    hub.ask("jump", seconds=seconds)
+    deputy.ask("publish", name="DEPUTY", topic="tasks.b", run=LIVE + 10, count=20, rate=100)
+    assert deputy.ask("published", run=LIVE + 10)["over"]
+    hub.ask("jump", seconds=-seconds)
+    deputy.ask("publish", name="DEPUTY", topic="tasks.b", run=AGAIN, count=50)
+    found = alice.ask("until", key="ALICE", run=AGAIN, number=49)
+    refused = sum(hub.ask("statistics")["broker"]["refused"].values())
+    came = sum(found["came"].values())
+    assert (came + found["missed"], found["missed"], found["twice"]) == (120, refused, 0)
+
+
 def test_a_hub_that_is_told_to_end_delivers_what_it_has_and_says_so(bus_of: Company):
     count = size(1_000, 20_000)
     hub = bus_of.hub()
