@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,6 +143,37 @@ def test_more_records_than_the_header_says_are_refused_even_of_the_sender(world:
 def test_an_agent_that_is_in_no_policy_is_not_permitted(world: World):
     stranger = world.identity("STRANGER", suite="ecc256/sha256")
     assert origin_fault(stranger.certificate, world.policy, needs_identity=False).reason == "not_permitted"
+
+
+def test_of_many_who_hear_alike_each_is_still_asked_for_its_beginning_and_by_the_policy_of_now(world: World):
+    director = world.agent("DIRECTOR")
+    early = [Subscription("BUILDER", pattern, world.now - 1_000) for pattern in (">", "secret.>", "secret.*")]
+    listening = Listening(early)
+
+    def hearers() -> list[Subscription]:
+        epoch, envelope = world.say(director, "secret.build")
+        got = world.receive(envelope, world.held(director, world.agent("BUILDER"), epochs=[epoch]), listening)
+        return sorted((one.subscription for one in got.hearings), key=lambda one: one.pattern)
+
+    assert hearers() == hearers() == sorted(early, key=lambda one: one.pattern)
+    late = Subscription("BUILDER", "secret.build", world.now + 1)
+    listening.add(late)
+    assert hearers() == hearers() == sorted(early, key=lambda one: one.pattern), "sent before its agent began"
+    world.now += 1
+    assert late in hearers()
+    listening.add(Subscription("GUEST", "secret.build", world.now - 1_000))
+    assert {one.agent for one in hearers()} == {"BUILDER"}, "whom policy bars gets nothing, and the others get it"
+    assert {one.agent for one in hearers()} == {"BUILDER"}
+
+
+def test_what_is_said_of_many_who_hear_alike_is_said_by_one_policy(world: World):
+    director, listening = world.agent("DIRECTOR"), world.listening("BUILDER", ">", "secret.>")
+    epoch, envelope = world.say(director, "secret.build")
+    topic, reached = "secret.build", listening.reached("secret.build")
+    assert len(listening.alike(topic, reached, world.snapshot).hearings) == 2
+    nobody = replace(world.policy, agents={**world.policy.agents, "BUILDER": "guest"})
+    assert not listening.alike(topic, reached, world.trust(policy=nobody)).hearings
+    assert outcome(world, envelope, world.held(director, epochs=[epoch]), listening) == "not_permitted"
 
 
 def test_what_is_kept_of_topics_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch):

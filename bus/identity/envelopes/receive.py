@@ -24,7 +24,7 @@ from bus.flow.ledger import Ledger
 from bus.identity.envelopes.arrival import check_times
 from bus.identity.envelopes.believe import Believed
 from bus.identity.envelopes.held import Held
-from bus.identity.envelopes.listening import Listening, Request, Subscription
+from bus.identity.envelopes.listening import Alike, Hearing, Listening, Request, Subscription
 from bus.identity.envelopes.proofs import check_cosignature, check_proof
 from bus.identity.envelopes.reserved import AUDIT, requester_of
 from bus.identity.envelopes.snapshot import Snapshot
@@ -44,15 +44,6 @@ class Parked(NamedTuple):
     reason: str
     """missing_key, missing_papers."""
     header: Header
-
-
-class Hearing(NamedTuple):
-    """One subscription that gets it."""
-
-    subscription: Subscription
-    indexes: tuple[int, ...] | None
-    """The records that it gets; None for all of them."""
-    redelivered: bool
 
 
 @dataclass(slots=True)
@@ -116,7 +107,8 @@ def receive(
     arrival = snapshot.arrival(epoch, topic, reply=reply)
     arrival.check_epoch(header)
     received.durable = epoch.params.is_durable
-    _check_new(received, reached, held)
+    alike = listening.alike(topic, reached, snapshot)
+    _check_new(received, reached, alike, held)
     if not received.hearings and received.answers is None:
         return _nothing_left(received)
     plaintext = epoch.open(sealed, seq=header.seq, header=header_bytes)
@@ -132,7 +124,8 @@ def receive(
     standing.check_policy(header, by_identity=received.by_identity)
     if standing.cosign_key is not None:
         check_cosignature(proof, tbs, key=standing.cosign_key, agent=believed.name, verifier=held.verifier, now_ms=now_ms)
-    _check_hearers(received, topic, snapshot, dead=dead)
+    if not alike.hearings:  # else that was asked for all of them
+        _check_hearers(received, topic, snapshot, dead=dead)
     received.records = _check_records(header, body)
     received.believed = believed
     if received.live:
@@ -165,10 +158,14 @@ def _reached(
     )
 
 
-def _check_new(received: Received, reached: tuple[Subscription, ...], held: Held) -> None:
-    """Line 5. Moves nothing."""
+def _check_new(received: Received, reached: tuple[Subscription, ...], alike: Alike, held: Held) -> None:
+    """Line 5. Moves nothing. Once for all who are alike, if nothing is to be refused; who is refused why, is found one by one."""
     if received.answers is not None:
         _check_window(received, held)
+    elif alike.hearings and received.header.sent_ms >= alike.began_ms:
+        _check_window(received, held)
+        received.hearings = [*alike.hearings]
+        return
     for one in reached:
         try:
             if one.ledger is None:
