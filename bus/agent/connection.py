@@ -100,6 +100,11 @@ class Connection:
         return self._conversation is not None and self._conversation.is_open
 
     @property
+    def is_behind(self) -> bool:
+        """Whether more has come than could be worked off at once."""
+        return self._conversation is not None and self._conversation.is_behind
+
+    @property
     def broker(self) -> str:
         """The name of the broker at the other end."""
         return "" if self._conversation is None else self._conversation.greeting.broker

@@ -61,6 +61,11 @@ class Conversation:
         self.link.start(self._frames, self._lost, self._writable)
         self.link.send(self.greeting.begin())
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more has come than one slice could work off."""
+        return self._working
+
     def close(self, error: BusError | None = None, *, flush: bool = True) -> None:
         if self.error is None:
             self.error = error

@@ -58,6 +58,7 @@ class Heard:
             if self._soon is None:
                 self._soon = scheduler()
             self._soon(self._credit)
+        self._host.outbox.worked()
         if self._host.keyring.waiting:
             self._host.acquaintance.ask()
 

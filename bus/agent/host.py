@@ -85,6 +85,7 @@ class Host:
             keyring, sessions, SealingTurns(sessions, signer, random=random), clock,
             start=self.start, refused=self.reporting.not_sent, failed=self.fail,
         )  # fmt: skip
+        self.outbox.gathering.is_behind = lambda: self.connection.is_behind
         self.own_inboxes = OwnInboxes(keyring, self.start)
         self.inbox = Inbox(
             keyring, self.requests, answer=self._answer, credit=self.give_credit, unseal=self.own_inboxes.unseal,

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import anyio
 
+from bus.agent.gathering import Gathering
 from bus.agent.identity_turns import IdentityTurns, Start
 from bus.agent.lane import Lane
 from bus.agent.opened_topics import OpenTopics
@@ -69,6 +70,7 @@ class Outbox:
         self._turns: dict[int, Turn] = {}
         self._last = 0
         self._progress: anyio.Event | None = None
+        self.gathering = Gathering(self._ways, clock)
         self.topics = OpenTopics(self._send, self._wake_lanes, lambda: {one.lane.topic for one in self._on_the_way()})
         self.counts = self._outcomes.counts
 
@@ -154,12 +156,18 @@ class Outbox:
             turn.window.sent(self._clock.monotonic())
         self.wake()
 
+    def worked(self) -> None:
+        """After each slice of what came."""
+        if self.gathering.goes_on:
+            self.wake()
+
     def tick(self) -> None:
         self.topics.tick(self._clock.monotonic())
 
     def lost(self) -> None:
         self._link = None
         self._woken = False
+        self.gathering.is_over()
         for way in self._ways:
             way.window.lost()
         self.topics.lost()
@@ -210,7 +218,7 @@ class Outbox:
         """One on each way that is open. Called by the loop, so nothing may be raised."""
         self._woken = False
         link = self._link
-        if link is None or not link.writable:
+        if link is None or not link.writable or self.gathering.must_wait():
             return
         try:
             ways = [way for way in self._ways if way.has_something and way.window.is_open]

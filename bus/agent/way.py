@@ -22,6 +22,9 @@ TURN_BYTES: Final = 512 << 10
 """Four whole envelopes: what a turn costs beside them (a signature, a frame, its credit) is half of what it is with one each."""
 MOST_TURN_BYTES: Final = 1 << 20
 _HALF_OF_ROWS: Final = MAX_ROWS // 2
+ENOUGH_RECORDS: Final = 64
+ENOUGH_BYTES: Final = 32 << 10
+"""Of a lane: more in an envelope hardly makes a record cheaper."""
 
 
 class Way:
@@ -37,6 +40,11 @@ class Way:
     @property
     def has_something(self) -> bool:
         return bool(self.rounds or self.sealed or self._grants)
+
+    @property
+    def is_pressing(self) -> bool:
+        """Whether something must not gather any longer: a grant, what is urgent, or a lane that has enough for an envelope."""
+        return bool(self._grants) or self.rounds.has_urgent or self.rounds.any_other(_has_enough)
 
     @property
     def may_seal(self) -> bool:
@@ -89,3 +97,8 @@ class Way:
             size += more
         self._sealed_bytes -= size
         return taken
+
+
+def _has_enough(lane: Lane) -> bool:
+    waiting = lane.waiting
+    return len(waiting.payloads) >= ENOUGH_RECORDS or waiting.size_bytes >= ENOUGH_BYTES

@@ -10,6 +10,7 @@ Only lanes that have something are listed, so nothing here grows with those that
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 URGENT: Final = 1
@@ -43,6 +44,14 @@ class Rounds(Generic[L]):
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._others)
+
+    @property
+    def has_urgent(self) -> bool:
+        return bool(self._urgent)
+
+    def any_other(self, is_it: Callable[[L], bool]) -> bool:
+        """Whether this is true of one that is not urgent."""
+        return any(map(is_it, self._others))
 
     def add(self, lane: L) -> None:
         """It has something now. One that is listed already stays where it is."""
