@@ -2,7 +2,7 @@
 
 With 76 agents those are some hundred thousand objects, and a look at all of them stops everything for a tenth of a second. What is
 made later is looked at by the ten thousand, not by the 700: nearly all that a message makes is let go of by itself, and looking at
-what is still on its way took an eighth of a broker's time.
+what is still on its way took a tenth of a broker's time.
 """
 
 from __future__ import annotations
