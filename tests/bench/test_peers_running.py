@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -20,6 +22,7 @@ from bus.bench.peers.comparison import measured
 from bus.bench.peers.crew import CrewError, Settings, crew
 from bus.bench.peers.running import able, names_of_others
 from bus.bench.peers.worker import Lines, Worker
+from bus.errors import ConnectError
 
 pytestmark = pytest.mark.slow
 
@@ -108,19 +111,41 @@ def test_what_a_server_spends_is_counted_once_however_many_workers_know_it():
     assert [pid for pids in of_each for pid in pids] == [4_711]
 
 
+@pytest.fixture
+def on_disk(tmp_path) -> Iterator[Path]:
+    """Where files can be written synchronously, which memory cannot."""
+    with TemporaryDirectory(dir="/var/tmp") as disk:
+        for place in (tmp_path, Path(disk)):
+            (place / "tried").mkdir()
+            with suppress(ConnectError):
+                nats_synced.write_synchronously(place / "tried")
+                yield place
+                return
+        pytest.skip("no file system here has the attribute S")
+
+
+def test_a_place_that_cannot_sync_says_what_can(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    with pytest.raises(ConnectError, match=r"2\.10 or later, or TMPDIR on ext4"):
+        nats_synced.write_synchronously(tmp_path)
+
+
 @pytest.mark.timeout(200)
-def test_both_units_of_durable_topics_and_jetstream_that_syncs_lose_nothing(tmp_path):
+def test_both_units_of_durable_topics_and_jetstream_that_syncs_lose_nothing(tmp_path, on_disk):
     async def both_units() -> list[dict[str, Any]]:
         async with crew(VARIANTS["tpmbus-unit-record"], tmp_path / "tpmbus") as one:
             return [await one.run(moment("durable"), VARIANTS[f"tpmbus-unit-{unit}"]) for unit in ("record", "envelope")]
 
     async def synced() -> dict[str, Any]:
-        async with crew(VARIANTS["nats-synced"], tmp_path / "nats") as one:
+        async with crew(VARIANTS["nats-synced"], on_disk / "nats") as one:
             return await one.run(moment("durable"))
 
     for said in [*anyio.run(both_units), anyio.run(synced)]:
         assert_all_came(said)
-    kept = list((tmp_path / "nats").rglob("*.blk"))
+    kept = list((on_disk / "nats").rglob("*.blk"))
     assert kept, "what JetStream acknowledged is in files"
     if nats_synced.version_of(programs.program(programs.NATS_SERVER) or "") < nats_synced.HAS_A_WORD:
         assert all(nats_synced.is_written_synchronously(file) for file in kept)
