@@ -178,7 +178,11 @@ class Keeping:
         self.ping = self._syncing.ping
         self.ask, self.ask_papers = self._kept.ask, self._kept.ask_papers
         self.show_inbox, self.hear_inbox = self._inboxes.show, self._inboxes.hear
-        self.lost = self._storing.lost
+
+    def lost(self, host: HostLink) -> None:
+        self._storing.lost(host)
+        if host.is_neighbour:
+            self._standing.look_again()
 
     def follow(self, snapshot: Snapshot) -> None:
         self._classes.follow(snapshot)

@@ -2,12 +2,14 @@
 
 an agent     listens as long as its consumer is there
 a group      all whom policy lets join it for these topics: which of them will take a record, nobody knows yet
-looked up    when a broker begins, and every minute: consumers that nobody used are removed
+looked up    when a broker begins, and every minute: consumers that nobody used are removed. And when a neighbour is lost: what it
+             told of its own is forgotten, and is there still
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import anyio
@@ -19,6 +21,7 @@ from bus.broker.durable_moving import Stands, stands
 from bus.broker.interest import Interest
 from bus.broker.router import Router
 from bus.broker.subscribing import Subscribing, may_subscribe
+from bus.errors import BackboneError
 from bus.policy import Policy
 from bus.protocol.names import is_agent_name
 
@@ -45,6 +48,7 @@ class Standing:
         self._interest, self._router, self._subscribing = interest, router, subscribing
         self._known: dict[ConsumerName, _Known] = {}
         self._wanted = anyio.Event()
+        self._is_stale = False
 
     def find(self, name: ConsumerName) -> Stands | None:
         found = self._known.get(name)
@@ -52,16 +56,23 @@ class Standing:
 
     async def refresh(self) -> None:
         """As the backbone says. Raises BackboneError."""
+        before = [*self._known]  # what is made meanwhile is not missing
         there = stands(await self._backbone.consumers())
         await self._load(there)
-        for name in [name for name in self._known if name not in there]:
-            self._drop(name)
+        for name in before:
+            if name not in there:
+                self._drop(name)
         for name, one in there.items():
             self._put(name, one)
 
     def is_there(self, name: ConsumerName, one: Stands) -> None:
         """It was made, or opened."""
         self._put(name, one)
+        self._wanted.set()
+
+    def look_again(self) -> None:
+        """As soon as can be."""
+        self._is_stale = True
         self._wanted.set()
 
     def follow(self) -> None:
@@ -76,6 +87,10 @@ class Standing:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
+            if self._is_stale:
+                self._is_stale = False
+                with suppress(BackboneError):  # it cannot be asked now; in a minute it is anyway
+                    await self.refresh()
             await self._load({name: known.stands for name, known in self._known.items()})
 
     async def _load(self, there: Mapping[ConsumerName, Stands]) -> None:

@@ -7,6 +7,8 @@ from kept_stage import KeptStage, inbox_key, inbox_papers, settle
 from played_neighbour import PlayedNeighbour
 from small_world import World
 
+from bus.backbone.interface import ConsumerName
+from bus.flow.start import ALL
 from bus.protocol.codec import pack, unpack
 from bus.protocol.frames import DURABLE, GONE, Frame
 
@@ -73,6 +75,21 @@ async def test_what_the_backbone_says_later_is_told_too_and_when_it_is_no_more(s
         assert await neighbour.hears(Frame.INTEREST) == []
         interest.keep_no_more("BUILDER", "work.>")
         assert [one[2] for one in await neighbour.hears(Frame.INTEREST)] == [[["BUILDER", "work.>", GONE]]]
+
+
+async def test_who_reads_what_is_kept_is_told_of_again_when_the_neighbour_that_told_of_it_is_lost(stage: KeptStage):
+    async with stage.running():
+        neighbour, publisher = await _met(stage), await stage.host("DIRECTOR")
+        await publisher.open("work.build")
+        await stage.backbone.consume(ConsumerName("BUILDER", "mine"), "work.>", "work.>", ALL, allowed=1)
+        await neighbour.say(Frame.INTEREST, 1, [("BUILDER", "work.>", DURABLE)])
+        neighbour.link.close()
+        await settle()
+        rows = [row for frame in await publisher.hears(Frame.INTEREST) for row in frame[2]]
+        assert rows[0] == rows[-1] == ["BUILDER", "work.>", DURABLE]
+        assert stage.broker.statistics()["neighbours"] == {
+            "open": 0, "agents": 0, "subscriptions": 0, "set_aside": 0, "not_opened": 0, "durable": 0
+        }  # fmt: skip
 
 
 async def test_what_a_neighbour_tells_of_is_not_told_to_another(stage: KeptStage):
