@@ -80,11 +80,12 @@ class IdentityTurns:
             self._start(partial(self._ask, lane))
 
     async def _ask(self, lane: Lane) -> None:
-        await self._gather(lane)
-        these, self._gathered[lane] = deque(self._gathered[lane]), []
-        before, done = self._last.get(lane), anyio.Event()
-        self._last[lane] = done
+        these, done = deque[Drafted](), anyio.Event()
         try:
+            await self._gather(lane)
+            these += self._gathered[lane]
+            self._gathered[lane] = []
+            before, self._last[lane] = self._last.get(lane), done
             outcome = await self._outcome(lane, these)
             if self._gathered[lane]:
                 self._start(partial(self._ask, lane))
@@ -94,11 +95,14 @@ class IdentityTurns:
             if before is not None:
                 await before.wait()
             await self._end(lane, these, outcome)
+        except BaseException:  # the host ends
+            these += self._gathered.pop(lane, [])
+            raise
         finally:
             while these:
                 self._forget(these.popleft())
             done.set()
-            if self._last[lane] is done:
+            if self._last.get(lane) is done:
                 del self._last[lane]
             self._settled(lane)
 
