@@ -153,7 +153,7 @@ class Links:
             return
         if host.is_open:
             self._serving.frame(host, fields, self._now)
-        elif self._arriving.frame(host, fields, self._now):
+        elif not host.is_gone and self._arriving.frame(host, fields, self._now):
             believed: list[Believed] = []
             host.intake.do_first(lambda: self._believe(host, believed))
 
