@@ -27,7 +27,7 @@ from bus.agent.serving import Serving
 from bus.agent.subscribing import Subscribing
 from bus.agent.subscription import Subscription
 from bus.errors import BusError, ClosedError, MessageTooLargeError, twin
-from bus.flow.waiting import MAX_BYTES, MAX_RECORDS
+from bus.flow.waiting import MAX_BYTES
 from bus.identity.envelopes.reserved import AUDIT
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.protocol.records import BYTES
@@ -79,7 +79,7 @@ class Agent:
         if lane is None or headers is not None or id is not None or ttl is not None or priority is not None or wait is not None:
             return await self._publishing.publish(topic, body, headers=headers, id_=id, ttl=ttl, priority=priority, wait=wait)
         waiting = lane.waiting
-        if len(waiting.payloads) >= MAX_RECORDS or waiting.size_bytes >= MAX_BYTES:
+        if len(waiting.payloads) >= lane.look or waiting.size_bytes >= MAX_BYTES:
             return await self._publishing.publish(topic, body)
         if lane.through is not None and (body := await lane.through(lane, body)) is TAKEN:
             return None

@@ -14,7 +14,7 @@ import anyio
 from bus.agent.opened_topics import OpenTopic
 from bus.errors import BusError, twin
 from bus.flow.rounds import MAX_ENVELOPE_BYTES
-from bus.flow.waiting import Taken, Waiting
+from bus.flow.waiting import MAX_RECORDS, Taken, Waiting
 from bus.identity.epochs.sealing import Sealing, Use
 from bus.policy import TopicRule
 from bus.protocol.epochs import PRIORITIES
@@ -22,6 +22,8 @@ from bus.protocol.header import REPLY, REQUEST
 
 MOST_RECORDS: Final = 512
 """Of one envelope."""
+LOOK: Final = 128
+"""Records that are put in between two looks at the clock by whoever publishes in a loop and lets nobody else have a turn."""
 SINGLES: Final = 128
 """Envelopes of one record that are sealed in a turn: a millisecond's work."""
 MOST_SIGNING: Final = 32
@@ -55,8 +57,8 @@ class Note(NamedTuple):
 
 class Lane:
     __slots__ = (
-        "_trouble", "agent", "deficit", "key", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing", "signing",
-        "signing_bytes", "takes_rest", "through", "topic", "use", "waiting",
+        "_trouble", "agent", "deficit", "key", "look", "most_bytes", "priority", "quick", "ready", "room", "rule", "sealing",
+        "signing", "signing_bytes", "since", "takes_rest", "through", "topic", "use", "waiting",
     )  # fmt: skip
 
     def __init__(self, agent: str, key: LaneKey, rule: TopicRule) -> None:
@@ -66,6 +68,10 @@ class Lane:
         self.priority = PRIORITIES[key.priority]
         self.use = Use(agent, key.topic, key.priority, key.request)
         self.waiting = Waiting()
+        self.since = 0.0
+        """When it was listed for a turn, or whoever publishes last paused for one."""
+        self.look = LOOK
+        """When so many wait, whoever publishes looks whether to pause."""
         self.topic: OpenTopic | None = None
         self.sealing: Sealing | None = None
         self.ready = False
@@ -134,7 +140,11 @@ class Lane:
         """What goes into its next envelope, or its next few of one record. Whoever waits for room hears of it."""
         taken = self.waiting.take(SINGLES if self.is_single else MOST_RECORDS, most_bytes)
         self.has_room()
+        self.look_later()
         return taken
+
+    def look_later(self) -> None:
+        self.look = min(len(self.waiting) + LOOK, MAX_RECORDS)
 
     def has_room(self) -> None:
         if not self.waiting.is_full:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from bus.agent import tracing
 from bus.agent.hooks import Chain
 from bus.agent.lane import Note
-from bus.agent.publishing import SENT, STORED, Publishing, until_of
+from bus.agent.publishing import PAUSE_SECONDS, SENT, STORED, Publishing, until_of
 from bus.agent.receipts import Receipt, Together
 from bus.agent.record import NO_HEADERS, Record, new_record
 from bus.errors import Drop
@@ -124,8 +124,10 @@ class Many:
 
     async def _wait_for_room(self) -> None:
         """In the lane of the moment: under another policy it may be another one."""
-        lanes = self._publishing.lanes
-        if self._lane.waiting.is_full or lanes.snapshot is not self._snapshot:
+        lanes, lane = self._publishing.lanes, self._lane
+        if len(lane.waiting) >= lane.look and not lane.waiting.is_full:
+            await self._publishing.paused(lane)
+        if lane.waiting.is_full or lanes.snapshot is not self._snapshot:
             self._lane = await lanes.with_room(self._topic, ttl=self._ttl, priority=self._priority)
             self._snapshot = lanes.snapshot
 
@@ -134,11 +136,16 @@ class Many:
     async def _next(self, bodies: Iterator[Any]) -> list[Any]:
         """As many as there is room for, going by how large the last ones were."""
         await self._wait_for_room()
+        now = self._publishing.outbox.now
+        began = now()
         chunk = list(islice(bodies, min(self._chunk, MAX_RECORDS - len(self._lane.waiting))))
+        took = now() - began
         self._largest = largest = largest_of(chunk)
         if largest is None:
             largest = max((len(body) for body in chunk if type(body) is bytes), default=0)
         self._chunk = min(max(MAX_BYTES // max(largest, 1), 1), MAX_RECORDS)
+        if took > 0:  # nor do they come from a slow source at the cost of everybody else's turn
+            self._chunk = min(self._chunk, max(int(len(chunk) * PAUSE_SECONDS / took), 1))
         return chunk
 
     def _fit(self, chunk: list[Any], largest: int | None) -> bool:

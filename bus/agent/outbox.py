@@ -82,8 +82,13 @@ class Outbox:
             return
         if lane.topic is None:
             self._attach(lane)
+        lane.since = self._clock.monotonic()
         self._way(lane).rounds.add(lane)
         self.wake()
+
+    def now(self) -> float:
+        """Of the clock that lanes' times are of."""
+        return self._clock.monotonic()
 
     def wake(self) -> None:
         if not self._woken and self._link is not None:

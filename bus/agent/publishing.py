@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from anyio.lowlevel import checkpoint
+
 from bus.agent import tracing
 from bus.agent.bodies import pack_body
 from bus.agent.hooks import HookContext, Hooks
@@ -32,6 +34,8 @@ STORED: Final = "stored"
 TAKEN: Final = object()
 """Stands for a body with which nothing more is to be done."""
 WAITS: Final = (ACCEPTED, SENT, STORED)
+PAUSE_SECONDS: Final = 0.001
+"""A loop that only publishes fills its lane in less, and waits for room then; a slower one need not make a record wait for that."""
 
 
 class Publishing:
@@ -58,6 +62,8 @@ class Publishing:
     ) -> int | None:
         """With options, with hooks, for the first time, or where more is to be waited for."""
         lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
+        if len(lane.waiting) >= lane.look and await self.paused(lane):
+            lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
         until = until_of(lane, wait)
         if not self.is_plain():
             try:
@@ -102,6 +108,8 @@ class Publishing:
         priority: str | None,
     ) -> Receipt:
         lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
+        if len(lane.waiting) >= lane.look and await self.paused(lane):
+            lane = self.lanes.get(topic, ttl=ttl, priority=priority, single=id_ is not None)
         receipt = Receipt(durable=lane.rule.is_durable)
         if not self.is_plain():
             try:
@@ -114,6 +122,16 @@ class Publishing:
             lane = await self.lanes.with_room(topic, ttl=ttl, priority=priority, single=id_ is not None)
         self.add(lane, body, headers, self._note(id_, receipt))
         return receipt
+
+    async def paused(self, lane: Lane) -> bool:
+        """Let others have a turn of the loop, if this lane has waited for one. True if it did: there may be another lane now."""
+        lane.look_later()
+        now = self.outbox.now()
+        if now - lane.since < PAUSE_SECONDS:
+            return False
+        lane.since = now
+        await checkpoint()
+        return True
 
     def add(self, lane: Lane, body: Any, headers: Mapping[str, str] | None, note: Note | None) -> None:
         """Into its lane. Raises what keeps the lane from being sealed, MessageTooLargeError, TypeError, ValueError."""

@@ -71,7 +71,8 @@ class Sender:
         async with pace.ticking() as tick:
             while number < pace.total:
                 await tick()
-                while number < (due := min(pace.due(), number + AT_ONCE)):
+                last = pace.due()  # what becomes due meanwhile is for the next tick, or nobody else would have a turn before that
+                while number < (due := min(last, number + AT_ONCE)):
                     if time.monotonic_ns() > deadline_ns:
                         return
                     await send(number, due)
