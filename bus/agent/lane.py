@@ -128,11 +128,6 @@ class Lane:
             raise twin(self._trouble)
 
     @property
-    def has_whole_ones(self) -> bool:
-        """Whether what waits fills an envelope of many."""
-        return self._is_whole and not self.is_single
-
-    @property
     def _is_whole(self) -> bool:
         return len(self.waiting) >= MOST_RECORDS or self.waiting.size_bytes >= MAX_ENVELOPE_BYTES
 

@@ -272,7 +272,7 @@ class Outbox:
         way.window.sent(self._clock.monotonic())
 
     def _parts(self, way: Way, now_ms: int) -> list[Part]:
-        """What the lanes send: one envelope each, or a few of one record; a lane alone, as many as it has whole ones."""
+        """What the lanes send: one envelope each, or a few of one record."""
         parts: list[Part] = []
         again: list[tuple[Lane, int]] = []
         size, rows = 0, 0
@@ -294,10 +294,6 @@ class Outbox:
             size += taken.size_bytes
             rows += len(taken.payloads) if is_single else 1
             again.append((lane, taken.size_bytes))
-            while lane.has_whole_ones and not way.rounds and size < TURN_BYTES:  # nobody else wants a place in this turn
-                parts.append(Part(lane, taken := lane.take(allowed)))
-                size += taken.size_bytes
-                rows += 1
         for lane, sent_bytes in again:
             way.rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
         return parts

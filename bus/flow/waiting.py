@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple
 
-MAX_RECORDS: Final = 2_048
+MAX_RECORDS: Final = 1_024
 MAX_BYTES: Final = 1 << 20
 """Of a lane: when it has so much, it is full, and who publishes waits."""
 _NOTHING: Final[Mapping[int, Any]] = {}

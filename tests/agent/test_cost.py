@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from agent_scenes import POLICY, inside, numbered, scene, soon, take
 
 import bus
 import bus.testing
+from bus.agent.lane import LOOK
 from bus.clock import SystemClock
 from bus.flow.waiting import MAX_RECORDS
 from bus.testing import ManualClock
@@ -83,21 +85,39 @@ async def test_ten_thousand_records_cost_a_few_looks_at_the_clock_and_no_task():
         assert looks < RECORDS / 10
 
 
-@pytest.mark.parametrize(("others", "turns"), [(0, 1), (1, 2)])
-async def test_what_fills_several_envelopes_leaves_in_one_turn_unless_others_want_a_place_in_it(others, turns):
-    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>", limit=100_000) as tasks:
-        for topic in ("tasks.paint", "tasks.other"):
-            await lead.publish(topic, b"first")
-        await take(tasks, 2)
+@pytest.mark.parametrize(("seconds", "turns"), [(0.0001, 0), (0.002, 1)])
+async def test_who_publishes_in_a_loop_lets_a_turn_leave_when_what_waits_has_waited(seconds, turns, anyio_backend_name):
+    clock = ManualClock()
+    async with scene("LEAD", "PAINTER", clock=clock) as (hub, lead, painter), painter.subscribe("tasks.>", limit=100_000) as tasks:
+        await lead.publish("tasks.paint", b"first")
+        await take(tasks, 1)
         await hub.settle()
         outbox = inside(lead).outbox
-        before, sent = outbox._last, inside(lead).statistics()["sent"]["envelopes"]
-        for topic in ("tasks.paint",) * MAX_RECORDS + ("tasks.other",) * others:
-            lead.publish_nowait(topic, b"more")
-        await hub.settle()
+        before = outbox._last
+        for number in range(LOOK + 1):
+            await lead.publish("tasks.paint", number)
+            if number == 0:
+                clock.advance(seconds)
         assert outbox._last - before == turns
-        assert inside(lead).statistics()["sent"]["envelopes"] - sent == MAX_RECORDS // 512 + others
-        assert len(await take(tasks, MAX_RECORDS + others)) == MAX_RECORDS + others
+        assert len(await take(tasks, LOOK + 1)) == LOOK + 1
+
+
+async def test_a_slow_iterator_holds_nobody_up_for_long():
+    clock = ManualClock()
+
+    def slow() -> Iterator[bytes]:
+        for number in range(300):
+            clock.advance(0.0005)
+            yield b"%d" % number
+
+    async with scene("LEAD", "PAINTER", clock=clock) as (_, lead, painter), painter.subscribe("tasks.>", limit=100_000) as tasks:
+        await lead.publish("tasks.paint", b"first")
+        await take(tasks, 1)
+        outbox = inside(lead).outbox
+        before = outbox._last
+        assert await lead.publish_many("tasks.paint", slow()) == 300
+        assert len(await take(tasks, 300)) == 300
+        assert outbox._last - before >= 2
 
 
 @pytest.mark.parametrize(("which", "most"), [("publishing", 3 * RECORDS / MAX_RECORDS), ("taking", 3 * RECORDS / 256)])
