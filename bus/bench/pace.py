@@ -17,7 +17,7 @@ from anyio import from_thread, lowlevel, to_thread
 
 from bus.bench.order import Order
 
-TICK_SECONDS: Final = 0.0005
+TICK_SECONDS: Final = 0.001
 """More often than this nobody is woken up: half of it is what the generator adds to the average wait at high rates."""
 
 

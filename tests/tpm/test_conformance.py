@@ -78,18 +78,22 @@ def somebody_elses_swtpm(folder: Path, server: list[str], *, answers_at):
         process.wait(10)
 
 
-def reachable(family, address):
-    with suppress(OSError), socket.socket(family) as probe:
-        probe.connect(address)
-        return True
-    return False
+def reachable(family, *addresses):
+    """All of them: a TPM and its control channel do not begin to listen at the same moment."""
+    for address in addresses:
+        with socket.socket(family) as probe:
+            try:
+                probe.connect(address)
+            except OSError:
+                return False
+    return True
 
 
 @contextmanager
 def by_path(folder):
     path = folder / "x"
     server = ["--server", f"type=unixio,path={path}", "--ctrl", f"type=unixio,path={path}.ctrl"]
-    with somebody_elses_swtpm(folder / "s", server, answers_at=lambda: reachable(socket.AF_UNIX, f"{path}.ctrl")):
+    with somebody_elses_swtpm(folder / "s", server, answers_at=lambda: reachable(socket.AF_UNIX, str(path), f"{path}.ctrl")):
         yield f"swtpm:path={path}"
 
 
@@ -101,10 +105,9 @@ def by_port(folder):
                 continue
             server = ["--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={port + 1}"]
             shutil.rmtree(folder / "s", ignore_errors=True)
+            both = [("127.0.0.1", port), ("127.0.0.1", port + 1)]
             with suppress(AssertionError):
-                up = somebody_elses_swtpm(
-                    folder / "s", server, answers_at=lambda port=port: reachable(socket.AF_INET, ("127.0.0.1", port + 1))
-                )
+                up = somebody_elses_swtpm(folder / "s", server, answers_at=lambda both=both: reachable(socket.AF_INET, *both))
                 stack.enter_context(up)
                 break
         yield f"swtpm:host=127.0.0.1,port={port}"

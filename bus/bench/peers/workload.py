@@ -1,7 +1,7 @@
 """What a worker does in one run: the same lines for every bus.
 
 Sending at its most: chunk after chunk as the window allows, until the run is over. At a rate: an open loop, in which a message is
-due by the clock and its latency counts from then. Asking: one request after the other. What is read is counted by an `Ear`, as in
+due by the clock and its latency counts from then; what is due is handed over in chunks of the same size. Asking: one request after the other. What is read is counted by an `Ear`, as in
 `tpmbus bench run`, and a rate is what came between two looks at that count, each with its own time.
 """
 
@@ -29,8 +29,8 @@ TAIL_SECONDS: Final = 0.2
 QUIET_SECONDS: Final = 2.0
 """What has not come when nothing came for so long is lost."""
 LOOK_SECONDS: Final = 0.02
-DEALT_OUT: Final = 64
-"""So many of an open loop are handed over at a time, where many are due."""
+ASKED_AT_ONCE: Final = 64
+"""Requests between two steps of the loop, for buses whose calls block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ async def _by_the_clock(run: Run, send: Send) -> int:
         while sent < pace.total:
             due = pace.due()
             while sent < due:
-                end = min(due, sent + DEALT_OUT)
+                end = min(due, sent + run.chunk)
                 await send(bodies(sent, end))
                 sent = end
                 await checkpoint()
@@ -116,8 +116,8 @@ async def ask_all(run: Run, ask: Ask) -> dict[str, Any]:
         if began >= order.measure_ns:
             waits.add((time.monotonic_ns() - began) / 1e9)
         number += 1
-        if not number % DEALT_OUT:
-            await checkpoint()  # for calls that block
+        if not number % ASKED_AT_ONCE:
+            await checkpoint()
     return {"asked": number, "wrong": wrong, "round_trip": packed(waits)}
 
 
