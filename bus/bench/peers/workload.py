@@ -1,8 +1,9 @@
 """What a worker does in one run: the same lines for every bus.
 
 Sending at its most: chunk after chunk as the window allows, until the run is over. At a rate: an open loop, in which a message is
-due by the clock and its latency counts from then; what is due is handed over in chunks of the same size. Asking: one request after the other. What is read is counted by an `Ear`, as in
-`tpmbus bench run`, and a rate is what came between two looks at that count, each with its own time.
+due by the clock and its latency counts from then; what is due is handed over in chunks of the same size. Asking: one request after
+the other. What is read is counted by an `Ear`, as in `tpmbus bench run`, and a rate is what came between two looks at that count,
+each with its own time.
 """
 
 from __future__ import annotations
