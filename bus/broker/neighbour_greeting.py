@@ -3,8 +3,8 @@
 A neighbour is a broker of this domain: its papers are of profile broker, its identity is not revoked, its session counts now, and
 its host key signed. It is not this broker itself, nor one that sends back what it was sent.
 
-A session ends after a quarter of an hour, and who has stolen its key has no other. So each shows its next one on the link, whose
-host key signs the same greetings; one that does not is no neighbour any more when the session that is known has ended.
+Session certificates last a quarter of an hour, and who has stolen a key has none for the next. So each broker shows its next one on
+the link, whose host key signs the same greetings; one that does not is no neighbour any more when the one that is known ends.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Meeting:
     # ---- later -----------------------------------------------------------------------------------------------------------------
 
     def renew(self, own: Session) -> None:
-        """Show this session of ours, if it is another one than was shown."""
+        """Show these papers of ours, if they are others than were shown."""
         if own is not self._own:
             self._own = own
             self._neighbour.send(Frame.PAPERS, [own.papers], own.keys.sign(self._tbs(self._mine, self._theirs)))
@@ -94,7 +94,7 @@ class Meeting:
             neighbour.broker = broker
 
     def is_over(self, moment: Moment) -> bool:
-        """Its session has ended, by any clock."""
+        """The certificate that it showed has ended, by any clock."""
         broker = self._neighbour.broker
         return broker is not None and broker.not_after_ms + SKEW_MS < moment.now_ms
 

@@ -40,7 +40,7 @@ class Seats:
         return self._of.get(agent)
 
     def newest(self, agent: str) -> Believed | None:
-        """The newest session of an agent that is live."""
+        """The newest papers of an agent that is live."""
         host = self._of.get(agent)
         return None if host is None else host.agents[agent]
 
@@ -60,7 +60,7 @@ class Seats:
         return None if older is host else older
 
     def end(self, host: HostLink, one: Believed) -> None:
-        """Nothing more may come under this session."""
+        """Nothing more may come under these papers."""
         mine = host.sessions_of[one.name]
         del host.sessions[one.id], mine[one.id]
         if not mine:
@@ -77,7 +77,7 @@ class Seats:
                 self.watch.left(host, agent)
 
     def forget(self, now_ms: int) -> None:
-        """Sessions that were renewed, and under which nothing more can come."""
+        """Drop papers that were renewed, and under which nothing more can come."""
         for host in {*self._of.values()}:
             sessions = [*host.sessions.values()]
             for one in sessions:

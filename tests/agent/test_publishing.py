@@ -227,24 +227,6 @@ async def test_what_the_identity_key_signs_is_waited_for_by_default():
         await late.result()
 
 
-async def test_while_the_identity_key_is_at_work_whole_envelopes_gather_for_its_next_signature_and_stay_in_order():
-    async with (
-        scene("LEAD", "PAINTER") as (hub, lead, painter),
-        painter.subscribe("control.>", limit=10_000) as orders,
-        anyio.create_task_group() as group,
-    ):
-        await lead.publish("control.stop", b"first")
-        assert await take(orders, 1) == [b"first"]
-        hub.tpm.seconds = 1.0
-        before = await signatures(hub)
-        many = Later(group, lambda: lead.publish_many("control.stop", numbered(4_000)))
-        await hub.advance(20)
-        await many.result()
-        assert numbers(await take(orders, 4_000)) == [*range(4_000)]
-        assert await signatures(hub) - before <= 3
-        hub.tpm.seconds = 0
-
-
 async def test_what_the_tpm_fails_at_is_raised_where_it_is_waited_for():
     async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("control.>") as orders:
         hub.tpm.fail_next(TpmUnavailableError("hung", "it does not answer"))
