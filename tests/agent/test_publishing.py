@@ -14,11 +14,6 @@ from bus.flow.waiting import MAX_RECORDS
 pytestmark = pytest.mark.anyio
 
 
-async def signatures(hub) -> int:
-    """That its TPM has made."""
-    return sum((await hub.tpm.statistics()).operations.values())
-
-
 VALUES = [
     None, True, 7, -1, 1 << 63, 1.5, "text", "ünïcode", b"", b"bytes", bytearray(b"array"), memoryview(b"view"),
     [1, [2, [3]]], (1, 2), {"a": {"b": [None]}}, {1: "one"},
