@@ -26,8 +26,8 @@ async def run_gateway(wanted: Wanted, output: Output) -> int:
     async with supervise(
         policy=wanted.policy, state=wanted.state, listen=wanted.listen, tpm=wanted.tpm, backbone=wanted.backbone
     ) as hub:
-        output.note(f"The gateway listens at {', '.join(hub.urls)}")
         async with reloading(hub, output) as gone, until_stopped(also=gone):
+            output.note(f"The gateway listens at {', '.join(hub.urls)}")  # whoever reads this may say at once that it is enough
             notify("READY=1")
             with anyio.move_on_after(wanted.seconds):
                 await anyio.sleep_forever()

@@ -147,7 +147,7 @@ async def test_what_is_forged_stale_or_repeated_is_refused(ruled):
         assert await code(judge, await signed_by(hub, "LEAD", agent="NOBODY", **ask)) == "unverified"
         assert await code(judge, await signed_by(hub, "LEAD", ago_ms=61_000, **ask)) == "unverified"
         assert await code(judge, await signed_by(hub, "LEAD", ago_ms=-70_000, **ask)) == "unverified"
-        good = await signed_by(hub, "LEAD", **ask)
+        good = await signed_by(hub, "LEAD", ago_ms=1, **ask)
         assert await code(petitioning_of(hub), good) == "unverified"  # it was made before that authority was opened
         good = await signed_by(hub, "LEAD", **ask)
         body, proof = unpack(good, longest=8)
