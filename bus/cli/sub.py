@@ -81,11 +81,10 @@ def sub(
         if durable is not None and count is not None:
             options["limit"] = min(count, MOST_AT_ONCE)  # what is handed out and not shown would count as delivered in vain
         place = joined(agent, url=url, state=state, take_over=take_over)
-        async with place as listener, listener.subscribe(pattern, **options) as subscription:
-            async with until_stopped() as stopped:
-                output.note(f"{agent} listens to {pattern}")  # whoever reads this may say at once that it is enough
-                with anyio.move_on_after(timeout):
-                    await show(subscription)
+        async with place as listener, listener.subscribe(pattern, **options) as subscription, until_stopped() as stopped:
+            output.note(f"{agent} listens to {pattern}")  # whoever reads this may say at once that it is enough
+            with anyio.move_on_after(timeout):
+                await show(subscription)
         return stopped.exit_code or (EXIT_SILENCE if stopped.by is None and count is not None and seen < count else 0)
 
     return run(listen)
