@@ -178,7 +178,7 @@ async def gathered(state: State, scenario: Scenario, *, tpm: str | None, delay: 
     slow_seconds = 0.0 if delay is None else OPERATIONS_IN_A_ROW * max(delay.ecc, delay.rsa)
     crowd, is_mix = Crowd(state, scenario, slow_seconds=slow_seconds), scenario.kind == "mix"
     policy = "default" if is_mix else str(POLICY)
-    shares = share_out(scenario, (await to_thread.run_sync(reference)).agents if is_mix else ())
+    shares = share_out(scenario, await to_thread.run_sync(reference) if is_mix else None)
     is_embedded, agents = scenario.transport == "embedded", names(scenario)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_tpm_service(state, policy, delay, tpm=tpm))

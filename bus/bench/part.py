@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from bus.bench.scenario import Scenario
+from bus.fleet import sharing
+from bus.fleet.mix import Mix
 
 
 class Sends(NamedTuple):
@@ -76,11 +78,12 @@ def names(scenario: Scenario) -> tuple[str, ...]:
     return (*(row.agent for row in _senders(scenario)), *(row.agent for row in _readers(scenario)))
 
 
-def share_out(scenario: Scenario, agents: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """Name and agents of each process beside the hub's; `agents`: those of the mix. Embedded: one, with the hub in it."""
+def share_out(scenario: Scenario, mix: Mix | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Name and agents of each process beside the hub's. Embedded: one, with the hub in it."""
     count = scenario.processes
-    if scenario.kind == "mix":
-        return [(f"fleet {number + 1}", {"mixed": tuple(agents[number::count])}) for number in range(count)]
+    if mix is not None:
+        shares = sharing.share_out(mix.agents, count, mix)
+        return [(f"fleet {number + 1}", {"mixed": tuple(agents)}) for number, agents in enumerate(shares)]
     sends, hears = _senders(scenario), _readers(scenario)
     if count == 1:
         return [("agents", {"sends": tuple(sends), "hears": tuple(hears)})]

@@ -33,10 +33,10 @@ async def be_a_part(wanted: Wanted, _: Output) -> int:
 
     import bus
     from bus.fleet.children import be_a_child
-    from bus.fleet.crew import share_out
+    from bus.fleet.sharing import share_out
 
     plan = await to_thread.run_sync(planned, wanted)
-    names = share_out(list(plan.roles), wanted.processes)[wanted.part or 0]
+    names = share_out(list(plan.roles), wanted.processes, plan.mix)[wanted.part or 0]
     async with bus.open(state=wanted.state, join=True) as hub:
         crew = await to_thread.run_sync(crew_of, hub, plan, names)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -140,8 +140,3 @@ class Crew:
     async def reading(self) -> dict[str, Any]:
         found: dict[str, Any] = {"agents": len(self.agents), "lost": dict(self.lost)}
         return found if self._player is None else found | {"play": self._player.reading()}
-
-
-def share_out(names: Sequence[str], processes: int) -> list[list[str]]:
-    """The agents of each process: as many each, and those of one role spread."""
-    return [list(names[number::processes]) for number in range(processes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bus.bench.mixed import reference
 from bus.bench.part import Part, at_the_gateway, names, share_out
 from bus.bench.scenario import Scenario, changed, find, hooks, load, read, shipped
 from bus.errors import PolicyError
@@ -132,5 +133,5 @@ def test_over_nats_who_only_reads_is_at_the_gateway_and_so_is_every_second_part_
     shares = share_out(changed(load(find("nats-live")), senders=2, readers=3, processes=4))
     assert at_the_gateway(shares) == {"reader 1": ["READER0", "READER2"], "reader 2": ["READER1"]}
     assert at_the_gateway(share_out(changed(load(find("nats-live")), processes=1))) == {}
-    agents = ["A", "B", "C", "D", "E"]
-    assert at_the_gateway(share_out(changed(load(find("mix")), processes=3, transport="nats"), agents)) == {"fleet 2": ["B", "E"]}
+    mixed = share_out(changed(load(find("mix")), processes=3, transport="nats"), reference())
+    assert at_the_gateway(mixed) == {"fleet 2": [*dict(mixed)["fleet 2"]["mixed"]]}
