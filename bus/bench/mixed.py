@@ -15,10 +15,11 @@ import anyio
 from bus.agent.agent import Agent
 from bus.bench.ear import packed
 from bus.bench.order import Order
-from bus.bench.pace import TICK_SECONDS, ticks
+from bus.bench.pace import TICK_SECONDS
 from bus.bench.part import Hears
 from bus.bench.record import MIN_BODY_BYTES, Bodies
 from bus.bench.sending import DRAIN_SECONDS, REQUEST_SECONDS, reason
+from bus.bench.ticking import ticks
 from bus.errors import BusError
 from bus.fleet import books
 from bus.fleet.mix import Mix, Sending, read_mix
@@ -65,7 +66,7 @@ class MixSender:
         self.not_sent, self.late, self.round_trip = Counter[str](), Histogram(), Histogram()
 
     async def run(self) -> None:
-        ticking = ticks(TICK_SECONDS, self._order.begin_ns, time.monotonic_ns)
+        ticking = ticks(TICK_SECONDS, self._order.begin_ns)
         async with anyio.create_task_group() as questions, ticking as tick:
             for sending in self._schedule():
                 due_ns = self._order.begin_ns + round(sending.at * 1e9)

@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 from bus.bench.order import Order
-from bus.bench.pace import Pace, ticks
+from bus.bench.pace import Pace
 from bus.bench.record import STAMP_EVERY, stamp_every
+from bus.bench.ticking import ticks
 
 ORDER = Order(number=1, rate=1_000.0, begin_ns=1_000_000_000, warm_seconds=0.5, seconds=1.0, size=64)
 
@@ -40,7 +41,7 @@ def test_an_order_travels_as_json():
 @pytest.mark.anyio
 async def test_ticks_come_and_end():
     begun = time.monotonic_ns()
-    async with ticks(0.002, begun, time.monotonic_ns) as tick:
+    async with ticks(0.002, begun) as tick:
         with anyio.fail_after(5):
             for _ in range(5):
                 await tick()
@@ -48,7 +49,18 @@ async def test_ticks_come_and_end():
 
 
 @pytest.mark.anyio
+async def test_who_comes_late_is_woken_at_once_and_once():
+    begun = time.monotonic_ns() - 1_000_000_000
+    async with ticks(0.5, begun) as tick:
+        with anyio.fail_after(5):
+            await tick()
+            late_ns = time.monotonic_ns() - begun
+            await tick()
+    assert late_ns < 1_500_000_000 <= time.monotonic_ns() - begun
+
+
+@pytest.mark.anyio
 async def test_ticks_end_where_nobody_waits_for_them():
     with anyio.fail_after(5):
-        async with ticks(3_600, time.monotonic_ns() + 3_600_000_000_000, time.monotonic_ns):
+        async with ticks(3_600, time.monotonic_ns() + 3_600_000_000_000):
             pass
