@@ -118,9 +118,13 @@ def _check_version(version: int, path: Path) -> None:
 
 
 def _apply(file: sqlite3.Connection, name: str, changes: Changes) -> None:
-    file.executemany("DELETE FROM runs WHERE name = ? AND epoch = ?", ((name, epoch) for epoch in changes.forget))
-    file.executemany("DELETE FROM runs WHERE name = ? AND epoch = ? AND start = ?", ((name, *gone) for gone in changes.drop))
-    file.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", ((name, *row) for row in changes.put))
+    """A statement that changes nothing costs as much as one that does."""
+    if changes.forget:
+        file.executemany("DELETE FROM runs WHERE name = ? AND epoch = ?", [(name, epoch) for epoch in changes.forget])
+    if changes.drop:
+        file.executemany("DELETE FROM runs WHERE name = ? AND epoch = ? AND start = ?", [(name, *gone) for gone in changes.drop])
+    if changes.put:
+        file.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", [(name, *row) for row in changes.put])
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Batch:
 
     __slots__ = (
         "agent", "answer", "by_identity", "dead_reason", "deliveries", "header", "headers", "indexes", "kinds", "missed",
-        "payloads", "position", "redelivered", "settling", "until_ms",
+        "payloads", "position", "redelivered", "settling", "size_bytes", "until_ms",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Batch:
         self.kinds: Sequence[int] | Mapping[int, int] = records.kinds
         self.payloads: Sequence[bytes] | Mapping[int, bytes] = records.payloads
         self.headers = records.headers
+        self.size_bytes = received.size_bytes
         self.indexes: Sequence[int] = range(len(records.payloads)) if indexes is None else indexes
         self.by_identity = received.by_identity
         self.redelivered, self.deliveries, self.position = redelivered, deliveries, position

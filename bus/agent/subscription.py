@@ -26,8 +26,6 @@ YIELD_AFTER: Final = 16
 """Messages; so many, and the rest of their batch, are handed out without a checkpoint."""
 QUARTER_BYTES: Final = 2 << 20
 """Of what a broker lets one have of large records: as much is given back at the latest."""
-SMALL: Final = 128
-"""From so many records on, those of an envelope are small."""
 
 DeliverAll = Callable[[list[Message]], Awaitable[list[Message]]]
 """What hooks do with all that came together."""
@@ -181,7 +179,7 @@ class Subscription(Backlog, Generic[Body]):
             self._it = iter(())
             return
         self._delivered += self._begun
-        self._begun_bytes = _bytes_of(batch) if self._begun < SMALL and self.overflow == BLOCK else 0
+        self._begun_bytes = batch.size_bytes if self.overflow == BLOCK else 0
         self._tell_missed(batch)
         messages: list[Message] = [*map(Message, (batch,) * self._begun, batch.indexes)]
         if self.batch_hooks is None:
@@ -274,7 +272,3 @@ class Batches(Generic[Body]):
 
     async def __anext__(self) -> list[Message[Body]]:
         return await self._subscription.next_batch()
-
-
-def _bytes_of(batch: Batch) -> int:
-    return sum(map(len, map(batch.payloads.__getitem__, batch.indexes)))

@@ -65,6 +65,8 @@ class Received:
     until_ms: int = 0
     """The last moment at which it can be accepted: what a ledger needs to know of records that it finished."""
     records: Records | None = None
+    size_bytes: int = 0
+    """Of all records together."""
     believed: Believed | None = None
     proof: Proof | None = None
     content: bytes = b""
@@ -126,7 +128,7 @@ def receive(
         check_cosignature(proof, tbs, key=standing.cosign_key, agent=believed.name, verifier=held.verifier, now_ms=now_ms)
     if not alike.hearings:  # else that was asked for all of them
         _check_hearers(received, topic, snapshot, dead=dead)
-    received.records = _check_records(header, body)
+    received.records, received.size_bytes = _check_records(header, body), len(body)
     received.believed = believed
     if received.live:
         held.windows.commit(
