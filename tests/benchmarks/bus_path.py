@@ -7,7 +7,6 @@ python tests/benchmarks/bus_path.py [part..]      parts: rate, latency, embedded
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
@@ -15,18 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
-from anyio.lowlevel import checkpoint
 from targets import Row, percentile, show
 
 import bus
+from bus.bench.record import stamp_every
+from bus.bench.ticking import ticks
 
 RECORDS = 500_000
 ROUNDS = 3
@@ -63,8 +62,8 @@ async def reader(state: str, order: dict) -> None:
             if not count:
                 begun, cpu = time.perf_counter(), time.process_time()
             count += 1
-            if order.get("rate"):
-                waits.append((time.perf_counter_ns() - int.from_bytes(data[8:16], "big")) / 1e6)
+            if stamp_ns := int.from_bytes(data[8:16], "big"):
+                waits.append((time.monotonic_ns() - stamp_ns) / 1e6)
             if count == order["records"]:
                 break
         took = time.perf_counter() - begun
@@ -75,14 +74,15 @@ async def publisher(state: str, order: dict) -> None:
     records, rate = order["records"], order.get("rate")
     async with bus.connect(url(state), agent="DIRECTOR", state=state) as agent:
         if rate:  # an open loop: the stamp is when it was due, so a stall counts
-            async with ticks(TICK_SECONDS) if rate > 1 / TICK_SECONDS else nullcontext(checkpoint) as tick:
-                begun, sent = time.perf_counter(), 0
+            begun_ns, sent, every = time.monotonic_ns() + 1_000_000, 0, stamp_every(rate)
+            async with ticks(max(TICK_SECONDS, 1 / rate), begun_ns) as tick:
                 while sent < records:
-                    due = min(records, int((time.perf_counter() - begun) * rate) + 1)
-                    while sent < due:
-                        await agent.publish("tasks.build", body(sent, int((begun + sent / rate) * 1e9)))
-                        sent += 1
                     await tick()
+                    due = min(records, int((time.monotonic_ns() - begun_ns) / 1e9 * rate) + 1)
+                    while sent < due:
+                        stamp_ns = 0 if sent % every else begun_ns + int(sent / rate * 1e9)
+                        await agent.publish("tasks.build", body(sent, stamp_ns))
+                        sent += 1
         elif order["how"] == "many":
             await agent.publish_many("tasks.build", (body(number) for number in range(records)))
         else:
@@ -90,32 +90,6 @@ async def publisher(state: str, order: dict) -> None:
                 await agent.publish("tasks.build", body(number))
         await agent.drain()
         say(done=True)
-
-
-@asynccontextmanager
-async def ticks(seconds: float) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Whoever awaits it is woken so often. A thread keeps the time: timers of a loop are a millisecond late, and a loop that looks
-    at the clock all the time takes a processor from those who are measured: that is for rates at which they need none."""
-    loop, ticked, over = asyncio.get_running_loop(), asyncio.Event(), False
-
-    def keep() -> None:
-        due = time.perf_counter()
-        while not over:
-            due = max(due + seconds, time.perf_counter())
-            time.sleep(max(due - time.perf_counter(), 0))
-            loop.call_soon_threadsafe(ticked.set)
-
-    async def tick() -> None:
-        await ticked.wait()
-        ticked.clear()
-
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
-        yield tick
-    finally:
-        over = True
-        await anyio.to_thread.run_sync(thread.join)
 
 
 async def responder(state: str, _: dict) -> None:
