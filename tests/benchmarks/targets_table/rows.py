@@ -1,6 +1,6 @@
 """The rows, and how long each may take: together less than 25 minutes, also where all are stopped.
 
-In the order of the table, but for `hooks-caches`: it makes the keys of 76 agents with a quick TPM, and `mix` finds them there.
+In the order of the table, but for `hooks`: it makes the keys of 76 agents with a quick TPM, and `mix` finds them there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROWS = (
     Row("open-loop", "the same, open loop at 10, 50 and 75 % of its maximum", 190, buses.open_loop),
     Row("tpm-batches", "1 to 1, every batch signed by the TPM (swtpm, ecc256)", 75, buses.signed_by_the_tpm),
     Row("identity", "identity-signed through a TPM of 40 ms, one agent, 8,000 a second", 75, played.identity),
-    Row("hooks-caches", "the mix with hooks; hit rate of the caches", 140, played.hooks_and_caches),
-    Row("mix", "the reference mix at 8,000 a second with a TPM of 40/120 ms", 150, played.mix),
+    Row("hooks", "the mix with hooks on each side of each agent", 140, played.hooks),
+    Row("mix", "the reference mix at 8,000 a second with a TPM of 40/120 ms; hit rate of the caches", 150, played.mix),
     Row("requests", "request and reply, one at a time, beside nats-py", 70, buses.requests),
     Row("fan-out", "1 to 75 in one process, beside nats-py", 110, buses.fan_out),
     Row("durable", "durable, acknowledged one by one, 500 in flight, both units, beside JetStream on files", 80, buses.durable),
