@@ -1,8 +1,8 @@
 """Two results of the same scenario: what is different beyond the noise, and whether that is better or worse.
 
 The noise is what the runs of each result are apart. A figure has changed when the medians differ by more than both spreads
-together, and by more than `LEAST` of a hundred. Of a single run nobody knows how far another would have been: then nothing counts
-as changed, and the comparison says so.
+together, and by more than `LEAST` of a hundred. Two or three runs lie close together by chance: then it takes several times as
+much (`TIMES`). Of a single run nobody knows how far another would have been: nothing counts as changed, and the comparison says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from bus.bench.result import Result, Row, Spread
 from bus.bench.step import Step
 
 LEAST: Final = 0.03
+TIMES: Final = {2: 4.0, 3: 1.5}
+"""Both spreads, by the number of runs: one in a hundred comparisons of equals then looks like a change (Lord's test of ranges)."""
 Verdict = Literal["same", "better", "worse", "unknown"]
 
 _SAME_WORDS: Final = (
@@ -112,7 +114,8 @@ def verdict(before: Spread, after: Spread, *, more_is_better: bool) -> Verdict:
     if min(before.runs, after.runs) < 2:
         return "unknown"
     difference = after.median - before.median
-    if abs(difference) <= max(before.width + after.width, LEAST * abs(before.median)):
+    noise = TIMES.get(min(before.runs, after.runs), 1.0) * (before.width + after.width)
+    if abs(difference) <= max(noise, LEAST * abs(before.median)):
         return "same"
     return "better" if (difference > 0) == more_is_better else "worse"
 

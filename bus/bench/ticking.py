@@ -1,6 +1,6 @@
 """A timer that wakes a task: the kernel's own (timerfd), which an event loop waits for as for a socket.
 
-An event loop's timers are up to a millisecond late. A thread that keeps the time is not, but needs the interpreter whenever it tells the
+An event loop's timers are up to a millisecond late. A thread that keeps the time is not, but needs the interpreter to tell the
 loop, and takes that from what is measured: 85 us a tick where this takes 50, most of them the loop's.
 """
 

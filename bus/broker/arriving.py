@@ -5,7 +5,9 @@ Where there are too many, the oldest has to go: an honest one takes milliseconds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from bus.broker.accounts import Accounts
@@ -20,12 +22,13 @@ from bus.identity.envelopes.believe import Believed
 from bus.identity.host.session import Session
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import MAX_SECONDS, Limits, told
+from bus.transport.soon import soon
 
 MAX_HALF_OPEN: Final = 1_024
 MAX_BYTES: Final = 32 << 20
 """Of papers that nobody has vouched for yet; one host may bring a mebibyte."""
 AT_ONCE: Final = 4
-"""Papers: each may take a quarter of a millisecond."""
+"""Papers: each may take a quarter of a millisecond. And links that are given up."""
 
 
 class Arriving:
@@ -100,10 +103,16 @@ class Arriving:
             host.cut(code)
 
     def tick(self, now: float) -> None:
-        for host, greeting in [*self._greetings.items()]:
-            if now - greeting.began_at < MAX_SECONDS:
-                break
+        """Whose time is over has to go: a few in each turn of the loop, because who came as a crowd would go as one."""
+        late = [host for host, greeting in self._greetings.items() if now - greeting.began_at >= MAX_SECONDS]
+        self._let_go(iter(late), now)
+
+    def _let_go(self, late: Iterator[HostLink], now: float) -> None:
+        some = [*islice(late, AT_ONCE)]
+        for host in some:
             self.fail(host, "busy", "no handshake within 5 s", now=now)
+        if some:
+            soon(partial(self._let_go, late, now))
 
     def lost(self, host: HostLink, error: BusError, *, now: float) -> None:
         """Its link is gone; over what it said, if that was no frame."""

@@ -188,6 +188,16 @@ async def test_who_says_nothing_for_five_seconds_is_put_off(stage: Stage):
         assert stage.counted["handshakes"] == {"busy": 2}
 
 
+async def test_a_crowd_whose_time_is_over_goes_a_few_in_each_turn_of_the_loop(stage: Stage):
+    hosts = [stage.connect("DIRECTOR") for _ in range(3 * arriving.AT_ONCE)]
+    await settle()
+    stage.broker._arriving.tick(stage.clock.monotonic() + 5.1)
+    assert stage.counted["links_half_open"] == 2 * arriving.AT_ONCE
+    await settle()
+    assert all(host.lost for host in hosts)
+    assert stage.counted["handshakes"] == {"busy": 3 * arriving.AT_ONCE}
+
+
 async def test_of_too_many_in_a_handshake_the_oldest_goes(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arriving, "MAX_HALF_OPEN", 2)
     hosts = [stage.connect("DIRECTOR") for _ in range(3)]
