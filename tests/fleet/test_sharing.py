@@ -1,4 +1,4 @@
-"""Which agents share a process: nobody is left out, work is even, and an envelope has to be opened in as few processes as can be."""
+"""Which agents share a process: nobody is left out, work is even, and an envelope is opened in as few processes as can be."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def work(mix, names) -> float:
         listeners = mix.listeners(topic)
         found += SAYING * part * (agent in names)
         for one in listeners:
-            found += part * (one.agent in names) / (1 if one.group is None else sum(other.group == one.group for other in listeners))
+            members = 1 if one.group is None else sum(other.group == one.group for other in listeners)
+            found += part * (one.agent in names) / members
     return found
 
 
