@@ -1,10 +1,11 @@
 """What waits for its agent's identity key: while the TPM signs, what comes gathers, and goes to it as one request.
 
-    sign      drafted: numbered, packed, hashed; the lane's next request takes it along
+    sign      drafted: numbered, packed, hashed; the lane's next request takes it along. That needs no room on the way to the broker,
+              so it goes on while turns are full or readers are behind
     asked     one request of a lane is out at a time. When its answer is here the next one leaves first, and then what was signed is
               sealed, so that the TPM does not wait for that
-    sealed    envelope after envelope, in the order in which they were drafted, and only as turns take along what is sealed: what
-              others say in this process never stands behind all of them
+    sealed    envelope after envelope, in the order in which they were drafted, and only as turns take along what is sealed and
+              readers keep up: what others say in this process never stands behind all of them
 
 However much gathers, an answer holds one signature and one path for each envelope: what an operation of the TPM costs is shared by
 all records under it. How much that may be is the lane's bound (`MOST_SIGNING`).
@@ -45,11 +46,11 @@ class IdentityTurns:
         settled: Callable[[Lane], None],
         may_seal: Callable[[Lane], bool],
     ) -> None:
-        """`settled`: something of this lane was sealed, or failed. `may_seal`: whether a turn has taken along most of what was."""
+        """`settled`: something of this lane was sealed, or failed. `may_seal`: turns and readers have taken most of what was."""
         self._sealing, self._start = sealing, start
         self._sealed, self._failed, self._settled, self._may_seal = sealed, failed, settled, may_seal
         self._sent: anyio.Event | None = None
-        """Where somebody waits for a turn to leave."""
+        """Where somebody waits for that."""
         self._gathered: dict[Lane, list[Drafted]] = {}
         """Of lanes that have a request out, or are about to, what the next one takes along."""
         self._last: dict[Lane, anyio.Event] = {}
@@ -57,8 +58,8 @@ class IdentityTurns:
         self.signing = 0
         """Envelopes, of all lanes."""
 
-    def turn_left(self) -> None:
-        """There may be room for what is signed."""
+    def may_go_on(self) -> None:
+        """A turn has left, or readers have caught up: there may be room for what is signed."""
         if self._sent is not None:
             self._sent.set()
             self._sent = None

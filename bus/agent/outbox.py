@@ -11,7 +11,6 @@ One turn in one step of the loop, so that others have theirs in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
@@ -22,15 +21,15 @@ from bus.agent.identity_turns import IdentityTurns, Start
 from bus.agent.lane import Lane
 from bus.agent.opened_topics import OpenTopics
 from bus.agent.outcomes import Outcomes, Refused, Turn
+from bus.agent.readiness import Readiness
 from bus.agent.sealing_turns import Part, SealingTurns, Sent
 from bus.agent.way import MOST_TURN_BYTES, TURN_BYTES, Way
 from bus.clock import Clock
-from bus.errors import BusError, NotPermittedError, SessionEndedError, TrustStaleError, VerificationError
-from bus.identity.envelopes.reserved import why_not_publish
+from bus.errors import BusError
+from bus.flow.rounds import Rounds
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.sessions import Sessions
-from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, MAX_ROWS, MAX_TURNS_OUT, Frame, column, encode
-from bus.protocol.header import REPLY
+from bus.protocol.frames import BY_ITS_TOPIC, MAX_ROWS, MAX_TURNS_OUT, Frame, column, encode
 from bus.transport.link import Link
 from bus.transport.soon import Soon, scheduler
 
@@ -50,7 +49,7 @@ class Outbox:
         failed: Callable[[BaseException], None],
     ) -> None:
         """`failed` hears of an error of our own, which nothing can go on after."""
-        self._keyring, self._sessions, self._sealing, self._clock = keyring, sessions, sealing, clock
+        self._keyring, self._sealing, self._clock = keyring, sealing, clock
         self._failed = failed
         self._outcomes = Outcomes(refused)
         self._link: Link | None = None
@@ -58,15 +57,23 @@ class Outbox:
         """Since there is a link."""
         self._woken = False
         self._live, self._kept = self._ways = Way(), Way()
+        self._to_sign: Rounds[Lane] = Rounds()
+        """Lanes that have something for their identity key: before it has signed, that needs no place in a window."""
         self._by_identity = IdentityTurns(
             sealing,
             start,
             sealed=self._signed,
             failed=self._outcomes.fail,
             settled=self._may_go_on,
-            may_seal=lambda lane: self._way(lane).may_seal,
+            may_seal=self._may_seal,
         )
-        self._stalled: dict[Lane, None] = {}
+        self._readiness = Readiness(
+            keyring,
+            sessions,
+            grant=lambda lane, alias, grant: self._way(lane).grant(alias, grant),
+            unheard=self._outcomes.unheard,
+            failed=self.fail_all,
+        )
         self._turns: dict[int, Turn] = {}
         self._last = 0
         self._progress: anyio.Event | None = None
@@ -83,7 +90,7 @@ class Outbox:
         if lane.topic is None:
             self._attach(lane)
         lane.since = self._clock.monotonic()
-        self._way(lane).rounds.add(lane)
+        self._rounds(lane).add(lane)
         self.wake()
 
     def now(self) -> float:
@@ -105,8 +112,8 @@ class Outbox:
 
     def close_lane(self, lane: Lane) -> None:
         """Its agent is closed. What waits in it is dropped, and whoever waits for that is told by the caller."""
-        self._way(lane).rounds.discard(lane)
-        self._stalled.pop(lane, None)
+        self._rounds(lane).discard(lane)
+        self._readiness.forget(lane)
         if lane.topic is not None:
             lane.topic.lanes.pop(lane, None)
 
@@ -140,10 +147,12 @@ class Outbox:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._turns or self._by_identity.signing or self._stalled or self._has_something() or self._waiting_lanes())
+        return not (
+            self._turns or self._by_identity.signing or self._readiness.stalled or self._has_something() or self._waiting_lanes()
+        )
 
     def _has_something(self) -> bool:
-        return self._live.has_something or self._kept.has_something
+        return self._live.has_something or self._kept.has_something or bool(self._to_sign)
 
     def _waiting_lanes(self) -> bool:
         return any(lane.waiting for topic in self.topics for lane in topic.lanes)
@@ -210,11 +219,9 @@ class Outbox:
 
     def follow(self) -> None:
         """Policy, trust or sessions changed: what could not go on may go on now, and everything is looked at again."""
-        stalled, self._stalled = self._stalled, {}
-        for lane in stalled:
-            lane.trouble = None
+        for lane in self._readiness.looked_at_again():
             if lane.waiting and lane.may_begin:
-                self._way(lane).rounds.add(lane)
+                self._rounds(lane).add(lane)
         self.wake()
 
     # ---- turns ---------------------------------------------------------------------------------------------------------------
@@ -223,9 +230,12 @@ class Outbox:
         """One on each way that is open. Called by the loop, so nothing may be raised."""
         self._woken = False
         link = self._link
-        if link is None or not link.writable or self.gathering.must_wait():
+        if link is None:
             return
         try:
+            self._draft()
+            if not link.writable or self.gathering.must_wait():
+                return
             ways = [way for way in self._ways if way.has_something and way.window.is_open]
             self._gather(link, ways)
         except BaseException as error:  # noqa: BLE001  an error of our own: the host ends with it
@@ -252,7 +262,8 @@ class Outbox:
                 gone += taken
         link.flush()
         self._outcomes.sent(gone)  # while it travels
-        self._by_identity.turn_left()
+        if gone:
+            self._by_identity.may_go_on()
 
     def _send_turn(self, link: Link, way: Way, sent: list[Sent]) -> None:
         aliases, envelopes, unstored = [], [], 0
@@ -281,15 +292,10 @@ class Outbox:
             if parts and size + lane.first_bytes() > MOST_TURN_BYTES - TURN_BYTES:
                 way.rounds.add(lane)
                 break
-            if not self._prepare(lane, now_ms):
+            if not self._readiness.is_ready(lane, now_ms):
                 continue
             is_single = lane.is_single
             taken = lane.take(allowed)
-            if lane.by_identity:
-                self._by_identity.sign(Part(lane, taken), now_ms)
-                if lane.waiting and lane.may_begin:
-                    way.rounds.add(lane)
-                continue
             parts.append(Part(lane, taken))
             size += taken.size_bytes
             rows += len(taken.payloads) if is_single else 1
@@ -298,57 +304,15 @@ class Outbox:
             way.rounds.sent(lane, sent_bytes, more=bool(lane.waiting))
         return parts
 
-    def _prepare(self, lane: Lane, now_ms: int) -> bool:
-        """Whether it can go on now; if not, whatever makes it able to lists it again."""
-        topic = lane.topic
-        if topic is None or not topic.may_send or not lane.may_begin or (topic.expected and not lane.rule.is_durable):
-            return False
-        sealing = lane.sealing
-        if sealing is not None and sealing.still_good(now_ms):
-            return True
-        if not topic.readers and not lane.rule.is_durable:
-            self._outcomes.unheard(lane)
-            return False
-        return self._refresh(lane)
-
-    def _refresh(self, lane: Lane) -> bool:
-        """Ask for its epoch again, and have its readers granted it."""
-        topic, way = lane.topic, self._way(lane)
-        try:
-            self._check_may(lane)
-            sealing = self._keyring.epoch(lane.use)
-            if topic is not None:
-                listening, durable = topic.readers
-                for grant in self._keyring.grants(sealing, durable=durable).grants if lane.rule.is_durable else ():
-                    way.grant(KEPT_GRANT, grant)
-                for grant in self._keyring.grants(sealing, listening=listening).grants:  # to keys that are in memory alone
-                    way.grant(BY_ITS_TOPIC, grant)
-        except (SessionEndedError, VerificationError) as error:
-            self._stall(lane, error)
-            return False
-        except NotPermittedError as error:
-            self.fail_all(lane, error)
-            return False
-        lane.sealing = sealing
-        return True
-
-    def _stall(self, lane: Lane, error: SessionEndedError | VerificationError) -> None:
-        """Until there is a session again, which is a moment; or news of trust, for which nobody knows how long it waits."""
-        self._stalled[lane] = None
-        until = self._keyring.snapshot.trust.statement.next_update_ms
-        lane.trouble = TrustStaleError(until) if self._keyring.now_ms() > until else error
-        if not isinstance(lane.trouble, SessionEndedError):
-            self.fail_all(lane, lane.trouble)
-            return
-        with suppress(SessionEndedError):
-            self._sessions.current(lane.agent)  # the clock may have been set: then it is renewed now, and not when it was due
-
-    def _check_may(self, lane: Lane) -> None:
-        """Policy may have changed since it was accepted."""
-        if lane.key.flags != REPLY:
-            rule = why_not_publish(self._keyring.snapshot.policy, lane.agent, lane.key.topic)
-            if rule is not None:
-                raise NotPermittedError(lane.agent, f"publish {lane.key.topic}", rule)
+    def _draft(self) -> None:
+        """What its identity key signs first goes to that."""
+        rounds, now_ms = self._to_sign, self._keyring.now_ms() if self._to_sign else 0
+        while (found := rounds.next()) is not None:
+            lane, allowed = found
+            if self._readiness.is_ready(lane, now_ms):
+                self._by_identity.sign(Part(lane, lane.take(allowed)), now_ms)
+                if lane.waiting and lane.may_begin:
+                    rounds.add(lane)
 
     # ---- by identity ---------------------------------------------------------------------------------------------------------
 
@@ -356,10 +320,14 @@ class Outbox:
         self._way(sent.lane).seal(sent)
         self.wake()
 
+    def _may_seal(self, lane: Lane) -> bool:
+        """While its readers are behind, what is signed waits; it may be signed all the same."""
+        return lane.topic is not None and lane.topic.may_send and self._way(lane).may_seal
+
     def _may_go_on(self, lane: Lane) -> None:
         """Its key has signed, or failed."""
         if lane.waiting and lane.may_begin:
-            self._way(lane).rounds.add(lane)
+            self._rounds(lane).add(lane)
         self.wake()
         self._moved()
 
@@ -367,6 +335,9 @@ class Outbox:
 
     def _way(self, lane: Lane) -> Way:
         return self._kept if lane.rule.is_durable else self._live
+
+    def _rounds(self, lane: Lane) -> Rounds[Lane]:
+        return self._to_sign if lane.by_identity else self._way(lane).rounds
 
     @property
     def out(self) -> int:
@@ -385,7 +356,8 @@ class Outbox:
     def _wake_lanes(self, topic: Any) -> None:
         for lane in topic.lanes:
             if lane.waiting and lane.may_begin:
-                self._way(lane).rounds.add(lane)
+                self._rounds(lane).add(lane)
+        self._by_identity.may_go_on()
         self.wake()
 
     def _send(self, frame: bytes) -> None:

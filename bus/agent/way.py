@@ -43,8 +43,8 @@ class Way:
 
     @property
     def is_pressing(self) -> bool:
-        """Whether something must not gather any longer: a grant, what is urgent, or a lane that has enough for an envelope."""
-        return bool(self._grants) or self.rounds.has_urgent or self.rounds.any_other(_has_enough)
+        """Whether something must not gather any longer: a grant, what is sealed or urgent, enough for an envelope."""
+        return bool(self._grants or self.sealed) or self.rounds.has_urgent or self.rounds.any_other(_has_enough)
 
     @property
     def may_seal(self) -> bool:

@@ -177,3 +177,20 @@ async def test_who_waits_for_the_key_hears_of_its_agents_end():
                 await many.result()
         hub.tpm.seconds = 0
         await hub.advance(1_000)
+
+
+async def test_while_readers_are_behind_the_key_goes_on_and_what_it_signed_waits():
+    """As much is signed as may be, so that it is ready when they have caught up."""
+    count = 100_000
+    async with (
+        scene("LEAD", "PAINTER") as (hub, lead, painter),
+        painter.subscribe("control.>", limit=1_000) as orders,
+        anyio.create_task_group() as group,
+    ):
+        outbox = inside(lead).outbox
+        many = Later(group, lambda: lead.publish_many("control.stop", numbered(count), wait="accepted"))
+        await hub.settle()
+        assert not many.is_done
+        assert outbox._by_identity.signing == MOST_SIGNING
+        assert numbers(await take(orders, count)) == [*range(count)]
+        assert await many.result() == count
