@@ -1,6 +1,6 @@
 """What waits for its agent's identity key: while the TPM signs, what comes gathers, and goes to it as one request.
 
-    sign      drafted: numbered, packed, hashed; the lane's next request takes it along. That needs no room on the way to the broker,
+    sign      drafted: numbered, packed, hashed; the lane's next request takes it along. That needs no room on the way to a broker,
               so it goes on while turns are full or readers are behind
     asked     one request of a lane is out at a time. When its answer is here the next one leaves first, and then what was signed is
               sealed, so that the TPM does not wait for that
