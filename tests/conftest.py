@@ -21,6 +21,7 @@ import json
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ from forked_command import ForkedCommands
 REPOSITORY = Path(__file__).parent.parent
 SHORT = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
 """Where a folder may have sockets in it, whose paths end at 108 bytes. `scripts/test` points it at memory."""
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so it is in the background of a script, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # ---- coverage, in the processes that run tests (scripts/test asks for it) -------------------------------------------------------
 
