@@ -67,6 +67,7 @@ class Door:
             while True:
                 if accepted := await self._next(listener):
                     tasks.start_soon(self._welcome, accepted, self._shake_hands)
+                    await anyio.lowlevel.checkpoint()  # a crowd comes one by one, and others have their turn in between
 
     async def _next(self, listener: socket.socket) -> socket.socket | None:
         accepted = await unix.accept_socket(listener)

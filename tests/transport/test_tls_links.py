@@ -8,6 +8,7 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import anyio
 import anyio.lowlevel
@@ -209,6 +210,21 @@ async def test_nonsense_is_no_handshake(papers, nonsense, caplog):
         await echo(door.url, papers.client)
     (named,) = [record for record in caplog.records if record.name.startswith("bus")]
     assert "127.0.0.1" in named.getMessage()
+
+
+async def test_a_crowd_comes_one_by_one_and_others_have_their_turn_in_between(papers):
+    """Whose handshake fails costs half a millisecond: two hundred in one turn of the loop would hold up everybody else."""
+    async with echoing(papers) as door:
+        port = int(door.url.rpartition(":")[2])
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        seen = [door.links]
+        with anyio.fail_after(10):
+            while door.links < 20:
+                await anyio.lowlevel.checkpoint()
+                seen.append(door.links)
+        assert max(later - earlier for earlier, later in pairwise(seen)) <= 2
+        for stranger in crowd:
+            stranger.close()
 
 
 async def test_strangers_are_named_once_a_minute(papers, caplog):
