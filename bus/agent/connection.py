@@ -12,11 +12,12 @@
     silent     after 10 s it is asked whether it lives, after 20 s it is lost
 
 Papers of sessions that the broker has not seen on this link are shown as soon as there are any, before anything is sent under them.
+Those that were renewed come last, on a new link: what was signed under them and not credited goes again there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -39,6 +40,7 @@ from bus.errors import (
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.keyring import Keyring
 from bus.identity.host.host_keys import HostKeys
+from bus.identity.host.session import Session
 from bus.identity.host.sessions import Sessions
 from bus.protocol.frames import Frame, encode
 from bus.protocol.handshake import MAX_SECONDS, agent_tbs
@@ -177,7 +179,7 @@ class Connection:
         """Until cancelled. Raises, once it makes no sense to go on, what ended it."""
 
         def open_(conversation: Conversation) -> None:
-            self.show_papers()
+            self._show([*self._sessions.held.values(), *self._sessions.former()])
             opened(conversation.link)
             for number in self._pings:  # what was asked on the last link is asked on this one
                 conversation.link.send(encode(Frame.PING, number))
@@ -270,10 +272,13 @@ class Connection:
 
     def show_papers(self) -> None:
         """Those that the broker has not seen on this link."""
+        self._show(self._sessions.held.values())
+
+    def _show(self, sessions: Iterable[Session]) -> None:
         conversation = self._conversation
         if conversation is None or not conversation.is_open:
             return
-        fresh = [session for session in self._sessions.held.values() if session.id not in self._shown]
+        fresh = [session for session in sessions if session.id not in self._shown]
         while fresh:
             keys, size = fresh[0].keys, 0
             papers: list[bytes] = []
@@ -282,7 +287,7 @@ class Connection:
                 papers.append(session.papers)
                 size += len(session.papers)
                 self._shown.add(session.id)
-            signature = b"" if keys.public == self._proven else keys.sign(agent_tbs(conversation.greeting.t))
+            signature = b"" if keys.public == self._proven else keys.prove(agent_tbs(conversation.greeting.t))
             self._proven = keys.public
             conversation.link.send(encode(Frame.PAPERS, papers, signature))
 

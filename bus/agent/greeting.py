@@ -116,7 +116,7 @@ class Greeting:
             self.heard = broker.statement
             return None
         self._step(Event.SEND_PROVE)
-        return encode(Frame.PROVE, self._keys.sign(agent_tbs(self.t)))
+        return encode(Frame.PROVE, self._keys.prove(agent_tbs(self.t)))
 
     def _refused(self, code: str) -> None:
         if code == "version":

@@ -83,7 +83,7 @@ class Greeting:
         host.t = transcript(hello_a, hello_b, server_leaf=peer.server_leaf, client_leaf=peer.client_leaf)
         host.send(Frame.HELLO_B, hello_b)
         self._step(Event.SEND_HELLO_B)
-        host.send(Frame.PROVE, own.keys.sign(broker_tbs(host.t)))
+        host.send(Frame.PROVE, own.keys.prove(broker_tbs(host.t)))
         self._step(Event.SEND_PROVE)
 
     def _prove(self, signature: bytes) -> None:

@@ -61,7 +61,7 @@ class Meeting:
         if greeting.boot == self._boot:
             raise _itself(broker)
         neighbour.broker, self._theirs = broker, data
-        neighbour.send(Frame.PROVE, self._own.keys.sign(self._tbs(self._mine, data)))
+        neighbour.send(Frame.PROVE, self._own.keys.prove(self._tbs(self._mine, data)))
 
     def _believe(self, papers: bytes, snapshot: Snapshot, moment: Moment) -> Believed:
         """Raises RemoteProtocolError("malformed"), VerificationError."""
@@ -79,7 +79,7 @@ class Meeting:
         """Show these papers of ours, if they are others than were shown."""
         if own is not self._own:
             self._own = own
-            self._neighbour.send(Frame.PAPERS, [own.papers], own.keys.sign(self._tbs(self._mine, self._theirs)))
+            self._neighbour.send(Frame.PAPERS, [own.papers], own.keys.prove(self._tbs(self._mine, self._theirs)))
 
     def renewed(self, fields: list[Any], snapshot: Snapshot, moment: Moment) -> None:
         """A PAPERS with a signature. Raises RemoteProtocolError("malformed"), VerificationError."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -67,10 +67,8 @@ class Target:
 async def connected_agent(state: State, target: Target, name: str, leaving: Leaving) -> AsyncIterator[Agent]:
     """Raises ConnectError when nobody answers for so long; what refuses the agent is raised at once."""
     async with _connected(state, target, name) as joined:
-        try:
+        with _or_revoked(name):
             agent = await joined.open_agent(await joined.papers_of(name))
-        except ConnectionLostError as error:
-            raise (RevokedError(name) if _says_revoked(error) else error) from error
         joined.tasks.start_soon(joined.keep_tls)
         try:
             yield agent
@@ -102,7 +100,7 @@ async def _connected(state: State, target: Target, name: str) -> AsyncIterator[_
         await joined.gather(name if over_tls else "")
         stack.push_async_callback(joined.materials.aclose)
         joined.tasks = tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(joined.host.run)
+        tasks.start_soon(joined.keep_host, name)
         tasks.start_soon(joined.keep_trust)
         yield joined
         tasks.cancel_scope.cancel()
@@ -134,6 +132,11 @@ class _Joined:
         if tls_name:
             self._tls_papers = TlsPapers(self._state.tls, tls_name, anchor, self._state.trust / "public")
         self.host = self.materials.host(self._dial, give_up=target.give_up_seconds)
+
+    async def keep_host(self, name: str) -> None:
+        """Until cancelled. Raises what ends it, which whoever opens an agent may hear from here first."""
+        with _or_revoked(name):
+            await self.host.run()
 
     async def open_agent(self, openable: Openable) -> Agent:
         return await self.host.open(openable.holder, inbox=openable.inbox)
@@ -218,6 +221,17 @@ class _Joined:
 
     def _policy(self) -> Policy:
         return self.materials.policy
+
+
+@contextmanager
+def _or_revoked(name: str) -> Iterator[None]:
+    """A link that TLS ended because of a revocation is that one's."""
+    try:
+        yield
+    except ConnectionLostError as error:
+        if _says_revoked(error):
+            raise RevokedError(name) from error
+        raise
 
 
 def _says_revoked(error: BaseException | None) -> bool:

@@ -188,8 +188,11 @@ def _read(der: bytes) -> x509.Certificate:
         for field in ("subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "extensions"):
             getattr(certificate, field)
         certificate.public_key()
+        is_whole = der.endswith(b"\x00" + certificate.signature)
     except Exception as error:
         raise ValueError(f"no certificate that can be read: {error}") from error
+    if not is_whole:  # some bits of its last octet are called unused: another way to write the same certificate
+        raise ValueError("no certificate that can be read: its signature is not of whole octets")
     return certificate
 
 

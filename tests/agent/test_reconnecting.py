@@ -12,6 +12,7 @@ from bus.agent.connection import FIRST_TRIES
 from bus.agent.events import Connected, Disconnected
 from bus.agent.opened_topics import EXPECTED_SECONDS
 from bus.errors import ConnectError, ConnectionLostError, SessionReplacedError
+from bus.identity.host import renewal
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
 
@@ -90,6 +91,34 @@ async def test_what_is_said_before_a_reader_is_back_from_the_same_outage_waits_f
                 await back(hub)
             assert await rest(hub, tasks) == list(range(8))
         assert lead._host.outbox.counts["unheard"] == 0
+
+
+@pytest.mark.parametrize("topic", ["tasks.paint", "work.box", "control.stop"])
+async def test_what_was_sealed_before_a_renewal_counts_on_the_link_that_is_made_after_it(topic):
+    """Its turns go again byte for byte, under sessions whose host key has been replaced."""
+    async with scene("PAINTER") as (hub, painter), painter.subscribe(topic, limit=1_000_000) as tasks:
+        host = hub.host()
+        async with host.agent("LEAD") as lead, host.agent("SECOND"), anyio.create_task_group() as group:
+            await lead.publish(topic, numbered(1)[0], wait="sent")
+            here = inside(lead)
+            many = Later(group, lambda: lead.publish_many(topic, numbered(2_000)[1:], wait="sent"))
+            with anyio.fail_after(30):
+                while not here.outbox.out:
+                    await anyio.lowlevel.checkpoint()
+            host.disconnect()
+            await hub.settle()
+            out, before = here.outbox.out, here.sessions.current("LEAD")
+            async with here.sessions.changing:
+                assert await renewal.renew(here.sessions)
+            assert out
+            assert here.sessions.current("LEAD").keys is not before.keys
+            await back(hub)
+            assert await many.result() == 1_999
+            await soon(lead.drain())
+            assert here.outbox.counts["refused"] == 0
+        assert (await hub.statistics())["broker"]["refused"].keys() <= {"replayed"}
+        assert numbers(await rest(hub, tasks)) == list(range(2_000))
+        assert inside(painter).statistics()["refusals"].keys() <= {"in:replayed"}
 
 
 async def test_a_reader_that_does_not_come_back_is_waited_for_for_two_seconds():

@@ -148,6 +148,7 @@ async def test_a_chip_that_is_listed_needs_no_token(home, far):
         assert member.enrolled
 
 
+@pytest.mark.both_loops  # each has TLS of its own
 async def test_who_was_revoked_joins_again_when_it_is_let_in_again(home, far):
     async with home.open(listen=[TLS]) as hub:
         await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})

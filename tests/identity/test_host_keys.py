@@ -66,14 +66,20 @@ def test_nothing_of_a_pair_is_shown_copied_or_pickled():
     assert keys != HostKeys.make(X25519, lambda size: secret[:size])
 
 
-def test_an_old_pair_opens_and_signs_no_more():
+def test_an_old_pair_opens_and_proves_itself_and_signs_no_more():
     keys = HostKeys.make(X25519, os.urandom)
     sealed = kem.seal(X25519, keys.kem_key, b"secret", b"info")
     assert keys.can_sign
+    assert keys.can_prove
     keys.retire_signing()
     assert not keys.can_sign
-    with pytest.raises(LocalProtocolError):
+    with pytest.raises(LocalProtocolError, match="sign no more"):
         keys.sign(b"tbs")
+    verify_host(keys.public, b"tbs", keys.prove(b"tbs"))
+    keys.retire_proving()
+    assert not keys.can_prove
+    with pytest.raises(LocalProtocolError, match="prove nothing"):
+        keys.prove(b"tbs")
     assert keys.open(sealed, b"info") == b"secret"
     keys.retire()
     keys.retire()
@@ -81,13 +87,17 @@ def test_an_old_pair_opens_and_signs_no_more():
         keys.open(sealed, b"info")
 
 
-def test_openers_keep_a_pair_until_a_minute_after_its_last_certificate():
+def test_openers_keep_a_pair_until_a_minute_after_its_last_certificate_and_let_it_prove_itself_to_that():
     openers = Openers()
     one, two = HostKeys.make(X25519, os.urandom), HostKeys.make(X25519, os.urandom)
     openers.keep(one, ends=100.0)
     openers.keep(two, ends=200.0)
     assert not one.can_sign
     assert (openers.find(one.kem_key_id), openers.find(two.kem_key_id), openers.find(bytes(16))) == (one, two, None)
+    openers.drop(100.0)
+    assert one.can_prove
+    openers.drop(100.1)
+    assert (one.can_prove, two.can_prove) == (False, True)
     openers.drop(100.0 + OPENS_LONGER_SECONDS)
     assert openers.find(one.kem_key_id) is one
     openers.drop(100.1 + OPENS_LONGER_SECONDS)
@@ -160,6 +170,8 @@ sealed, sealed_old = kem.seal(2, keys.kem_key, b"secret", b"i"), kem.seal(1, old
 def outcomes():
     calls = {
         "sign": lambda: keys.sign(b"tbs"),
+        "prove": lambda: keys.prove(b"tbs"),
+        "prove old": lambda: old.prove(b"tbs"),
         "open": lambda: keys.open(sealed, b"i"),
         "open old": lambda: old.open(sealed_old, b"i"),
         "seal with a number from before": lambda: epoch.seal(b"text", seq=seq, header=b"h", guard=bytes(4)),
@@ -204,7 +216,7 @@ children = {"fork": forked(os.fork), "fork of a fork": forked(grandchild)}
 print(json.dumps({"children": children, "parent": outcomes()}))
 """
 
-NAMES = ["sign", "open", "open old", "seal with a number from before", "take", "grant"]
+NAMES = ["sign", "prove", "prove old", "open", "open old", "seal with a number from before", "take", "grant"]
 
 
 def test_a_forked_child_has_no_keys_and_no_epoch_that_seals_and_the_parent_keeps_them():

@@ -19,6 +19,7 @@ from bus.protocol import kem
 from bus.protocol.contexts import Purpose
 from bus.protocol.kem import HYBRID, X25519
 from bus.protocol.papers import Papers, SessionCertificate
+from bus.protocol.signatures import verify_host
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing import FakeTpm, ManualClock
 from bus.tpm.engine import Engine
@@ -262,6 +263,38 @@ async def test_a_key_that_is_not_the_certificates_is_found_before_anybody_reads_
         with pytest.raises(TpmRefusedError) as refused:
             await here.sessions.open(Holder(holder.identity, longer.key, holder.session_ms, X25519))
         assert refused.value.code == "wrong_suite"
+
+
+async def test_a_session_that_was_replaced_can_be_shown_until_it_ends_or_the_authority_or_its_agent_ends_it():
+    async with place(random=at_point(0.0)) as here:
+        await here.open("ALPHA", "BETA")
+        first = {name: here.sessions.current(name) for name in ("ALPHA", "BETA")}
+        await here.sessions.replace(await here.holder("ALPHA", number=1))
+        second = here.sessions.current("ALPHA")
+        assert [*here.sessions.former()] == [first["ALPHA"]]
+        await here.advance(500)  # all are renewed
+        assert {*here.sessions.former()} == {first["ALPHA"], second, first["BETA"]}
+        verify_host(second.keys.public, b"tbs", second.keys.prove(b"tbs"))
+        assert not {*here.sessions.former()} & {*here.sessions.held.values()}
+        here.sessions.close("BETA")
+        assert {*here.sessions.former()} == {first["ALPHA"], second}
+        await here.advance(405)
+        assert second not in here.sessions.former()
+        assert len(here.sessions._former) == 1, "it is of the pair of now, and what has ended is not kept"
+
+
+async def test_a_session_that_the_authority_ended_is_not_shown():
+    async with place(random=at_point(0.0)) as here:
+        await here.open("ALPHA", "BETA")
+        await here.advance(500)
+        assert {one.holder.name for one in here.sessions.former()} == {"ALPHA", "BETA"}
+        here.restate(ALPHA=(1, here.clock.ms + 1))
+        assert {one.holder.name for one in here.sessions.former()} == {"BETA"}
+        here.signer = (await here.holder("TRUST")).identity
+        here.restate()
+        assert not [*here.sessions.former()]
+        here.sessions.retire()
+        assert not here.sessions._former
 
 
 async def test_a_replaced_identity_vouches_for_the_current_pair():

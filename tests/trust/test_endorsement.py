@@ -240,6 +240,14 @@ def test_what_is_no_certificate_is_not_believed():
         Roots.of(hardware=[b"x"])
 
 
+def test_the_last_bits_of_a_signature_cannot_be_called_unused():
+    chip = next(chip for chip in iter(lambda: MadeChip(MAKER), None) if not chip.certificate[-1] & 1)  # so DER lets the last one be
+    place = -1 - len(x509.load_der_x509_certificate(chip.certificate).signature)
+    assert chip.certificate[place] == 0
+    assert verify(chip.certificate).hash == chip.ek_hash
+    assert reason(chip.certificate[:place] + b"\x01" + chip.certificate[place + 1 :]) == "ek_untrusted"
+
+
 @given(st.integers(0, len(CHIP.certificate) - 1), st.integers(1, 255))
 def test_no_byte_of_a_certificate_can_change(place, bits):
     changed = CHIP.certificate[:place] + bytes([CHIP.certificate[place] ^ bits]) + CHIP.certificate[place + 1 :]

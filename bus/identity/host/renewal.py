@@ -2,7 +2,8 @@
 
     when      at a random point of 50 to 80 % of the lifetime, so that hosts that began together drift apart
     first     a new pair, certified for every open agent, a few at a time and below identity traffic; the old pair goes on signing
-    then      all switch at once; the old pair only opens, until the end of its last certificate + 60 s
+    then      all switch at once; the old pair signs nothing new. It proves itself on new links until the end of its last
+              certificate, for what was signed before and goes again there, and opens for 60 s more
     refused   an agent whose own key is refused is left behind at the switch, and says why; the others do not wait for it
     no TPM    everybody waits, and signs with the old pair, until 98 % of its life. Then those who have a new certificate switch,
               and the others follow one by one. If nobody has one, the old pair goes on to its end, and the TPM is asked still
@@ -26,7 +27,6 @@ from bus.identity.host.session import Session
 from bus.identity.host.sessions import Sessions
 from bus.protocol import kem
 from bus.protocol.papers import MAX_SESSION_MS
-from bus.trust.statement import NEW
 
 EARLIEST: Final = 0.5
 LATEST: Final = 0.8
@@ -82,11 +82,10 @@ def due_in(sessions: Sessions) -> float:
     """Seconds until the next renewal is due."""
     if not sessions.holders:
         return LOOK_SECONDS
-    now_ms, statement = sessions.now_ms(), sessions.statement()
-    for name, session in sessions.held.items():
+    now_ms = sessions.now_ms()
+    for session in sessions.held.values():
         was_set_back = now_ms < session.not_before_ms and not session.is_good(now_ms)
-        was_ended = session.begun_ms < statement.agents.get(name, NEW)[1]
-        if was_set_back or was_ended or session.trust_signer != statement.signer:
+        if was_set_back or not sessions.is_in_force(session):
             return 0.0
     point = EARLIEST + (LATEST - EARLIEST) * sessions.point
     of_the_pair = sessions.born + point * MAX_SESSION_MS / 1000 - sessions.clock.monotonic()  # agents may come and go all the time

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -26,7 +26,7 @@ from bus.identity.host.host_keys import OPENS_LONGER_SECONDS, HostKeys, Openers
 from bus.identity.host.session import Holder, Session, certify
 from bus.protocol import kem
 from bus.tpm.interface import TpmEngine
-from bus.trust.statement import Statement
+from bus.trust.statement import NEW, Statement
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Sessions:
         self._openers = Openers()
         self._holders: dict[str, Holder] = {}
         self._sessions: dict[str, Session] = {}
+        self._former: list[Session] = []
         self._failures: dict[str, str] = {}
         self._trouble: str | None = None
         self._opening: set[str] = set()
@@ -138,6 +139,16 @@ class Sessions:
         """Every session, whether it counts now or not."""
         return MappingProxyType(self._sessions)
 
+    def former(self) -> Iterator[Session]:
+        """Those that another one took over from, while they count: what was signed under them may have to go again."""
+        now_ms = self.now_ms()
+        return (one for one in self._former if one.keys.can_prove and one.is_good(now_ms) and self.is_in_force(one))
+
+    def is_in_force(self, session: Session) -> bool:
+        """Whether it stands by what the authority says now: not from before a date, and its trust signer has no successor."""
+        statement = self.statement()
+        return session.begun_ms >= statement.agents.get(session.holder.name, NEW)[1] and session.trust_signer == statement.signer
+
     def statistics(self) -> Mapping[str, int]:
         valid = sum(self.state(name) == VALID for name in self._holders)
         counts = {name: self._counts[name] for name in ("renewals", "certified", "failed")}
@@ -168,6 +179,7 @@ class Sessions:
         """Forget an agent. What was sealed to this host can still be opened until the pair's time is over."""
         if self._holders.pop(name, None) is not None:
             self._sessions.pop(name, None)
+            self._former = [one for one in self._former if one.holder.name != name]
             self._failures.pop(name, None)
             self._tell()
 
@@ -176,6 +188,7 @@ class Sessions:
         self._retired = True
         for table in (self._holders, self._sessions, self._failures):
             table.clear()
+        self._former.clear()
         self._openers.retire()
         if self._keys is not None:
             self._keys.retire()
@@ -263,6 +276,7 @@ class Sessions:
         """All at once: nothing in here waits. Who is not in `made` is left without a session."""
         if self._retired:
             return
+        self._former += self._sessions.values()
         self._sessions.clear()
         self._take_over(pair)
         self._counts["renewals"] += 1
@@ -276,6 +290,7 @@ class Sessions:
         """Old keys whose time is over; also the current ones, if no TPM has been there to renew them."""
         now = self.clock.monotonic()
         self._openers.drop(now)
+        self._former = [one for one in self._former if now <= one.ends]
         if self._keys is not None and now > self._last_end + OPENS_LONGER_SECONDS:
             self._keys.retire()
             self._keys = None
@@ -293,6 +308,8 @@ class Sessions:
         for session in sessions:
             name = session.holder.name
             if self._holders.get(name) is session.holder:
+                if name in self._sessions:
+                    self._former.append(self._sessions[name])
                 self._sessions[name] = session
                 self._failures.pop(name, None)
                 self._last_end = max(self._last_end, session.ends)
