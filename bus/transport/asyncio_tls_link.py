@@ -86,8 +86,10 @@ class AsyncioTlsLink(AsyncioLink):
             self.connection.do_handshake()
         except ssl.SSLWantReadError:
             self._pass_on()
-        except ssl.SSLError as error:
+        except ssl.SSLWantWriteError:
             self._pass_on()  # an alert, that says why
+            self._go_on_shaking()
+        except ssl.SSLError as error:
             self._decide(error)
         else:
             self._is_secure = True

@@ -16,6 +16,31 @@ from bus.transport.link import Peer
 HANDSHAKE_SECONDS: Final = 5.0
 
 
+class SpokenOut(ssl.SSLObject):
+    """What ends a handshake is raised once the other end can be told: first it asks for what it has to say to be sent.
+
+    Who drives it may know nothing of that, as anyio's streams, which send at `SSLWantWriteError` and at no other error.
+    """
+
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            try:
+                raise failure
+            finally:
+                del failure  # which holds this frame that would hold it
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            self._failure = error
+        if self._failure is not None:
+            raise ssl.SSLWantWriteError
+
+
 @dataclass(frozen=True, slots=True)
 class Tls:
     """What one end shows, and whom it believes."""
@@ -31,6 +56,7 @@ class Tls:
             raise ValueError("both sides show a certificate: set context.verify_mode to ssl.CERT_REQUIRED")
         if self.is_client and not self.context.check_hostname:
             raise ValueError("a client knows whom it calls: set context.check_hostname")
+        self.context.sslobject_class = SpokenOut
 
     @property
     def is_client(self) -> bool:

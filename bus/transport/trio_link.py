@@ -7,10 +7,8 @@ one of trio's system tasks. They end with the link, and all links end with the r
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import trio
@@ -215,18 +213,6 @@ def _broken(error: Exception) -> BusError:
     return reason
 
 
-class _Watched:
-    """A context that shows what TLS has to say: `TLSStream` keeps back the alert that says why a handshake failed."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        self.to_send = ssl.MemoryBIO()
-
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *options: Any) -> ssl.SSLObject:
-        self.to_send = outgoing
-        return self._context.wrap_bio(incoming, outgoing, *options)
-
-
 async def plain(connected: socket.socket, peer: Peer) -> TrioLink:
     """A link over a connected socket, which it takes over."""
     return TrioLink(await SocketStream.from_socket(connected), peer)
@@ -235,17 +221,12 @@ async def plain(connected: socket.socket, peer: Peer) -> TrioLink:
 async def over_tls(connected: socket.socket, tls: Tls, address: str, hostname: str) -> TrioLink:
     """The same after a handshake: as the server, or as who called `hostname`."""
     carrier = await SocketStream.from_socket(connected)
-    watched: Any = _Watched(tls.context)
     with anyio.fail_after(HANDSHAKE_SECONDS):
         try:
             stream = await TLSStream.wrap(
-                carrier, server_side=not hostname, hostname=hostname or None, ssl_context=watched, standard_compatible=False
+                carrier, server_side=not hostname, hostname=hostname or None, ssl_context=tls.context, standard_compatible=False
             )
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             raise ConnectionAbortedError("the other end closed the connection while shaking hands") from error
-        except ssl.SSLError:
-            with suppress(*_BROKEN):
-                await carrier.send(watched.to_send.read())
-            raise
     connection = stream.extra(TLSAttribute.ssl_object)  # noqa: S610  as above
     return TrioLink(stream, tls_peer(address, tls, connection))
