@@ -61,7 +61,7 @@ class Durable(Protocol):
 
     def ping(self, host: HostLink, number: int) -> None: ...
 
-    def ask(self, host: HostLink, epoch: bytes, papers: bytes) -> bool:
+    def ask(self, host: HostLink, agent: str, epoch: bytes, papers: bytes) -> bool:
         """Whether it is looked for here."""
 
     def ask_papers(self, host: HostLink, session: bytes) -> bool: ...
@@ -109,7 +109,7 @@ class Nothing:
     def ping(self, host: HostLink, number: int) -> None:
         host.answer(Frame.PONG, number)
 
-    def ask(self, host: HostLink, epoch: bytes, papers: bytes) -> bool:
+    def ask(self, host: HostLink, agent: str, epoch: bytes, papers: bytes) -> bool:
         return False
 
     def ask_papers(self, host: HostLink, session: bytes) -> bool:

@@ -27,7 +27,6 @@ from bus.errors import BusError, RemoteProtocolError
 from bus.identity.envelopes.believe import Believed
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
-from bus.protocol.papers import Papers, SessionCertificate
 
 MOST_GRANTS: Final = 4
 """Of one epoch for one reader by one sender, the newest: one for each of its keys that may still be there."""
@@ -89,9 +88,8 @@ class Kept:
 
     # ---- to those who ask ------------------------------------------------------------------------------------------------------
 
-    def ask(self, host: HostLink, epoch: bytes, papers: bytes) -> bool:
-        """Whether it is looked for here first. Raises RemoteProtocolError("malformed")."""
-        agent = _name(papers)
+    def ask(self, host: HostLink, agent: str, epoch: bytes, papers: bytes) -> bool:
+        """Whether it is looked for here first: `agent` of this link, with these papers, asks."""
         if agent not in host.agents or self._asked.get(host, 0) >= MAX_QUESTIONS:
             return False
         if (epoch, agent) in host.told_grants and not self._asking.is_sender(epoch, agent):
@@ -136,7 +134,3 @@ class Kept:
                     self._asking.ask(host, id_, papers, now=self._clock.monotonic())
         except BusError:
             host.refuse("busy", id_)
-
-
-def _name(papers: bytes) -> str:
-    return SessionCertificate.parse(Papers.parse(papers).session).body.name

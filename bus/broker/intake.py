@@ -36,7 +36,7 @@ COSTS: Final[Mapping[int, int]] = {
     Frame.OPEN: 2,
     Frame.SUBSCRIBE: 8,
     Frame.UNSUBSCRIBE: 2,
-    Frame.ASK: 2,
+    Frame.ASK: 4,
     Frame.AUTHORITY: 2,
     Between.SEATED: 25,
     Between.UNSEATED: 4,

@@ -133,9 +133,10 @@ class Serving:
     def _ask(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
         _, id_, papers = fields
         if len(id_) == EPOCH_ID_BYTES:
-            if claimed(papers).session not in host.sessions:
+            asks = host.sessions.get(claimed(papers).session)
+            if asks is None:
                 host.refuse("unverified", id_)  # others would have to look at them, and seal to whatever key they name
-            elif not self._durable.ask(host, id_, papers):
+            elif not self._durable.ask(host, asks.name, id_, papers):
                 self._asking.ask(host, id_, papers, now=moment.now)
             return
         found = self._joining.find(id_)

@@ -33,6 +33,7 @@ import anyio.abc
 import bus
 from bus.clock import SystemClock
 from bus.errors import BusError
+from bus.hub.collecting import leave_what_is_here
 from bus.metrics.sources import plain
 
 HEAD = struct.Struct(">IIQ")
@@ -516,6 +517,7 @@ def play(order: dict[str, Any]) -> None:
 def nursery(requests: socket.socket) -> None:
     """Each request is an order, with what is to be its stdin, stdout and stderr; the answer is its process id."""
     import_all()
+    leave_what_is_here()  # as our own programs do
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for them
     while True:
         data, descriptors, _, _ = socket.recv_fds(requests, 1 << 18, 3)
