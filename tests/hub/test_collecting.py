@@ -10,7 +10,7 @@ import gc
 from bus.hub.collecting import leave_what_is_here
 made = [[number] for number in range(10_000)]
 leave_what_is_here()
-print(len(gc.get_objects()) < 5_000, gc.get_freeze_count() > 10_000, gc.isenabled(), gc.get_threshold()[0] == 10_000)
+print(len(gc.get_objects()) < 5_000, gc.get_freeze_count() > 10_000, gc.isenabled(), gc.get_threshold() == (10_000, 2, 30))
 """
 
 
