@@ -22,6 +22,7 @@ from bus.identity.host.host_keys import HostKeys
 from bus.identity.host.session import Holder, Session
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
+from bus.policy import load
 from bus.protocol import frames
 from bus.protocol.epochs import SealingEpoch
 from bus.protocol.frames import Frame, column, encode, numbers, parse
@@ -260,4 +261,10 @@ async def settle() -> None:
         await anyio.lowlevel.checkpoint()
 
 
-__all__ = ["POLICY", "Played", "Stage", "settle"]
+def with_words(old: str, new: str):
+    """The policy, a little different."""
+    assert old in POLICY
+    return load({"policy.yaml": POLICY.replace(old, new).encode()})
+
+
+__all__ = ["POLICY", "Played", "Stage", "settle", "with_words"]

@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from played import POLICY, Played, Stage, settle
+from played import Played, Stage, settle, with_words
 from small_world import MINUTE
 
 from bus.broker import subscribing
-from bus.policy import load
 from bus.protocol.frames import BUNDLE, GONE, Frame, column, sub_ref
 from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
-
-
-def with_words(old: str, new: str):
-    assert old in POLICY
-    return load({"policy.yaml": POLICY.replace(old, new).encode()})
 
 
 def revoked(host: Played, name: str, date_ms: int = 0, reason: Reason = Reason.COMPROMISED) -> dict[int, Revocation]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import anyio.lowlevel
 import pytest
-from played import Played, Stage, settle
+from played import Played, Stage, settle, with_words
 from played_neighbour import PlayedNeighbour
-from test_following import with_words
 
 from bus.broker import neighbour as limits
 from bus.broker import neighbour_kept, neighbour_shares

@@ -7,9 +7,8 @@ from typing import Any
 
 import anyio.lowlevel
 import pytest
-from played import Played, Stage, settle
+from played import Played, Stage, settle, with_words
 from played_neighbour import PlayedNeighbour
-from test_following import with_words
 from town import town
 
 from bus.broker import neighbour_lanes

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from played import Stage, broker_session, documents_of, settle
+from played import Stage, broker_session, documents_of, settle, with_words
 from played_neighbour import PlayedNeighbour
-from test_following import with_words
 
 from bus.broker import neighbour as limits
 from bus.broker import neighbour_seats
