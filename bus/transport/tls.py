@@ -43,7 +43,7 @@ class SpokenOut(ssl.SSLObject):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What one end shows, and whom it believes."""
+    """What one end shows, and whom it believes. It has the context make its connections of a kind of ours, see `SpokenOut`."""
 
     context: ssl.SSLContext = field(repr=False)
     leaf: bytes = field(repr=False)
