@@ -38,10 +38,12 @@ class Machine:
         for name in NEEDED:
             self.play(name, "exit 0")
         # A Python that is new enough and whole, and then makes nothing: whoever gets as far as that has passed.
-        self.play(
-            "python3",
-            'case "$*" in *version_info*) echo "$0" ;; *--version*) echo Python 3.11 ;; *"-m venv"*) exit 7 ;; *) exit 0 ;; esac',
-        )
+        self.play_python("python3")
+
+    def play_python(self, name: str, *cases: str, version: str = "3.11") -> None:
+        """What it is asked that none of the cases is for is well."""
+        answers = ('*version_info*) echo "$0"', f"*--version*) echo Python {version}", '*"-m venv"*) exit 7', "*) exit 0")
+        self.play(name, f'case "$*" in {" ;; ".join((*cases, *answers))} ;; esac')
 
     def play(self, name: str, script: str) -> None:
         program = self.programs / name
@@ -56,7 +58,13 @@ class Machine:
     def set_up(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self.checkout / "scripts/setup"), *arguments],
-            env={"PATH": str(self.programs), "SBIN": str(self.system), "HOME": str(self.checkout), **environment},
+            env={
+                "PATH": str(self.programs),
+                "SBIN": str(self.system),
+                "SYSTEM_PYTHON": str(self.programs / "system-python3"),
+                "HOME": str(self.checkout),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -197,8 +205,8 @@ def test_a_download_that_fails_names_what_a_proxy_with_its_own_certificate_takes
     made = 'mkdir -p .venv/bin; cp "$0" .venv/bin/python3; printf "#!/bin/bash\\nexit 1\\n" > .venv/bin/uv; chmod +x .venv/bin/uv'
     pip = "exit 1" if fails == "pip" else "exit 0"
     machine.play("mkdir", f'exec {shutil.which("mkdir")} "$@"')
-    runs = f'*"-m venv"*) {made} ;; *"-m pip"*) {pip} ;;'
-    machine.play("python3", f'case "$*" in *version_info*) echo "$0" ;; *--version*) echo Python 3.11 ;; {runs} esac')
+    runs = (f'*"-m venv"*) {made}', f'*"-m pip"*) {pip}')
+    machine.play_python("python3", *runs)
     done = machine.set_up()
     assert done.returncode == 2
     assert "UV_SYSTEM_CERTS=1" in done.stderr
@@ -222,6 +230,37 @@ def test_a_python_that_is_too_old_is_passed_over(machine):
     done = machine.set_up()
     assert done.returncode == 2
     assert "python" in done.stderr
+
+
+NOT_OPTIMIZED = "*CONFIG_ARGS*) exit 1"
+
+
+def test_a_python_that_was_compiled_without_optimization_gives_way_to_the_systems(machine):
+    machine.play_python("python3", NOT_OPTIMIZED)
+    machine.play_python("system-python3", version="3.12")
+    done = machine.set_up()
+    assert f"taking {machine.programs}/system-python3: {machine.programs}/python3 was compiled" in done.stderr
+    assert "making .venv with Python 3.12" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pythons", "asked"),
+    [
+        ({"python3": (NOT_OPTIMIZED,)}, {}),
+        ({"python3": (NOT_OPTIMIZED,), "system-python3": ("*version_info*) exit 1",)}, {}),
+        ({"python3": (NOT_OPTIMIZED,), "system-python3": ("*ensurepip*) exit 1",)}, {}),
+        ({"python3": (NOT_OPTIMIZED,), "system-python3": ("*Python.h*) exit 1",)}, {}),
+        ({"python3": (NOT_OPTIMIZED,), "system-python3": ()}, {"PYTHON": "python3"}),
+        ({"python3": (), "system-python3": ()}, {}),
+    ],
+    ids=["none there", "too old", "without venv", "without headers", "it was asked for", "it is optimized"],
+)
+def test_else_the_python_at_hand_is_taken(machine, pythons, asked):
+    for name, cases in pythons.items():
+        machine.play_python(name, *cases, version="3.12" if name == "system-python3" else "3.11")
+    done = machine.set_up(**asked)
+    assert "taking" not in done.stderr
+    assert "making .venv with Python 3.11" in done.stderr
 
 
 @pytest.mark.skipif("TPMBUS_TEST_WHEEL" not in os.environ, reason="only make test has just set up everything")

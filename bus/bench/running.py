@@ -27,6 +27,7 @@ from bus.bench.result import Result, Run
 from bus.bench.scenario import Scenario
 from bus.bench.search import Search, Tried
 from bus.bench.step import Step
+from bus.hub import interpreter
 from bus.hub.state import State, open_state
 
 
@@ -122,7 +123,7 @@ def this_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processor": models[0] if models else platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": interpreter.described(),
         "loop": f"uvloop {metadata.version('uvloop')}" if find_spec("uvloop") else "asyncio",
         "tpmbus": metadata.version("tpmbus"),
         "load": round(os.getloadavg()[0], 2),

@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.backends.openssl.backend import backend
 
 from bus.errors import TpmError
+from bus.hub import interpreter
 from bus.hub.state import State
 from bus.hub.which_tpm import chosen_tpm
 from bus.protocol.suites import IDENTITY_SUITES
@@ -50,6 +51,9 @@ def software() -> Iterator[Finding]:
     names = ("tpmbus", "tpm2-pytss", "cryptography", "anyio")
     text = ", ".join(f"{name} {_version(name)}" for name in names)
     yield Finding("software", "ok", f"Python {platform.python_version()}, {text}, {backend.openssl_version_text()}")
+    if not interpreter.is_optimized():
+        step = "a Python of the system, or pyenv's with PYTHON_CONFIGURE_OPTS=--enable-optimizations"
+        yield Finding("Python", "warning", "compiled without optimization: everything takes half as long again", step)
     try:
         version("tpm2-pytss")
     except PackageNotFoundError:

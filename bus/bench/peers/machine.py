@@ -6,11 +6,13 @@ import os
 import platform
 from typing import Any
 
+from bus.hub import interpreter
+
 
 def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
-        "python": platform.python_version(),
+        "python": interpreter.described(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
