@@ -15,7 +15,7 @@ import anyio
 
 from bus.broker.admission import Admission
 from bus.broker.host_link import HostLink, Subscription
-from bus.broker.router import Router
+from bus.broker.router import Route, Router
 from bus.broker.seats import Seats
 from bus.errors import OverloadedError
 from bus.protocol.header import Header
@@ -57,7 +57,9 @@ class Sight(NamedTuple):
     size: int
     records: int
     subscriptions: int
-    """That were to get it."""
+    """That were to get it at once; of a queue group, one."""
+    kept: bool
+    """Whether its topic is: then durable ones take it when they are that far."""
     refused: str
     """Why, or nothing."""
     missed: int
@@ -96,17 +98,27 @@ class Listing:
         return [self._spoken(topic, agents) for topic, agents in sorted(publishers.items())]
 
     def _spoken(self, topic: str, agents: Collection[str]) -> Spoken:
-        readers = {one.agent for one in self._readers(topic)}
+        readers = {one.agent for one in self._readers(topic)} | set(self._takers(topic))
         return Spoken(topic, tuple(sorted(agents)), tuple(sorted(readers)), self._router.unit(topic))
 
     def _readers(self, topic: str) -> Iterator[Subscription]:
+        """Of what is said there now."""
         route = self._router.route(topic)
-        for reader in route.plain:
-            yield from reader.subscriptions
-        for shared in route.shared.values():
-            yield from shared
+        yield from _plain(route)
         for members in route.groups:
             yield from members
+
+    def _takers(self, topic: str) -> Iterator[str]:
+        """Who reads what is kept there."""
+        if self._router.is_kept(topic):
+            for one in self.subscriptions():
+                if one.taker is not None and matches(one.pattern, topic) and self._router.may_hear(one.agent, topic):
+                    yield one.agent
+
+    def _at_once(self, topic: str) -> int:
+        """How many subscriptions get what is said there now."""
+        route = self._router.route(topic)
+        return sum(1 for _ in _plain(route)) + len(route.groups)
 
     # ---- as they pass --------------------------------------------------------------------------------------------------------
 
@@ -122,9 +134,10 @@ class Listing:
             if len(watcher.sights) >= MAX_SIGHTS:
                 watcher.missed += 1
                 continue
-            readers = 0 if refused else sum(1 for _ in self._readers(header.topic))
+            readers = 0 if refused else self._at_once(header.topic)
+            kept = not refused and self._router.is_kept(header.topic)
             watcher.sights.append(
-                Sight(now_ms, header.topic, header.sender, size, header.records, readers, refused, watcher.missed)
+                Sight(now_ms, header.topic, header.sender, size, header.records, readers, kept, refused, watcher.missed)
             )
             watcher.missed = 0
             watcher.wake.set()
@@ -143,3 +156,10 @@ class Listing:
                 await watcher.wake.wait()
         finally:
             del self._watchers[watcher]
+
+
+def _plain(route: Route) -> Iterator[Subscription]:
+    for reader in route.plain:
+        yield from reader.subscriptions
+    for shared in route.shared.values():
+        yield from shared

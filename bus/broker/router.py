@@ -156,6 +156,12 @@ class Router:
             return RECORD
         return RECORD if self._shared and self._shared.match(topic) else ENVELOPE
 
+    def is_kept(self, topic: str) -> bool:
+        return self._snapshot.rule(topic).is_durable
+
+    def may_hear(self, agent: str, topic: str) -> bool:
+        return self._snapshot.may_hear(agent, topic)
+
     def _work_out(self, topic: str, chosen: frozenset[str] | None = None) -> Route:
         """`chosen`: it comes from a neighbour, for these groups."""
         plain: dict[HostLink, list[Subscription]] = {}

@@ -21,8 +21,8 @@ from bus.cli.output import Output
 def trace(*, pattern: str, count: int | None, state: Path | None, output: Output) -> int:
     """Show what passes on topics that PATTERN matches, until Ctrl-C. With --json, a document a line.
 
-    When, on which topic, by whom, how many records and bytes; how many subscriptions were to get it, or why it was refused. The
-    broker knows no more: what is inside is sealed.
+    When, on which topic, by whom, how many records and bytes; how many subscriptions get it at once (of a queue group, one),
+    whether it is kept for those who take it later, or why it was refused. The broker knows no more: what is inside is sealed.
     """
     seen = 0
 
@@ -37,9 +37,15 @@ def trace(*, pattern: str, count: int | None, state: Path | None, output: Output
 
 def _line(item: dict[str, Any]) -> str:
     at = datetime.fromtimestamp(item["at_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
-    fate = f"refused: {item['refused']}" if item["refused"] else f"to {_counted(item['subscriptions'], 'subscription')}"
     missed = f"  ({item['missed']} not shown before this one)" if item["missed"] else ""
-    return f"{at}  {item['topic']}  {item['sender']}  {_counted(item['records'], 'record')}, {item['size']:,} bytes  {fate}{missed}"
+    held = f"{_counted(item['records'], 'record')}, {item['size']:,} bytes"
+    return f"{at}  {item['topic']}  {item['sender']}  {held}  {_fate(item)}{missed}"
+
+
+def _fate(item: dict[str, Any]) -> str:
+    if item["refused"]:
+        return f"refused: {item['refused']}"
+    return f"{'kept, and ' if item['kept'] else ''}to {_counted(item['subscriptions'], 'subscription')}"
 
 
 def _counted(number: int, what: str) -> str:

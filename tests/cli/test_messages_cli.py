@@ -245,6 +245,29 @@ def test_a_trace_shows_what_passes(home, listening):
     )
 
 
+def test_who_takes_what_is_kept_is_among_its_readers(home, listening):
+    """Of those who listen durably, and of the members of a group, as of those who listen live."""
+    listening()
+    listening("--group", "builders", "--durable", "smith", agent="PYTHON", pattern="work.build.*")
+    listening("--durable", "elsewhere", agent="COORDINATOR", pattern="results.test")
+    home.run("pub", "work.build.house", "x", "--as", "DIRECTOR")
+    [topic] = home.json("topics", "work.build.>")
+    assert (topic["class"], topic["publishers"], topic["readers"]) == ("durable", ["DIRECTOR"], ["PYTHON"])
+
+
+def test_of_a_group_a_trace_counts_one_and_says_what_is_kept(home, listening):
+    listening(agent="WEB")
+    for agent in ("ARCHITECT", "PLANNER"):
+        listening("--group", "planners", agent=agent, pattern="tasks.*")
+    lives, kept = (Running(home, "trace", pattern, "--count", "1", "--json") for pattern in ("tasks.>", "work.>"))
+    for trace, topic in ((lives, "tasks.build"), (kept, "work.build.house")):
+        while trace.process.poll() is None:
+            home.run("pub", topic, "x", "--as", "DIRECTOR")
+        assert trace.wait() == 0
+    seen = [json.loads(trace.said) for trace in (lives, kept)]
+    assert [(one["subscriptions"], one["kept"]) for one in seen] == [(2, False), (0, True)]
+
+
 def test_a_second_hub_of_this_folder_is_4_and_says_who_has_it(home):
     done = home.run("run", "--fleet", "none", "--seconds", "1", "--json")
     assert done.returncode == 4
