@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from bus.bench.peers.running import names_of_others
+from bus.cli.bench_peers import peers
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +28,7 @@ RUN_BY = {
     "docs/explanation/scale.md": "tests/docs/test_pages.py",
     "docs/explanation/the-model.md": "tests/model/test_model.py",
     "docs/how-to/another-machine.md": "tests/docs/test_pages.py",
+    "docs/how-to/compare-with-other-buses.md": "tests/test_docs.py",
     "docs/how-to/embed-the-bus.md": "tests/docs/test_pages.py",
     "docs/how-to/look-after-keys.md": "tests/test_docs.py",
     "docs/how-to/measure.md": "tests/docs/test_pages.py",
@@ -45,15 +50,10 @@ RUN_BY = {
     "docs/tutorial/two-agents.md": "tests/docs/test_pages.py",
 }
 """Pages with blocks of code, and the test that runs them."""
-SHOWN = {
-    "docs/how-to/compare-with-other-buses.md": {"make"},
-    "docs/how-to/measure.md": {"make", "scripts/bench-targets"},
-    "docs/how-to/run-a-fleet.md": {"tpmbus"},
-    "docs/how-to/several-brokers.md": {"mv", "nats-server", "pip", "rm", "tpmbus"},
-    "docs/tutorial/two-agents.md": {"."},
-}
-"""Lines of `sh` that no test runs, by how they begin: other machines and buses, the checkout, and a revocation that would cut off
-the page's own fleet. Those of `tpmbus` are parsed by `test_advice`."""
+SHOWN = {"docs/how-to/several-brokers.md": {"mv", "nats-server", "pip", "rm", "tpmbus"}}
+"""Lines of `sh` that no test runs, by how they begin: other machines. The end of the page does the same on one machine, and there a
+test does it; what `tpmbus` is given here is parsed by `test_advice`."""
+OF_THE_CHECKOUT = {".", "make", "scripts/bench-targets"}
 
 
 def test_every_block_of_code_is_run_by_a_test():
@@ -67,10 +67,10 @@ def test_every_block_of_code_is_run_by_a_test():
         assert known in (ROOT / test).read_text(), f"{test} knows nothing of {page}"
 
 
-@pytest.mark.parametrize("page", SHOWN)
+@pytest.mark.parametrize("page", sorted({page for page, test in RUN_BY.items() if test == "tests/docs/test_pages.py"} | {*SHOWN}))
 def test_lines_that_no_test_runs_are_of_the_kinds_that_none_can(page):
     lines = commands(ROOT / page, left_out=())
-    assert {line.split()[0] for line in lines if not line.startswith("#")} == SHOWN[page]
+    assert {line.split()[0] for line in lines if not line.startswith("#")} - OF_THE_CHECKOUT == SHOWN.get(page, set())
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -80,6 +80,43 @@ def blocks(page: Path, language: str) -> Iterator[str]:
 def commands(page: Path, *, left_out: tuple[str, ...] = NOT_HERE) -> list[str]:
     lines = [line.split("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(left_out)]
+
+
+def of_the_checkout(*begins: str) -> list[str]:
+    """Lines of all pages, each once."""
+    return sorted({line for page in PAGES for line in commands(page, left_out=()) if line.startswith(begins)})
+
+
+@pytest.mark.parametrize("line", of_the_checkout("make ", "scripts/"))
+def test_what_a_page_has_the_checkout_do_is_there_and_takes_these_arguments(line):
+    """Up to there: it would measure for minutes, beside other buses, or install what is missing. Rows are only listed."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        planned = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        words = shlex.split(planned.splitlines()[-1])
+    assert (ROOT / words[0]).exists()
+    if words[0] == "scripts/bench-targets":
+        done = subprocess.run([*words, "--list"], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "one-to-one" in done.stdout
+    elif words[0] == "scripts/bench-peers":
+        given = peers.make_context("peers", words[1:]).params
+        assert names_of_others(given["only"].split(",") if given["only"] else [])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial/two-agents.md"])
+def test_a_shell_is_set_up_by_the_line_for_it(page, tmp_path):
+    """In a folder with the environment of this interpreter, as `make run` makes one in a clone."""
+    here = Path(sys.prefix).resolve()
+    if not (here / "bin/activate").exists():
+        pytest.skip("this interpreter is not in a virtual environment")
+    (tmp_path / ".venv").symlink_to(here)
+    [line] = [line for line in commands(ROOT / page, left_out=()) if line.startswith(". ")]
+    script = f"{line} && command -v python && command -v tpmbus"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], cwd=tmp_path, env={"PATH": os.defpath}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"{here}/bin/python", f"{here}/bin/tpmbus"]
 
 
 def test_every_link_in_the_documentation_leads_somewhere():

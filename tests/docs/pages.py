@@ -3,8 +3,9 @@
     <!-- file: NAME -->     the block below it is written to that file
     ```console              each `$ command` is typed, and what the page shows under it must come; `...` stands for anything.
                             One that ends in `&` goes on beside the others: what is shown under it must come from it in time. It is
-                            ended at the end of the page, or by `$ kill %N` (the N-th of the page), and must end with 0.
-    <!-- exit: N -->        before a console block: how its last command ends
+                            ended at the end of the page, or by `$ kill %N` (the N-th of the page), and must end with 0; `$ wait %N`
+                            waits until it has ended by itself.
+    <!-- exit: N -->        before a console block: how its last command ends, or what that one ends or waits for
     ```python               a program; what a ```text block below it shows is what it prints
 
 Blocks of other languages are looked at by others.
@@ -60,15 +61,17 @@ class Job:
         self.output.seek(0)
         return self.output.read()
 
-    def end(self) -> None:
+    def end(self, code: int = 0, *, by_itself: bool = False) -> str:
+        """What it had said."""
         if self.output.closed:
-            return
-        if self.process.poll() is None:
+            return ""
+        if not by_itself and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
-        code = self.process.wait(SECONDS)
+        ended = self.process.wait(SECONDS)
         said = self.said()
         self.output.close()
-        assert code in (0, -signal.SIGTERM), said
+        assert ended == code or (code == 0 and ended == -signal.SIGTERM), f"it ended with {ended}, having said:\n{said}"
+        return said
 
 
 @dataclass
@@ -112,8 +115,9 @@ class Reader:
             self.jobs.append(Job(self._begun(command.removesuffix("&").strip(), output), output))
             self.jobs[-1].wait_for(expected)
             self.ran += 1
-        elif ended := re.fullmatch(r"kill %(\d+)", command):
-            self.jobs[int(ended[1]) - 1].end()
+        elif ended := re.fullmatch(r"(kill|wait) %(\d+)", command):
+            said = self.jobs[int(ended[2]) - 1].end(code, by_itself=ended[1] == "wait")
+            assert not expected or fits(expected, said), f"$ {command}\nexpected:\n{expected}\nsaid:\n{said}"
         else:
             self._check(command, "", expected, code)
 

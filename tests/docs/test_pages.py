@@ -54,7 +54,7 @@ def test_a_page_is_read_on_ports_of_its_own(name, named):
 
 
 def test_no_page_has_a_block_that_nobody_runs():
-    """Of these pages: `sh` is for what a test cannot do (a revocation that cuts off its own fleet, what sets up the checkout)."""
+    """Of these pages: `sh` is for the checkout and for other machines, see `tests/test_docs.py`."""
     kinds = {(name, block["kind"]) for name in PAGES for block in BLOCK.finditer((DOCS / name).read_text())}
     assert {kind for _, kind in kinds} <= {"python", "console", "text", "sh", "yaml"}
 
