@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,15 @@ class Output:
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=self.json or not console.is_terminal) as progress:
             yield progress
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Of what has no number of steps: on stderr where that is a terminal, until it is over, and nothing elsewhere."""
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        with nullcontext() if self.json or not console.is_terminal else console.status(what):
+            yield
 
     def error(self, error: errors.BusError) -> int:
         """Say what went wrong; gives the exit code."""

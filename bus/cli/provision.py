@@ -104,14 +104,14 @@ async def provision_with_progress(state: State, order: Order, *, policy: str | N
     from bus.hub.tpm_process import open_engine
 
     forbid_core_dumps()
-    async with open_engine(state, policy=policy, tpm=tpm) as engine:
-        with output.progress() as progress:
-            bar = progress.add_task("Provisioning", total=2 * len(order.names))
+    with output.progress() as progress:
+        bar = progress.add_task("The TPM begins", total=2 * len(order.names))  # one of its own is made first, which takes seconds
 
-            def tell(phase: str, name: str) -> None:
-                what = "key" if phase == KEYS else "certificate"
-                progress.update(bar, advance=1, description=f"{what:<11} {name:<20.20}")
+        def tell(phase: str, name: str) -> None:
+            what = "key" if phase == KEYS else "certificate"
+            progress.update(bar, advance=1, description=f"{what:<11} {name:<20.20}")
 
+        async with open_engine(state, policy=policy, tpm=tpm) as engine:
             return await provision_fleet(state, engine, order, environ=os.environ, clock=SystemClock(), tell=tell)
 
 

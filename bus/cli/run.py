@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +122,22 @@ async def _run(wanted: Wanted, output: Output) -> int:
         return await run_gateway(wanted, output)
     plan = await to_thread.run_sync(planned, wanted)
     await _provision(wanted, plan, output)
-    async with supervise(
-        policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm,
-        backbone=wanted.backbone,
-    ) as hub:  # fmt: skip
+    async with AsyncExitStack() as stack:
+        with output.waiting("The hub begins"):
+            hub = await stack.enter_async_context(
+                supervise(
+                    policy=wanted.policy, state=wanted.state, listen=wanted.listen, agents=dict(plan.joined), tpm=wanted.tpm,
+                    backbone=wanted.backbone,
+                )
+            )  # fmt: skip
         output.note(f"The bus listens at {', '.join(hub.urls)}")
-        crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
-        commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []
-        async with running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock()) as fleet:
-            report = await _play(fleet, hub, plan, wanted, output)
-            _say_what_was(report, output)
+        with output.waiting("The agents begin"):
+            crew = None if wanted.processes > 1 else await to_thread.run_sync(crew_of, hub, plan, list(plan.roles))
+            commands = [command_of(wanted, number) for number in range(wanted.processes)] if crew is None else []
+            speakers = running(Measured(hub.statistics), crew, commands, plan.mix, clock=SystemClock())
+            fleet = await stack.enter_async_context(speakers)
+        report = await _play(fleet, hub, plan, wanted, output)
+        _say_what_was(report, output)
     output.document(report)
     output.line(f"Ended after {report['seconds']:.0f} s.")
     unaccounted, lost = report.get("books", {}).get("unaccounted", 0), set(report["lost"])

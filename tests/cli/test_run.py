@@ -218,6 +218,19 @@ def test_a_fleet_says_that_it_ends_and_its_last_table_is_its_report(on_a_termina
     assert max(map(len, lines)) <= 80
 
 
+def test_on_a_terminal_nothing_is_waited_for_in_silence(on_a_terminal):
+    """Before there is a table, and before there is a key to count: a first start takes many seconds."""
+    process, ours = on_a_terminal("provision", "WEB")
+    assert "The TPM begins" in shown_until(ours, "agents have their certificates")
+    process.wait(SECONDS)
+    os.close(ours)
+    process, ours = on_a_terminal("run", "--rate", "0")
+    assert "The hub begins" in shown_until(ours, "The bus listens")
+    assert "The agents begin" in shown_until(ours, "agents listen")
+    os.close(ours)
+    assert process.wait(SECONDS) == 0
+
+
 def test_a_hub_alone_is_one_document_and_nothing_else(home):
     done = home.run("run", "--fleet", "none", "--seconds", "0.2", "--json")
     assert done.returncode == 0
