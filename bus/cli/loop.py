@@ -1,14 +1,15 @@
 """How commands run: on asyncio, with uvloop where it is installed, and with an end that a signal asks for.
 
 SIGTERM and Ctrl-C end what a command waits for, not the command: what was sent is still written, and what is open is closed in
-order. A second signal does not wait for that.
+order. A second signal does not wait for that: SIGTERM ends the process, Ctrl-C cancels what it does, as a first one does before
+there is anything to wait for.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ async def until_stopped(*, also: anyio.Event | None = None) -> AsyncIterator[Sto
     stopped, failure = Stopped(), None
 
     async def listen(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with _as_before(signal.SIGINT), anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
                 stopped.by = number
@@ -62,3 +63,17 @@ async def until_stopped(*, also: anyio.Event | None = None) -> AsyncIterator[Sto
         group.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def _as_before(number: signal.Signals) -> Iterator[None]:
+    """Who takes this signal takes it again after the block: of Ctrl-C one who cancels.
+
+    The loop would leave one who raises KeyboardInterrupt wherever it is just then, in the middle of anybody's bookkeeping.
+    """
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if callable(before):
+            signal.signal(number, before)
