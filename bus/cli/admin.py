@@ -9,7 +9,7 @@ import click
 
 from bus.cli.completing import agent_names
 from bus.cli.desk import ask
-from bus.cli.options import command
+from bus.cli.options import command, whole_pattern
 from bus.cli.output import Output
 
 SHOWN = 3
@@ -35,7 +35,7 @@ def agents(*, names: tuple[str, ...], live: bool, state: Path | None, output: Ou
 
 
 @click.command(short_help="Topics that are open: who publishes there, and who hears it.")
-@click.argument("pattern", default=">")
+@click.argument("pattern", default=">", callback=whole_pattern)
 @command(state=True)
 def topics(*, pattern: str, state: Path | None, output: Output) -> None:
     """Topics on which somebody publishes now, and that PATTERN matches. Of long lists it shows the first; --json has all."""

@@ -14,6 +14,13 @@ from bus.cli.output import Output
 from bus.errors import BusError
 
 
+def whole_pattern(context: click.Context, _: click.Parameter, pattern: str) -> str:
+    """Of an argument: no pattern ends in a dot, unless a shell took its `>` for itself, and what follows for a file."""
+    if pattern.endswith(".") and not context.resilient_parsing:
+        raise click.UsageError(f"{pattern!r} is no whole pattern: > is a redirection to a shell, so quote it: '{pattern}>'")
+    return pattern
+
+
 def command(*, state: bool = False, policy: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--json` (and `--state`, `--policy`) to a function: it gets `output` (and `state`, `policy`)."""
 

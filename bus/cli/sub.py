@@ -11,7 +11,7 @@ import click
 from bus.cli.bodies import as_bytes, as_document, as_line, body_of, dump
 from bus.cli.completing import topics_to_hear
 from bus.cli.joining import agent_options, joined
-from bus.cli.options import command
+from bus.cli.options import command, whole_pattern
 from bus.cli.output import EXIT_SILENCE, Output
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MOST_AT_ONCE = 1_024
 
 
 @click.command(short_help="Print the messages of a topic or pattern.")
-@click.argument("pattern", shell_complete=topics_to_hear)
+@click.argument("pattern", shell_complete=topics_to_hear, callback=whole_pattern)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End after so many seconds.")
 @click.option("--group", help="Share the messages with the others of this queue group.")

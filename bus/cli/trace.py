@@ -10,12 +10,12 @@ import click
 
 from bus.cli.bodies import dump
 from bus.cli.desk import watch
-from bus.cli.options import command
+from bus.cli.options import command, whole_pattern
 from bus.cli.output import Output
 
 
 @click.command(short_help="Show each envelope as it passes the broker.")
-@click.argument("pattern", default=">")
+@click.argument("pattern", default=">", callback=whole_pattern)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many.")
 @command(state=True)
 def trace(*, pattern: str, count: int | None, state: Path | None, output: Output) -> int:

@@ -176,6 +176,14 @@ def test_wrong_usage_is_2_before_anything_is_asked(arguments):
     assert CliRunner().invoke(cli, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("arguments", [("sub", "tasks.", "WEB"), ("trace", "tasks.", "3"), ("topics", "tasks.")], ids=" ".join)
+def test_a_pattern_whose_end_a_shell_took_for_a_redirection_is_2_and_says_so(arguments):
+    """What is left of `sub tasks.> --as WEB`: the rest is a file called --as."""
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
+    assert "quote it: 'tasks.>'" in done.output
+
+
 @pytest.mark.parametrize("option", [("--wait", "stored"), ("--priority", "urgent")])
 def test_an_option_that_the_topic_does_not_take_is_2(option, home):
     done = home.run("pub", "tasks.build", "x", "--as", "DIRECTOR", *option)
