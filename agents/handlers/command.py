@@ -1,4 +1,7 @@
-"""Command directs: DIRECTOR gives out tasks, COORDINATOR moves each on from step to step, QADIRECTOR has failures mended."""
+"""Command directs: DIRECTOR gives out tasks, and PROJECTORCHESTRATOR one in five.
+
+COORDINATOR moves each on from step to step, QADIRECTOR has failures mended.
+"""
 
 import bus
 
@@ -18,8 +21,8 @@ every_seconds = 1.0
 
 
 async def beat(agent: bus.Agent, number: int) -> None:
-    """DIRECTOR gives out a task. One in seven has a flaw that only testing finds."""
-    if agent.name == "DIRECTOR":
+    """A task each second. One in seven has a flaw that only testing finds."""
+    if agent.name == ("DIRECTOR" if number % 5 else "PROJECTORCHESTRATOR"):
         task = {"task": f"T{number:04}", "goal": GOALS[number % 7], "language": LANGUAGES[number % 7], "flaw": number % 7 == 6}
         await agent.publish("tasks.build", task)
 

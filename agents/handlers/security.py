@@ -1,7 +1,7 @@
-"""Security audits what is critical, and can have an agent cut off.
+"""Security audits what is critical, and can cut an agent off.
 
-SECURITYAUDITOR confirms what the TPM signed, INCIDENTRESPONSE opens an incident for each alarm, and CSO asks for the revocation of
-whoever an incident names as stolen.
+SECURITYAUDITOR confirms what the TPM signed, INCIDENTRESPONSE opens an incident for each alarm, and CSO revokes whoever an incident
+names as stolen: only security may say that there is one, and its role has `may: [revoke]`.
 """
 
 import bus
@@ -12,10 +12,13 @@ def handlers(agent: bus.Agent) -> bus.Handlers:
 
     if agent.name == "SECURITYAUDITOR":
 
-        @on.on("deployment.*")
         async def audit(message: bus.Message) -> None:
-            seen = {"of": message.sender, "task": message.body["task"], "signed_by": message.signed_by}
+            task = message.body.get("task") if isinstance(message.body, dict) else None
+            seen = {"of": message.sender, "topic": message.topic, "task": task, "signed_by": message.signed_by}
             await agent.publish("announcements.audited" if message.signed_by == "identity" else "incidents.unsigned", seen)
+
+        for pattern in ("control.*", "deployment.*", "revocation.*", "policy.*"):
+            on.on(pattern)(audit)
 
     if agent.name == "INCIDENTRESPONSE":
 
@@ -27,6 +30,7 @@ def handlers(agent: bus.Agent) -> bus.Handlers:
 
         @on.on("incidents.stolen")
         async def revoke(message: bus.Message) -> None:
-            await agent.publish("revocation.requested", {"agent": message.body["agent"], "why": message.topic})
+            await agent.authority.revoke(message.body["agent"])
+            await agent.publish("revocation.done", {"agent": message.body["agent"], "why": message.topic})
 
     return on

@@ -6,6 +6,7 @@ LOGKEEPER looks on: it may hear everything but incidents, and is no part of the 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 POLICY = open_policy()
 DOES = load_handlers(shipped.folder("agents") / "handlers")
 ONLOOKER = "LOGKEEPER"
+SHIPPED = shipped.folder("policies")
 
 
 class Story:
@@ -109,4 +111,44 @@ async def test_a_flaw_is_found_reported_and_mended():
     assert "alarms.failed" in trail
     assert trail.index("tasks.fix") < trail.index("deployment.done")
     assert story.senders("tasks.fix") == {"QADIRECTOR"}
+    assert story.senders("tasks.build") == {"DIRECTOR", "PROJECTORCHESTRATOR"}
     assert "T0005" in {body.get("task") for topic, _, body in story.seen if topic == "summaries.task"}
+
+
+@pytest.mark.parametrize("topic", ["control.pause", "deployment.planned", "revocation.agent", "policy.changed"])
+async def test_all_that_is_critical_is_audited(topic):
+    async with bus.testing.open() as hub, hub.agent("SECURITYAUDITOR") as auditor, hub.agent(ONLOOKER) as onlooker:
+        async with onlooker.subscribe("announcements.*") as said, auditor.serving(DOES["security"].handlers(auditor)):
+            async with hub.agent("CSO" if topic.startswith("revocation") else "DIRECTOR") as sender:
+                await sender.publish(topic, "now")
+                found = (await anext(said)).body
+    assert (found["of"], found["topic"], found["signed_by"]) == (sender.name, topic, "identity")
+
+
+@pytest.fixture
+def folder(own_provisioned, monkeypatch) -> Path:
+    """The state folder of the whole fleet."""
+    for name, value in own_provisioned.environ.items():
+        monkeypatch.setenv(name, value)
+    return own_provisioned.state.folder
+
+
+async def test_whoever_is_said_to_be_stolen_is_cut_off(folder):
+    """By an authority that is one: of a bus in memory a test is its own."""
+    async with (
+        bus.open(policy=SHIPPED, state=folder) as hub,
+        hub.agent("CSO") as cso,
+        hub.agent("SECURITY") as security,
+        hub.agent("MONITOR") as monitor,
+    ):
+        async with (
+            cso.serving(DOES["security"].handlers(cso)),
+            monitor.subscribe("revocation.*") as said,
+            hub.agent("SWIFT") as swift,
+        ):
+            async with swift.subscribe("tasks.>") as tasks:
+                await security.publish("incidents.stolen", {"agent": "SWIFT"})
+                message = await anext(said)
+                with pytest.raises(bus.RevokedError):
+                    await anext(tasks)
+    assert (message.sender, message.topic, message.body["agent"]) == ("CSO", "revocation.done", "SWIFT")
