@@ -18,6 +18,7 @@ from bus.broker.host_link import HostLink, Subscription
 from bus.broker.router import Route, Router
 from bus.broker.seats import Seats
 from bus.errors import OverloadedError
+from bus.flow.trie import Trie
 from bus.protocol.header import Header
 from bus.protocol.topics import matches
 
@@ -95,10 +96,13 @@ class Listing:
         for agent, topic in self._admission.senders():
             if matches(pattern, topic):
                 publishers.setdefault(topic, set()).add(agent)
-        return [self._spoken(topic, agents) for topic, agents in sorted(publishers.items())]
+        takers = self._takers()
+        return [self._spoken(topic, agents, takers) for topic, agents in sorted(publishers.items())]
 
-    def _spoken(self, topic: str, agents: Collection[str]) -> Spoken:
-        readers = {one.agent for one in self._readers(topic)} | set(self._takers(topic))
+    def _spoken(self, topic: str, agents: Collection[str], takers: Trie[str]) -> Spoken:
+        readers = {one.agent for one in self._readers(topic)}
+        if self._router.is_kept(topic):
+            readers.update(agent for agent in takers.match(topic) if self._router.may_hear(agent, topic))
         return Spoken(topic, tuple(sorted(agents)), tuple(sorted(readers)), self._router.unit(topic))
 
     def _readers(self, topic: str) -> Iterator[Subscription]:
@@ -108,12 +112,14 @@ class Listing:
         for members in route.groups:
             yield from members
 
-    def _takers(self, topic: str) -> Iterator[str]:
-        """Who reads what is kept there."""
-        if self._router.is_kept(topic):
-            for one in self.subscriptions():
-                if one.taker is not None and matches(one.pattern, topic) and self._router.may_hear(one.agent, topic):
-                    yield one.agent
+    def _takers(self) -> Trie[str]:
+        """Who reads what is kept, by pattern."""
+        found: Trie[str] = Trie()
+        for host in self._hosts:
+            for one in host.subscriptions.values():
+                if one.taker is not None:
+                    found.add(one.pattern, one.agent)
+        return found
 
     def _at_once(self, topic: str) -> int:
         """How many subscriptions get what is said there now."""
