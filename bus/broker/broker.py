@@ -105,7 +105,7 @@ class Broker:
                 backbone, snapshot, clock, asking=self._asking, counts=self.counts, end=self._end, find=self._joining.find,
                 interest=self._interest, now_ms=self.now_ms, pacing=self._pacing,
                 passed_ms=memory.passed_ms, requests=self._requests, router=self._router,
-                spread=self._stored, subscribing=self._subscribing,
+                spread=self._stored, subscribing=self._subscribing, verifier=verifier,
             )  # fmt: skip
         self._subscribing.durable = self._joining.durable = self._durable
         self._publishing = Publishing(

@@ -36,6 +36,7 @@ from bus.broker.subscribing import Subscribing
 from bus.clock import Clock
 from bus.errors import VerificationError
 from bus.identity.envelopes.snapshot import Snapshot
+from bus.identity.envelopes.verifier import Verifier
 from bus.protocol.frames import Frame
 
 Spread = Callable[[list[Crossing]], None]
@@ -157,13 +158,14 @@ class Keeping:
         router: Router,
         spread: Spread,
         subscribing: Subscribing,
+        verifier: Verifier,
     ) -> None:
         self._backbone = backbone
         self._classes = Classes(backbone, snapshot, clock, passed_ms=passed_ms)
-        self._inboxes = Inboxes(backbone, clock)
+        self._inboxes = Inboxes(backbone, clock, verifier, now_ms)
         self._inboxes.changed = interest.inbox_renewed
         interest.inbox_papers = self._inboxes.papers
-        self._kept = Kept(backbone, asking, find, clock)
+        self._kept = Kept(backbone, asking, find, clock, verifier=verifier, now_ms=now_ms)
         self._standing = Standing(backbone, self._classes, self._inboxes, interest=interest, router=router, subscribing=subscribing)
         recent = Recent()
         self._storing = Storing(backbone, self._classes, clock, counts=counts, pacing=pacing, recent=recent, spread=spread)

@@ -3,7 +3,8 @@
 shown    on the link on which the agent is live, with the identity that it proved there; the newest counts. Whether its
          signature holds is the business of those who seal to it: a false one harms nobody but the agent itself
 kept     in the backbone, beside the grants that will be sealed to it, until it ends
-loaded   when a broker begins, of all who have a durable subscription
+loaded   when a broker begins, of all who have a durable subscription. Others may have written where they lay, so they count only
+         with the name and the signature that they should have: who is shown something else by its broker would leave it
 heard    from a neighbour, of those who are live there or have a durable subscription; that broker keeps them
 """
 
@@ -20,7 +21,9 @@ from bus.backbone.interface import Backbone, Grant
 from bus.broker.host_link import HostLink
 from bus.clock import Clock
 from bus.errors import BusError, RemoteProtocolError, VerificationError
-from bus.protocol.codec import malformed, unpack
+from bus.identity.envelopes.believe import believe_inbox
+from bus.identity.envelopes.verifier import Verifier
+from bus.protocol.codec import array, malformed, sized, unpack
 from bus.protocol.papers import InboxCertificate
 
 RETRY_SECONDS: Final = 1.0
@@ -41,18 +44,24 @@ class Inbox(NamedTuple):
     @classmethod
     def parse(cls, data: bytes) -> tuple[str, Inbox]:
         """Whose it is, and it. Raises RemoteProtocolError("malformed")."""
-        certificate, identity = unpack(data, longest=FIELDS, arrays=1)
-        if type(certificate) is not bytes or type(identity) is not bytes:
-            raise malformed("an inbox certificate and an identity are bytes")
+        certificate, identity = fields_of(data)
         body = InboxCertificate.parse(certificate).body
         if hashlib.sha256(identity).digest() != body.identity:
             raise malformed("an inbox certificate stands beside the identity that signed it")
         return body.name, cls(data, identity, body.counter, body.key_id, body.not_after_ms)
 
+    def replaces(self, known: Inbox | None) -> bool:
+        """Of those that verify, the one that is newer."""
+        if known is None:
+            return True
+        if known.identity == self.identity:
+            return known.counter < self.counter
+        return known.not_after_ms < self.not_after_ms
+
 
 class Inboxes:
-    def __init__(self, backbone: Backbone, clock: Clock) -> None:
-        self._backbone, self._clock = backbone, clock
+    def __init__(self, backbone: Backbone, clock: Clock, verifier: Verifier, now_ms: Callable[[], int]) -> None:
+        self._backbone, self._clock, self._verifier, self._now_ms = backbone, clock, verifier, now_ms
         self.changed: Callable[[str], None] = lambda _agent: None
         """Told of each agent whose papers are new."""
         self._of: dict[str, Inbox] = {}
@@ -80,13 +89,9 @@ class Inboxes:
     def hear(self, data: bytes) -> None:
         """Verified already. Raises RemoteProtocolError("malformed")."""
         agent, inbox = Inbox.parse(data)
-        known = self._of.get(agent)
-        if known is not None:
-            is_same = known.identity == inbox.identity
-            if (known.counter >= inbox.counter) if is_same else (known.not_after_ms >= inbox.not_after_ms):
-                return
-        self._of[agent] = inbox
-        self.changed(agent)
+        if inbox.replaces(self._of.get(agent)):
+            self._of[agent] = inbox
+            self.changed(agent)
 
     async def load(self, agents: Iterable[str]) -> None:
         """Those that are kept, of agents that have none here. Raises BackboneError."""
@@ -95,11 +100,22 @@ class Inboxes:
                 continue
             for data in await self._backbone.grants_for(_shelf(agent), SHELF):
                 try:
-                    self._of[agent] = Inbox.parse(data)[1]
-                except RemoteProtocolError as error:
+                    inbox = self._kept_of(agent, data)
+                except (RemoteProtocolError, VerificationError) as error:
                     _log.warning("an inbox of %s that was kept is none, and is passed over: %s", agent, error)
+                else:
+                    if inbox.replaces(self._of.get(agent)):
+                        self._of[agent] = inbox
             if agent in self._of:
                 self.changed(agent)
+
+    def _kept_of(self, agent: str, data: bytes) -> Inbox:
+        """Raises RemoteProtocolError("malformed"), VerificationError."""
+        name, inbox = Inbox.parse(data)
+        if name != agent:
+            raise VerificationError("untrusted", agent=agent, detail=f"it is an inbox of {name}")
+        believe_inbox(*fields_of(data), self._verifier, now_ms=self._now_ms())
+        return inbox
 
     async def run(self) -> None:
         """Keep what is new; until it is cancelled."""
@@ -119,6 +135,12 @@ class Inboxes:
                 self._unkept = {**agents, **self._unkept}
                 await self._clock.sleep(RETRY_SECONDS)
                 self._wanted.set()
+
+
+def fields_of(data: bytes) -> tuple[bytes, bytes]:
+    """The certificate, and the identity that signed it. Raises RemoteProtocolError("malformed")."""
+    certificate, identity = array(unpack(data, longest=FIELDS, arrays=1), FIELDS)
+    return sized(certificate), sized(identity)
 
 
 def _shelf(agent: str) -> bytes:

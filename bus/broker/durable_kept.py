@@ -23,8 +23,9 @@ from bus.backbone.interface import Backbone
 from bus.broker.asking import Asking
 from bus.broker.host_link import HostLink
 from bus.clock import Clock
-from bus.errors import BusError, RemoteProtocolError
-from bus.identity.envelopes.believe import Believed
+from bus.errors import BusError, RemoteProtocolError, VerificationError
+from bus.identity.envelopes.believe import Believed, believe
+from bus.identity.envelopes.verifier import Verifier
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 
@@ -40,8 +41,11 @@ Find = Callable[[bytes], Believed | None]
 
 
 class Kept:
-    def __init__(self, backbone: Backbone, asking: Asking, find: Find, clock: Clock) -> None:
+    def __init__(
+        self, backbone: Backbone, asking: Asking, find: Find, clock: Clock, *, verifier: Verifier, now_ms: Callable[[], int]
+    ) -> None:
         self._backbone, self._asking, self._find, self._clock = backbone, asking, find, clock
+        self._verifier, self._now_ms = verifier, now_ms
         self._questions: deque[tuple[HostLink, str, bytes, bytes]] = deque()
         self._asked: dict[HostLink, int] = {}
         self._wanted = anyio.Event()
@@ -59,10 +63,24 @@ class Kept:
     async def show_papers(self, host: HostLink, session: bytes) -> bool:
         """Whether there are any. Raises BackboneError."""
         found = self._find(session)
-        papers = found.papers.encode() if found is not None else await self._backbone.papers_for(session)
+        papers = found.papers.encode() if found is not None else await self._kept_papers(session)
         if papers is not None:
             host.tell_session(session, papers)
         return papers is not None
+
+    async def _kept_papers(self, session: bytes) -> bytes | None:
+        """None also for what is kept as such and is none: who is shown that by its broker leaves it."""
+        data = await self._backbone.papers_for(session)
+        if data is None:
+            return None
+        try:
+            if believe(data, self._verifier, now_ms=self._now_ms()).id == session:
+                return data
+            why = "they are of another session"
+        except (RemoteProtocolError, VerificationError) as error:
+            why = str(error)
+        _log.warning("papers that were kept of session %s are none, and are passed over: %s", session.hex(), why)
+        return None
 
     async def _show_grants(self, host: HostLink, agent: str, epoch: bytes) -> int:
         newest: dict[str, deque[bytes]] = {}

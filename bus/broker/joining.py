@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from bus.broker.durable_inboxes import fields_of
 from bus.broker.greeting import check_counts, check_may_join
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
@@ -31,7 +32,7 @@ from bus.identity.envelopes.verifier import Verifier
 from bus.identity.epochs.known import Known
 from bus.identity.trust_memory import TrustMemory
 from bus.protocol import signatures
-from bus.protocol.codec import array, sized, unpack
+from bus.protocol.codec import unpack
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import agent_tbs
 from bus.protocol.papers import Papers, claimed
@@ -48,7 +49,6 @@ MAX_HOST_KEYS: Final = 64
 AT_ONCE: Final = 128
 """Subscriptions that are dropped in one turn of the loop, of an agent that was at a neighbour: one that lies says it has 65,536."""
 _SESSION_FIELDS: Final = 4
-_INBOX_FIELDS: Final = 2
 
 
 class Refused(NamedTuple):
@@ -114,8 +114,7 @@ class Joining:
 
         Raises RemoteProtocolError("malformed"), VerificationError.
         """
-        certificate, identity = array(unpack(data, longest=_INBOX_FIELDS, arrays=1), _INBOX_FIELDS)
-        believed = believe_inbox(sized(certificate), sized(identity), self._held.verifier, now_ms=moment.now_ms)
+        believed = believe_inbox(*fields_of(data), self._held.verifier, now_ms=moment.now_ms)
         check_not_revoked(believed.identity, self._snapshot.trust, now_ms=moment.now_ms)
         self.durable.hear_inbox(data)
 

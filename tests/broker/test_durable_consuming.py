@@ -8,11 +8,12 @@ import pytest
 from kept_stage import DAY, Keeper, KeptStage, inbox_key, settle
 from small_world import World
 
-from bus.backbone.interface import Grant
+from bus.backbone.interface import Grant, Papers
 from bus.broker import durable_reading, host_link
 from bus.broker.durable_inboxes import SHELF
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
+from bus.protocol.codec import pack
 from bus.protocol.frames import ACK, NAK, NOT_BEGUN, TERM, TOUCH, Frame, sub_ref
 
 pytestmark = pytest.mark.anyio
@@ -109,10 +110,28 @@ async def test_what_stands_among_kept_grants_and_is_none_keeps_nobody_from_the_o
         assert [one[5] for one in frames if one[0] == Frame.DELIVER][:1] == [grant]
         assert sum(one[0] == Frame.DELIVER for one in frames) == 2, "the grant and the envelope"
         shelf = hashlib.sha256(b"inbox BUILDER").digest()
-        await stage.backbone.keep([Grant(shelf, SHELF, "BUILDER", bytes(16), stage.world.now + DAY, b"no inbox")])
+        for number, junk in enumerate((b"no inbox", pack([]), pack([b"no inbox"]), pack([b"no", b"inbox"]))):
+            await stage.backbone.keep([Grant(shelf, SHELF, "BUILDER", bytes([number] * 16), stage.world.now + DAY, junk)])
     again = KeptStage(stage.world, stage.backbone)
     async with again.running():
         assert len(await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", start="all")) > 1
+
+
+async def test_papers_that_were_kept_are_shown_if_they_are_of_that_session_and_verify(stage: KeptStage):
+    """Whoever is shown others leaves its broker, and would come back to the same."""
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        await publish(publisher, 1)
+        papers, session = publisher.agents["DIRECTOR"].papers, headers.parse(envelopes.split(publisher.seal("work.a"))[0]).session
+        others = (await stage.keeper("MONITOR")).agents["MONITOR"].papers
+    for until, (kept_papers, shown) in enumerate([(b"none", []), (pack([b"no", b"pa", [b"p"], b"ers"]), []), (others, []),
+                                                  (papers[:-1] + bytes([papers[-1] ^ 1]), []), (papers, [[papers]])]):  # fmt: skip
+        await stage.backbone.keep(papers=[Papers(session, "DIRECTOR", stage.world.now + (2 + until) * DAY, kept_papers)])
+        again = KeptStage(stage.world, stage.backbone)
+        async with again.running():
+            frames = await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", name=f"n{until}", start="all")
+            assert [one[1] for one in frames if one[0] == Frame.PAPERS] == shown
+            assert sum(one[0] == Frame.DELIVER for one in frames) == 1, "it comes all the same"
 
 
 # ---- settling --------------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
-from kept_stage import Keeper, KeptStage, inbox_key, inbox_papers, settle
+from kept_stage import DAY, Keeper, KeptStage, inbox_key, inbox_papers, settle
 from small_world import World
 
+from bus.backbone.interface import Grant
+from bus.broker.durable_inboxes import SHELF
+from bus.protocol.codec import pack, unpack
 from bus.protocol.frames import DURABLE, GONE, LISTENS, Frame
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +57,35 @@ async def test_a_broker_that_comes_later_knows_them(stage: KeptStage):
         frames = await (await later.keeper("DIRECTOR")).open("work.a")
         assert [one[1] for one in frames if one[0] == Frame.PAPERS] == [[papers]]
         assert [one[2] for one in frames if one[0] == Frame.INTEREST] == [[["BUILDER", "work.>", DURABLE]]]
+
+
+async def test_an_inbox_that_was_kept_is_shown_if_its_agent_signed_it_and_the_newest_of_these(stage: KeptStage):
+    """Others may write where they are kept: whoever was shown a false one would leave its broker, and the true one never count."""
+    async with stage.running():
+        reader, stranger = await stage.keeper("BUILDER"), await stage.keeper("MONITOR")
+        await reader.subscribe_durably(1, "work.>")
+        older, newest, unsigned = (shown_by(reader, "BUILDER", counter=counter) for counter in (1, 2, 9))
+        others = shown_by(stranger, "MONITOR", counter=9)
+        certificate, identity = unpack(unsigned, longest=2, arrays=1)
+        unsigned = pack([certificate[:-1] + bytes([certificate[-1] ^ 1]), identity])
+    shelf = hashlib.sha256(b"inbox BUILDER").digest()
+    for number, papers in enumerate((newest, older, others, unsigned)):
+        await stage.backbone.keep([Grant(shelf, SHELF, "BUILDER", bytes([number] * 16), stage.world.now + DAY, papers)])
+    later = KeptStage(stage.world, stage.backbone, stage.disk)
+    async with later.running():
+        frames = await (await later.keeper("DIRECTOR")).open("work.a")
+        assert [one[1] for one in frames if one[0] == Frame.PAPERS] == [[newest]]
+
+
+async def test_inbox_papers_that_are_none_end_the_link_of_who_shows_them_and_nothing_else(stage: KeptStage):
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        for junk in (pack([]), pack([b"x"]), pack([b"x", b"y"])):
+            reader = await stage.keeper("BUILDER")
+            reader.send(Frame.PAPERS, [junk], b"")
+            await settle()
+            assert reader.lost
+        assert not publisher.lost
 
 
 async def test_a_renewed_inbox_goes_to_whoever_was_told_of_it_and_an_older_one_to_nobody(stage: KeptStage):
