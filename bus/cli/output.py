@@ -59,7 +59,7 @@ class Output:
     def line(self, text: str = "") -> None:
         """The result for people; silent with --json."""
         if not self.json:
-            print(text)
+            print(visible(text))
 
     @property
     def width(self) -> int:
@@ -75,7 +75,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Something on the side, on stderr in both forms."""
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
 
     def table(
         self,
@@ -92,7 +92,7 @@ class Output:
         """
         if self.json:
             return
-        texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        texts = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
         left_out = _too_many(columns, texts, spare, width=self.width)
         if not texts and empty is not None:
             self.line(empty)
@@ -125,7 +125,7 @@ class Output:
         table.add_column(no_wrap=True, min_width=_WIDTH_OF_NAMES, style="cyan")
         table.add_column(overflow="fold")
         for name, value in facts:
-            table.add_row(f"  {name}", Text(value))
+            table.add_row(f"  {name}", Text(visible(value)))
         console = Console()
         console = console if console.is_terminal else Console(width=_WIDTH_OF_PIPES)
         console.print(Text(title, "bold"))
@@ -161,6 +161,11 @@ class Output:
         else:
             self.note(f"tpmbus: {error}")
         return exit_code(error)
+
+
+def visible(text: str) -> str:
+    """What would do something to a terminal is shown as an escape: much of what is printed others have written."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _too_many(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], *, width: int) -> list[str]:

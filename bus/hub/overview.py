@@ -25,6 +25,7 @@ WATCHED = ("trace",)
 """Verbs, beside `status`: those that answer once, and those that go on."""
 MAX_DEAD = 10_000
 """Dead letters in one answer."""
+_LAST_DATE = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 class Overview:
@@ -166,4 +167,5 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _date(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+    """Of what others wrote the nearest that there is: one that is no date must not hide the rest of a list."""
+    return datetime.fromtimestamp(min(max(ms, 0) / 1000, _LAST_DATE), UTC).isoformat(timespec="seconds")

@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from backbones import entries, taken
 from nats_servers import free_port, nats_server, new_space, on_nats
 
-from bus.backbone.interface import UNUSED_MS, ConsumerName, Grant, RetentionClass
+from bus.backbone.interface import UNUSED_MS, ConsumerName, Grant, PutOff, RetentionClass
 from bus.backbone.nats.backbone import open_nats
-from bus.backbone.nats.layout import EXPIRES, Names
+from bus.backbone.nats.layout import CONSUMER, DIED, EXPIRES, ID, ORIGINAL, SENDER, Names
 from bus.clock import SystemClock
 from bus.errors import BackboneError
 from bus.flow.start import ALL, NEW
+from bus.protocol.codec import pack
 from bus.testing.backbone_bench import seen
 
 CLOCK = SystemClock()
@@ -332,6 +333,62 @@ async def test_buckets_with_rubbish_in_them_are_read_as_if_it_were_not_there(ser
     assert await backbone.consumers() == []
     async with on_nats([server.url], space) as later:
         assert await later.dead_letters() == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {3: "a..b"},
+        {3: ""},
+        {3: ">.a"},
+        {3: "\x1b[2Jwork"},
+        {3: "a." * 99},
+        {5: -1},
+        {6: (1 << 64) - 1},
+        {7: (1 << 64) - 1},
+        {4: "now"},
+    ],
+    ids=repr,
+)
+async def test_a_consumer_that_somebody_else_wrote_down_is_one_by_its_form_or_none(server, space, backbone, changed):
+    """Else all brokers would tell of it, show it, and open it."""
+    now = CLOCK.now_ms()
+    right = ["MONITOR", "forged", "work.>", "work.>", "new", 1, now, now]
+    client = await nats.connect(server.url)
+    for revision, fields in ((0, right), (1, [changed.get(place, field) for place, field in enumerate(right)])):
+        await client.request(f"$KV.{space}_consumers.MONITOR.forged", pack(fields))
+        assert len(await backbone.consumers()) == 1 - revision
+    await client.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fields", [[(1 << 64) - 1, 0], [0, (1 << 64) - 1], [-1, 0]], ids=repr)
+async def test_a_mark_that_somebody_else_wrote_ends_no_broker(server, space, backbone, fields):
+    (position,) = await backbone.append(entries(CLOCK, "work.a"))
+    consumer = await backbone.consume(ALONE, "work.>", "work.>", ALL, allowed=10)
+    await taken(consumer, 1)
+    subject = Names(space).put_off("work.>", ALONE, consumer.row.made_ms)
+    client = await nats.connect(server.url)
+    await client.request(f"{subject}.{position}", pack(fields))
+    await client.close()
+    await consumer.settle(naks=[(position, position, 0)])
+    assert seen(await taken(consumer, 1)) == [(position, 2)]
+    await consumer.settle(put_off=[PutOff(position, position, 0, "missing_key")])
+    assert seen(await taken(consumer, 1)) == [(position, 2)], "and what is written down now counts"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "changed", [{SENDER: "\x1b[2JLEAD"}, {CONSUMER: "\x1b[2J/x"}, {CONSUMER: "MONITOR"}, {DIED: "9" * 30}], ids=repr
+)
+async def test_a_dead_letter_that_somebody_else_wrote_names_agents_and_consumers_or_is_none(server, space, backbone, changed):
+    right = {SENDER: "LEAD", ID: "00" * 16, CONSUMER: "MONITOR/inbox", ORIGINAL: "1", DIED: "1700000000000"}
+    client = await nats.connect(server.url)
+    for headers in (right, {**right, **changed}):
+        await client.request(Names(space).dead("work.>", "work.a"), pack(["bad", 1, b"original"]), headers=headers)
+    await client.close()
+    assert [one.sender for one in await backbone.dead_letters()] == ["LEAD"]
 
 
 @pytest.mark.anyio

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bus.hub import admin
+from bus.backbone.interface import ConsumerName, DeadLetter
+from bus.hub import admin, overview
 
 pytestmark = pytest.mark.anyio
 
@@ -36,3 +37,10 @@ async def test_a_process_that_connects_gets_what_waited_for_it(home):
             message = await anext(work)
             assert message.body == b"the door"
             await message.ack(confirmed=True)
+
+
+async def test_a_time_that_is_no_date_hides_nothing_else_in_a_list():
+    """Servers that keep dead letters may say of them what they like."""
+    letter = DeadLetter("work.>", 9, "work.a", "LEAD", bytes(16), ConsumerName("PAINTER", "inbox"), 1, "bad", 1, (1 << 63) - 1)
+    assert overview._dead(letter)["died"].startswith("9999-12-31")
+    assert overview._dead(letter._replace(died_ms=-1))["died"].startswith("1970-01-01")

@@ -23,6 +23,8 @@ from bus.errors import RemoteProtocolError
 from bus.protocol.codec import pack, unpack
 
 _FIELDS: Final = 2
+_MOST: Final = 1 << 62
+"""Of both: whoever may write there could write the largest number that there is, and one more than that is none."""
 
 
 class Mark(NamedTuple):
@@ -95,7 +97,7 @@ class Marks:
             fields = unpack(kept.data, longest=_FIELDS, arrays=1)
         except RemoteProtocolError:
             return None
-        if [*map(type, fields)] != [int, int] or min(fields) < 0:
+        if [*map(type, fields)] != [int, int] or not 0 <= min(fields) <= max(fields) <= _MOST:
             return None
         uncounted, since_ms = fields
         return seq, Mark(uncounted, since_ms, kept.seq)

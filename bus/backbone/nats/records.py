@@ -23,9 +23,11 @@ from bus.backbone.nats.layout import (
     number,
     parse_reply,
 )
+from bus.backbone.registry import check_name
 from bus.errors import RemoteProtocolError
 from bus.protocol.envelope import MAX_ENVELOPE_BYTES
 from bus.protocol.frames import parse_dead_letter
+from bus.protocol.names import TOKEN
 
 MAX_FRAME_BYTES = MAX_ENVELOPE_BYTES + 4_096
 """Of a dead letter, which is its original and why."""
@@ -92,12 +94,15 @@ def parse_dead(kept: Kept, class_: str, names: Names) -> DeadLetter | None:
     id_ = _bytes(kept.headers, ID)
     if topic is None or not original or not died_ms or id_ is None:
         return None
+    consumer, sender = ConsumerName(owner, name), kept.headers.get(SENDER, "")
     try:
+        check_name(consumer)
         reason, deliveries, _ = parse_dead_letter(kept.data)
-    except RemoteProtocolError:
+    except (RemoteProtocolError, ValueError):
         return None
-    topic, sender = topic.partition(".")[2], kept.headers.get(SENDER, "")
-    return DeadLetter(class_, kept.seq, topic, sender, id_, ConsumerName(owner, name), original, reason, deliveries, died_ms)
+    if sender and TOKEN.fullmatch(sender) is None:
+        return None
+    return DeadLetter(class_, kept.seq, topic.partition(".")[2], sender, id_, consumer, original, reason, deliveries, died_ms)
 
 
 def _bytes(headers: Mapping[str, str], name: str) -> bytes | None:

@@ -30,6 +30,7 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.flow.start import Start, parse_start
 from bus.protocol.codec import pack, unpack
+from bus.protocol.names import pattern_fault
 
 USED_MS: Final = 3_600_000
 """How often it is written down that a consumer is still in use."""
@@ -316,6 +317,12 @@ def _again(name: ConsumerName) -> str:
     return f"{durable_name(name)}=again"
 
 
+def _is_pattern(text: str) -> bool:
+    """One of reserved topics begins with a token that names their kind."""
+    kind, _, rest = text.partition(".")
+    return pattern_fault(rest if kind.startswith("_") else text) is None
+
+
 def _data(row: Row) -> bytes:
     return pack([row.name.owner, row.name.name, *row[1:]])
 
@@ -329,6 +336,8 @@ def _parse(data: bytes) -> Row | None:
         row = Row(ConsumerName(fields[0], fields[1]), *fields[2:])
         check_name(row.name)
         parse_start(row.start)
+        if not _is_pattern(row.pattern) or not 0 <= min(fields[5:]) <= max(fields[5:]) < 1 << 63:
+            return None
     except (RemoteProtocolError, ValueError):
         return None
     return row
