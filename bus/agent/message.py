@@ -168,7 +168,7 @@ class Message(Generic[Body]):
 
     @property
     def missed(self) -> int:
-        """Records of this sender on this topic that were lost just before this one."""
+        """Records of this sender on this topic that were lost just before this one; in a group or durably, dropped here."""
         batch = self._batch
         return batch.missed if batch.missed and self._index == batch.indexes[0] else 0
 

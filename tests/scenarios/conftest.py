@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from policies_of_scenarios import NAMES, POLICY
@@ -60,4 +61,22 @@ def bus_with_tpm(nursery: Nursery, made_swtpm: Path, tmp_path: Path, runtime: Pa
     shutil.copytree(made_swtpm, tmp_path / "state" / "swtpm")
     (tmp_path / "state").chmod(0o700)
     with company(nursery, None, tmp_path, runtime, POLICY, tpm="swtpm") as found:
+        yield found
+
+
+@pytest.fixture
+def bus_of_nats(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    with company(nursery, made, tmp_path, runtime, POLICY.replace("ack_wait: 30s", "ack_wait: 5s")) as found:
+        shutil.rmtree(found.state.journal)
+        yield found
+
+
+@pytest.fixture
+def west(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
+    """The state folder of another machine, with the keys and papers of all agents, and no authority."""
+    folder = tmp_path / "west"
+    folder.mkdir()
+    with company(nursery, made, folder, runtime, POLICY) as found:
+        for place in (found.state.trust / "private", found.state.broker, found.state.journal):
+            shutil.rmtree(place)
         yield found

@@ -6,74 +6,24 @@ and a gap shows as missed; what was acknowledged as stored is there once.
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import anyio
 import pytest
-from policies_of_scenarios import POLICY
-from sizes import note
-from troupe import Actor, Company, Nursery, company
-
-from bus.clock import SystemClock
-from bus.hub import admin
-from bus.hub.gateway_papers import GatewayPapers
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "backbone"))
-
 from nats_servers import NatsServer, nats_cluster, nats_server
+from sizes import note
+from troupe import Actor, Company
+from two_hubs import begun, until_linked
 
 pytestmark = pytest.mark.slow
 
 LIVE, KEPT, SHARED = 1, 2, 3
 
 
-class Straight:
-    """To the desk of a hub on this very machine, in place of ssh."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-
-    async def ask(self, verb: str, **arguments: Any) -> Any:
-        return await admin.ask(self._socket, verb, **arguments)
-
-
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
     with nats_server() as one:
         yield one
-
-
-@pytest.fixture
-def west(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
-    """The state folder of another machine, with the keys and papers of all agents, and no authority."""
-    folder = tmp_path / "west"
-    folder.mkdir()
-    with company(nursery, made, folder, runtime, POLICY) as found:
-        for place in (found.state.trust / "private", found.state.broker, found.state.journal):
-            shutil.rmtree(place)
-        yield found
-
-
-def begun(east: Company, west: Company, *servers: NatsServer, apart: bool = False) -> tuple[Actor, Actor]:
-    """Both hubs, linked to each other: each by another server, where there are several; NATS tells them of the rest."""
-    hub = east.hub(backbone=servers[0].url, apart=apart)
-    anyio.run(GatewayPapers(west.state, Straight(east.state.admin_socket), SystemClock()).bring, "WEST", ())
-    gateway = west.hub(backbone=servers[-1].url, apart=apart)
-    until_linked(hub, gateway)
-    return hub, gateway
-
-
-def until_linked(*hubs: Actor) -> None:
-    for hub in hubs:
-        until = time.monotonic() + 30
-        while hub.ask("statistics")["broker"]["gateways"]["neighbours"] != len(hubs) - 1:
-            assert time.monotonic() < until, hub.ask("statistics")["broker"]["gateways"]
-            time.sleep(0.05)
 
 
 def until_shared(count: int, readers: list[tuple[Actor, str, int]]) -> None:
@@ -84,13 +34,6 @@ def until_shared(count: int, readers: list[tuple[Actor, str, int]]) -> None:
         parts = [actor.ask("numbers", key=key, run=run) for actor, key, run in readers]
     assert sorted(number for part in parts for number in part) == [*range(count)]
     assert all(actor.ask("report")["readers"][key]["twice"] == 0 for actor, key, _ in readers)
-
-
-@pytest.fixture
-def bus_of_nats(nursery: Nursery, made: Company, tmp_path: Path, runtime: Path) -> Iterator[Company]:
-    with company(nursery, made, tmp_path, runtime, POLICY.replace("ack_wait: 30s", "ack_wait: 5s")) as found:
-        shutil.rmtree(found.state.journal)
-        yield found
 
 
 def test_agents_of_two_hubs_publish_ask_share_and_keep_as_those_of_one(bus_of_nats: Company, west: Company, server: NatsServer):
@@ -122,16 +65,19 @@ def test_agents_of_two_hubs_publish_ask_share_and_keep_as_those_of_one(bus_of_na
 
 
 def test_who_is_revoked_at_one_hub_is_cut_off_at_the_other(bus_of_nats: Company, west: Company, server: NatsServer):
+    names, took_ms = ("BOB", "CAROL", "DAVE"), []
     begun(bus_of_nats, west, server)
-    there = west.agents("BOB")
-    there.ask("subscribe", name="BOB", pattern="tasks.>")
-    bus_of_nats.desk("revoke", name="BOB", reason="compromised")
-    answered = time.monotonic_ns()
-    ended = there.ask("until_ended", key="BOB")
-    assert ended["type"] == "RevokedError"
-    took_ms = (ended["at_ns"] - answered) / 1e6
-    note("revoked at one hub, cut off at the other", took_ms, "ms", 1_000)
-    assert took_ms < 5_000, "within a second; on a machine that has other things to do, in a few"
+    there = west.agents(*names)
+    for name in names:
+        there.ask("subscribe", name=name, pattern="tasks.>")
+    for name in names:
+        bus_of_nats.desk("revoke", name=name, reason="compromised")
+        answered = time.monotonic_ns()
+        ended = there.ask("until_ended", key=name)
+        assert ended["type"] == "RevokedError"
+        took_ms.append((ended["at_ns"] - answered) / 1e6)
+    note("revoked at one hub, cut off at the other", max(took_ms), "ms", 1_000)
+    assert sorted(took_ms)[1] < 1_000, "of three the one in the middle: the machine has other things to do"
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["hub", "broker apart"])
