@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones import running
+from cut_wire import CutWire, cut_wire
 
 from bus.backbone.interface import Backbone
 from bus.backbone.nats.backbone import open_nats
@@ -39,7 +40,17 @@ class NatsServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def made(cls, folder: Path, name: str, *, routes: dict[str, int] | None = None) -> NatsServer:
+    def made(
+        cls,
+        folder: Path,
+        name: str,
+        *,
+        routes: dict[str, int] | None = None,
+        ways: dict[str, int] | None = None,
+        advertise: int = 0,
+    ) -> NatsServer:
+        """`routes`: where each of a cluster listens to the others. `ways`: by which ports this one comes to them, if not by these;
+        `advertise`: what it tells others to come by."""
         port = free_port()
         lines = [
             f'server_name: "{name}"',
@@ -50,8 +61,10 @@ class NatsServer:
         if routes is not None:
             health_port = free_port()
             lines.append(f'http: "127.0.0.1:{health_port}"')
-            others = ", ".join(f'"nats://127.0.0.1:{port}"' for other, port in routes.items() if other != name)
-            lines.append(f'cluster {{ name: "tests", listen: "127.0.0.1:{routes[name]}", routes: [{others}] }}')
+            to = {other: port for other, port in routes.items() if other != name} if ways is None else ways
+            others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in to.values())
+            told = f', advertise: "127.0.0.1:{advertise}"' if advertise else ""
+            lines.append(f'cluster {{ name: "tests", listen: "127.0.0.1:{routes[name]}", routes: [{others}]{told} }}')
         config = folder / f"{name}.conf"
         config.write_text("\n".join(lines))
         return cls(folder, name, config=config, port=port, health_port=health_port)
@@ -151,16 +164,39 @@ def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
     with _folder() as folder:
         names = [f"n{number}" for number in range(1, count + 1)]
         routes = {name: free_port() for name in names}
-        servers = [NatsServer.made(folder, name, routes=routes) for name in names]
-        try:
-            for server in servers:
-                server.launch()
-            for server in servers:
-                server.wait()
+        with _begun([NatsServer.made(folder, name, routes=routes) for name in names]) as servers:
             yield servers
-        finally:
-            for server in servers:
-                server.kill()
+
+
+@contextmanager
+def nats_cluster_in_two_places() -> Iterator[tuple[list[NatsServer], CutWire]]:
+    """Three servers, of which the last is elsewhere: it and the others know each other by one wire alone, which can be cut.
+
+    Servers tell each other where others are. What the first two tell of themselves leads nowhere, so that nobody finds another way.
+    """
+    with _folder() as folder:
+        routes = {name: free_port() for name in ("n1", "n2", "n3")}
+        with cut_wire(routes["n3"]) as wire:
+            near = [
+                NatsServer.made(folder, one, routes=routes, ways={other: routes[other], "n3": wire.port}, advertise=free_port())
+                for one, other in (("n1", "n2"), ("n2", "n1"))
+            ]
+            far = NatsServer.made(folder, "n3", routes=routes, ways={"nobody": free_port()}, advertise=wire.port)
+            with _begun([*near, far]) as servers:
+                yield servers, wire
+
+
+@contextmanager
+def _begun(servers: list[NatsServer]) -> Iterator[list[NatsServer]]:
+    try:
+        for server in servers:
+            server.launch()
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
 
 
 @asynccontextmanager

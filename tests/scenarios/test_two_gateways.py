@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from nats_servers import NatsServer, nats_cluster, nats_server
+from nats_servers import NatsServer, nats_cluster, nats_cluster_in_two_places, nats_server
 from sizes import note
 from troupe import Actor, Company
 from two_hubs import begun, until_linked
 
 pytestmark = pytest.mark.slow
 
-LIVE, KEPT, SHARED = 1, 2, 3
+LIVE, KEPT, SHARED, FAR = 1, 2, 3, 4
 
 
 @pytest.fixture
@@ -151,6 +151,47 @@ def test_a_server_of_the_cluster_that_is_killed_under_two_gateways_costs_nothing
         alice, carol = (actor.ask("until", key=key, run=LIVE, number=last) for actor, key in ((here, "ALICE"), (there, "CAROL")))
         assert [alice[what] for what in ("messages", "missed", "twice", "out of order")] == [last + 1, 0, 0, 0]
         assert [carol["messages"] + carol["missed"], carol["twice"], carol["out of order"]] == [last + 1, 0, 0]
+
+
+def test_a_network_that_is_cut_in_two_and_heals_costs_nothing_that_was_stored(bus_of_nats: Company, west: Company):
+    """West is with the one server that is cut off, and both of them go on running."""
+    kept = 300
+    with nats_cluster_in_two_places() as (servers, wire):
+        hub, gateway = begun(bus_of_nats, west, *servers)
+        lead, here, there = bus_of_nats.agents("LEAD"), bus_of_nats.agents("ALICE", "BOB"), west.agents("DEPUTY", "CAROL", "DAVE")
+        here.ask("subscribe", name="ALICE", pattern="tasks.>")
+        there.ask("subscribe", name="CAROL", pattern="tasks.>")
+        for actor, name in ((here, "BOB"), (there, "DAVE")):
+            actor.ask("subscribe", name=name, pattern="work.>", durable="inbox")
+        lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=100_000, rate=200)
+        for actor, name, run in ((lead, "LEAD", KEPT), (there, "DEPUTY", SHARED)):
+            actor.ask("publish", name=name, topic=f"work.{name}", run=run, count=kept, rate=50, stored=True)
+        there.ask("until", key="CAROL", run=LIVE, count=50)
+        there.ask("until", key="DAVE", run=KEPT, count=20)
+
+        wire.cut()
+        until_linked(hub, others=0)
+        until_linked(gateway, others=0)
+        here.ask("more", key="ALICE", count=100)
+        there.ask("publish", name="DEPUTY", topic="tasks.far", run=FAR, count=20)
+        there.ask("until", key="CAROL", run=FAR, count=20)  # each side goes on
+        wire.mend()
+        until_linked(hub, gateway)
+        there.ask("more", key="CAROL", count=50)
+        for actor, run in ((lead, KEPT), (there, SHARED)):
+            stored = actor.ask("published", run=run)
+            assert (len(stored["stored"]), stored["positions"], stored["failed"]) == (kept, kept, {})
+        for actor, key in ((here, "BOB"), (there, "DAVE")):
+            for run in (KEPT, SHARED):
+                reader = actor.ask("until", key=key, run=run, count=kept)
+                assert [reader["came"][str(run)], reader["twice"]] == [kept, 0]
+
+        last = lead.ask("published", run=LIVE, stop=True)["accepted"]
+        lead.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=1, first=last)
+        alice, carol = (actor.ask("until", key=key, run=LIVE, number=last) for actor, key in ((here, "ALICE"), (there, "CAROL")))
+        assert [alice[what] for what in ("messages", "missed", "twice", "out of order")] == [last + 1, 0, 0, 0]
+        assert [carol["came"][str(LIVE)] + carol["missed"], carol["twice"], carol["out of order"]] == [last + 1, 0, 0]
+        assert carol["missed"] > 0
 
 
 def test_those_at_a_gateway_go_on_while_the_hub_with_the_authority_is_away(bus_of_nats: Company, west: Company, server: NatsServer):

@@ -34,10 +34,12 @@ def begun(east: Company, west: Company, *servers: NatsServer, apart: bool = Fals
     return hub, gateway
 
 
-def until_linked(*hubs: Actor) -> None:
+def until_linked(*hubs: Actor, others: int | None = None) -> None:
+    """To each other; or each to so many."""
+    wanted = len(hubs) - 1 if others is None else others
     for hub in hubs:
         until = time.monotonic() + 30
-        while hub.ask("statistics")["broker"]["gateways"]["neighbours"] != len(hubs) - 1:
+        while hub.ask("statistics")["broker"]["gateways"]["neighbours"] != wanted:
             assert time.monotonic() < until, hub.ask("statistics")["broker"]["gateways"]
             time.sleep(0.05)
 
