@@ -2,6 +2,8 @@
 
     authority     what its hub signs goes there, at once, in place of whatever is there
     gateway       what is there and newer counts here, at once; what is there and older is replaced by what counts here
+    told          what the authority cannot store at once (the servers' disks are full) it tells live until it is stored: who fills
+                  disks does not keep a revocation from the others
     read          believed only when it verifies against the root that is pinned here, and leads nobody back (`TrustMemory`)
 
 A gateway writes what it goes by into STATE/broker/trust.bin before it remembers that it did: so one that is killed at any instant
@@ -26,7 +28,7 @@ import anyio
 from anyio import to_thread
 
 from bus.backbone.nats.bucket import OtherRevisionError
-from bus.backbone.nats.watching import MAX_BYTES, Shared
+from bus.backbone.nats.watching import MAX_BYTES, PAUSE_SECONDS, Shared
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError, RemoteProtocolError, VaultError, VerificationError
 from bus.hub.state import State
@@ -107,7 +109,10 @@ class SharedTrust:
         self._verifier = Verifier(anchor.root, anchor.domain, ml_dsa_root=anchor.ml_dsa_root)
         self._snapshot, self._documents = believed
         self._file, self._is_authority = state.broker / FILE, is_authority
-        self._lock = anyio.Lock()
+        self._lock, self._judging = anyio.Lock(), anyio.Lock()
+        self._is_untold = is_authority
+        """Ours is not where the others look, as far as is known."""
+        self._told, self._was_told = b"", anyio.Event()
         self._logged = 0.0
         self._counts: Counter[str] = Counter()
 
@@ -134,20 +139,42 @@ class SharedTrust:
         """This counts now."""
         if documents != self._documents:
             self._snapshot, self._documents = snapshot, documents
+            self._is_untold = self._is_authority
             self._shared.look()
 
     async def run(self) -> None:
         """Until cancelled. Raises ClosedError."""
-        await self._shared.run(self.look)
+        async with anyio.create_task_group() as tasks:
+            if not self._is_authority:
+                tasks.start_soon(self._hear)
+            await self._shared.run(self.look)
+
+    async def _hear(self) -> None:
+        """What the authority tells. Only what came last waits, so that who says much costs little."""
+
+        def heard(value: bytes) -> None:
+            self._told = value
+            self._was_told.set()
+
+        await self._shared.hear(heard)
+        while True:
+            await self._was_told.wait()
+            self._was_told = anyio.Event()
+            there = _parsed(self._told)
+            if there is not None and there.root == self._anchor.root.der:
+                await self._is_ours_due(there)
+            await self._clock.sleep(PAUSE_SECONDS)
 
     async def look(self) -> None:
         """Until what is there is what counts here. Raises BackboneError, ClosedError."""
         async with self._lock:
+            if self._is_untold:
+                self._shared.tell(self._ours().encode())
             for _ in range(_TRIES):
                 seen = await self._shared.read()
                 there = None if seen.value is None else _parsed(seen.value)
-                ours = Value.of(self._space, self._anchor, self._documents)
-                if there == ours:
+                if there == self._ours():
+                    self._is_untold = False
                     return
                 if there is None and seen.revision:
                     self._set_aside("it is no trust of any bus")
@@ -155,14 +182,21 @@ class SharedTrust:
                     return
                 self._counts["shared"] += 1
                 try:
-                    await self._shared.write(ours.encode(), instead_of=seen.revision)
+                    await self._shared.write(self._ours().encode(), instead_of=seen.revision)
                 except OtherRevisionError:
                     continue
+
+    def _ours(self) -> Value:
+        return Value.of(self._space, self._anchor, self._documents)
 
     async def _is_ours_due(self, there: Value | None) -> bool:
         """Whether ours belongs there. What is newer and believed counts here from now on."""
         if there is None:
             return True
+        async with self._judging:
+            return await self._judged(there)
+
+    async def _judged(self, there: Value) -> bool:
         number = await self._number(there)
         ours = self._snapshot.trust.statement.number
         if number is None:

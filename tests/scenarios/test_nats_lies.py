@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -191,3 +192,34 @@ def test_who_was_revoked_does_not_come_back_with_an_older_list(bus_of_nats: Comp
         west.agents("BOB")
     assert refused.value.facts["type"] == "RevokedError"
     assert [one.data for one in strict.rob(lambda thief: thief.all(TRUST))] != [one.data for one in before]
+
+
+def test_who_fills_the_disks_of_the_servers_keeps_no_revocation_from_the_other_hub(
+    bus_of_nats: Company, west: Company, strict: Strict
+):
+    config = strict.server.folder / "nats" / "one.conf"
+    room = re.compile(r"max_file_store: \S+")
+    whole = config.read_text()
+    strict.server.kill()
+    config.write_text(room.sub("max_file_store: 1MB", whole))
+    strict.server.begin()
+    hub, gateway = begun(bus_of_nats, west, strict.server)
+    lead, there = bus_of_nats.agents("LEAD"), west.agents("BOB", "CAROL")
+    for name in ("BOB", "CAROL"):
+        there.ask("subscribe", name=name, pattern="tasks.>")
+    lead.ask("publish", name="LEAD", topic="work.a", run=FIRST, count=200, size=16_000, stored=True)
+    assert lead.ask("published", run=FIRST)["failed"]
+    bus_of_nats.desk("revoke", name="BOB", reason="compromised")
+    assert there.ask("until_ended", key="BOB", seconds=10)["type"] == "RevokedError"
+
+    strict.server.kill()
+    config.write_text(whole)
+    strict.server.begin()
+    until_linked(hub, gateway)
+    lead.ask("publish", name="LEAD", topic="tasks.a", run=SECOND, count=20)
+    assert there.ask("until", key="CAROL", run=SECOND, count=20)["messages"] == 20
+    gateway.kill()
+    west.hub(backbone=strict.server.url)
+    with pytest.raises(ToldError) as refused:
+        west.agents("BOB")
+    assert refused.value.facts["type"] == "RevokedError"

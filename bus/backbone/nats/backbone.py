@@ -113,7 +113,7 @@ class NatsBackbone:
     async def shared(self, name: str) -> Shared:
         """A value that all brokers follow, in a bucket of this name. Raises BackboneError, ClosedError."""
         bucket = await self._streams.bucket(name)
-        return Shared(bucket, bucket.subject(NEWEST), self._connection, self._clock)
+        return Shared(bucket, bucket.subject(NEWEST), self._connection, self._clock, live=self._names.told(name))
 
     async def begin(self) -> None:
         """Raises BackboneError, ClosedError."""

@@ -12,6 +12,7 @@
                      SPACE.to.ID        what is for one gateway
                      SPACE.authority    what agents ask of the authority, whichever hub has it
                      SPACE.answers.ID   what it answers, for one gateway
+                     SPACE.told.BUCKET  a value that all follow, for those who are there, also while nothing can be stored
 
 Wildcards of NATS stand for any token, ours for none that begins with an underscore: so dead letters have a place of their own.
 """
@@ -75,6 +76,10 @@ class Names:
     def to(self, gateway: str) -> str:
         """Where one gateway listens."""
         return f"{self.space}.to.{gateway}"
+
+    def told(self, bucket: str) -> str:
+        """Where who follows a bucket listens too."""
+        return f"{self.space}.told.{bucket}"
 
     def stream(self, class_: str) -> str:
         return f"{self.space}_{_token(class_)}"

@@ -158,7 +158,7 @@ def broker_permissions(space: str, key: str) -> dict[str, list[str]]:
     own = [names.again, names.here, names.to("*"), names.authority, names.answers("*")]
     return {
         "publish": [f"{space}.>", *buckets, "$JS.ACK.>", *asks],
-        "subscribe": [f"{inbox_of(key)}.>", *own, *(f"$KV.{space}_{name}.>" for name in FOLLOWED)],
+        "subscribe": [f"{inbox_of(key)}.>", *own, *(f"$KV.{space}_{name}.>" for name in FOLLOWED), *map(names.told, FOLLOWED)],
     }
 
 

@@ -7,6 +7,8 @@ A value is written in parts because it may be longer than a message of NATS. It 
 half of it; of two who write at once, one has to look again. Who follows hears of each change by the message that made it, and looks
 for itself, also where a message was lost: when the connection comes back, and now and then.
 
+Where nothing can be stored (a disk is full, a majority is away) a value can be told live to those who are there, at most once.
+
 NATS is believed nothing: what is read is what somebody wrote, no more. Whoever reads judges it.
 """
 
@@ -52,10 +54,10 @@ class _Newest(NamedTuple):
 
 
 class Shared:
-    """`subject`: where NATS tells of the key `newest` of this bucket."""
+    """`subject`: where NATS tells of the key `newest` of this bucket; `live`: where a value is told that is not stored yet."""
 
-    def __init__(self, bucket: Bucket, subject: str, connection: Connection, clock: Clock) -> None:
-        self._bucket, self._subject, self._connection, self._clock = bucket, subject, connection, clock
+    def __init__(self, bucket: Bucket, subject: str, connection: Connection, clock: Clock, *, live: str) -> None:
+        self._bucket, self._subject, self._connection, self._clock, self._live = bucket, subject, connection, clock, live
         self._wanted = anyio.Event()
 
     async def read(self) -> Seen:
@@ -84,6 +86,15 @@ class Shared:
         await self._bucket.put(NEWEST, pack([*newest]), revision=instead_of)
         await self._sweep(newest)
 
+    def tell(self, value: bytes) -> None:
+        """Those who are there, if it fits into one message."""
+        if len(value) <= self._connection.max_bytes:
+            self._connection.send(self._live, value)
+
+    async def hear(self, heard: Callable[[bytes], None]) -> None:
+        """`heard` is given what is told, by whomever. Returns when this is so."""
+        await self._listen(self._live, lambda arrived: heard(arrived.data))
+
     def look(self) -> None:
         """There may be something."""
         self._wanted.set()
@@ -93,7 +104,7 @@ class Shared:
         again."""
         stop = self._connection.when_lost(self.look)
         try:
-            await self._listen()
+            await self._listen(self._subject, lambda _: self.look())
             while True:
                 await self._wait()
                 self._wanted = anyio.Event()
@@ -108,13 +119,10 @@ class Shared:
 
     # ---- inside ----------------------------------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        def heard(_: Arrived) -> None:
-            self.look()
-
+    async def _listen(self, subject: str, heard: Callable[[Arrived], None]) -> None:
         while True:
             try:
-                await self._connection.subscribe(self._subject, heard)
+                await self._connection.subscribe(subject, heard)
             except UnansweredError:
                 await self._clock.sleep(RETRY_SECONDS)
             else:
