@@ -13,7 +13,7 @@ from small_world import MINUTE, NOW
 
 from bus.broker import publishing
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, Frame, column
-from bus.protocol.header import REPLY, Header
+from bus.protocol.header import REPLY, REQUEST, Header
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +129,27 @@ async def test_what_an_ended_session_sent_is_refused(stage: Stage, director: Pla
     assert stage.counted["refused"] == {"untrusted": 1}
 
 
+async def test_each_session_of_an_agent_is_judged_by_its_own_time(stage: Stage, director: Played):
+    def said(*, ms_ago: int = 0) -> bytes:
+        sent = stage.clock.now_ms() - ms_ago
+        return director.seal("tasks.build", sent_ms=sent, expires_ms=sent + MINUTE)
+
+    director.publish(said(), topic="tasks.build")
+    await settle()
+    stage.clock.advance(10 * 60)
+    stage.world.now = stage.clock.now_ms()
+    renewed = director.agents["DIRECTOR"] = stage.world.agent("DIRECTOR", host=director.keys)
+    await director.say(Frame.PAPERS, [renewed.papers], b"")
+    director.epochs.clear()
+    director.publish(said(ms_ago=30_000), topic="tasks.build")
+    await settle()
+    assert stage.counted["refused"] == {"untrusted": 1}, "its session had not begun then, whatever its first one had"
+    stage.clock.advance(10 * 60)
+    director.publish(said(), topic="tasks.build")
+    await settle()
+    assert stage.counted["refused"] == {"untrusted": 1}, "the first one has ended by now, and this has not"
+
+
 async def test_what_a_key_sent_after_it_was_replaced_is_refused(stage: Stage, director: Played):
     serial = director.agents["DIRECTOR"].identity.certificate.serial
     date = stage.world.now + 10_000
@@ -157,6 +178,7 @@ STRAYS: dict[str, tuple[int, Callable[[Played], bytes]]] = {
     "an alias that is not open": (99, lambda host: host.seal("tasks.build")),
     "a topic of policy by its own topic": (BY_ITS_TOPIC, lambda host: host.seal("tasks.build")),
     "data that is to be kept like a grant": (KEPT_GRANT, lambda host: host.seal("tasks.build")),
+    "an audit record that is a request": (BY_ITS_TOPIC, lambda host: changed(host.seal("_audit.DIRECTOR"), flags=REQUEST)),
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from played import Played, Stage, settle
+from small_world import MINUTE, NOW
 
 from bus.broker import asking, host_link, outbox
 from bus.identity.envelopes.granting import Reader
@@ -14,6 +16,7 @@ from bus.protocol import header as headers
 from bus.protocol.epochs import SealingEpoch
 from bus.protocol.frames import BY_ITS_TOPIC, KEPT_GRANT, Frame
 from bus.protocol.kem import PublicKey
+from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +92,27 @@ async def test_a_grant_that_is_not_right_is_refused(stage: Stage, director: Play
     assert len(await director.hears(Frame.REFUSE)) == 1
     assert stage.counted["refused"] == {reason: 1}
     assert await reader.delivered() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"sender": "DEPUTY"}, "untrusted"), ({"sent_ms": NOW - 3_600_000}, "untrusted"), ({"sent_ms": NOW + 2 * MINUTE}, "revoked")],
+    ids=["in the name of another", "from before its session", "by a key that was replaced"],
+)
+async def test_a_grant_that_its_session_could_not_make_is_refused(
+    stage: Stage, director: Played, changes: dict[str, Any], reason: str
+):
+    """Else an epoch would stand under a name that never had it, and who asks for its key would be sent there."""
+    epoch = epoch_of(stage, director)
+    serial = director.agents["DIRECTOR"].identity.certificate.serial
+    await stage.follow(revoked={serial: Revocation(NOW + 2 * MINUTE, Reason.ROTATED)})
+    header, sealed = envelopes.split(grant(stage, director, epoch, "BUILDER"))
+    stage.clock.advance(30)
+    given = envelopes.join(headers.parse(header)._replace(**changes).encode(), sealed)
+    director.publish(given, alias=BY_ITS_TOPIC)
+    await settle()
+    assert stage.counted["refused"] == {reason: 1}
+    assert stage.counted["epochs"] == 0
 
 
 async def test_a_grant_for_a_link_that_does_not_read_is_dropped(stage: Stage, director: Played, monkeypatch: pytest.MonkeyPatch):

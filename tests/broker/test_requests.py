@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kept_stage import KeptStage
-from played import Played, Stage, settle
-from small_world import World
+from played import Played, Stage, settle, with_words
+from small_world import MINUTE, NOW, World
 
 from bus.broker import requests
 from bus.broker.requests import Requests
@@ -74,6 +76,61 @@ async def test_a_reply_from_somebody_else_is_refused(stage: Stage, director: Pla
     assert await director.delivered() == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"sender": "TESTER"}, "untrusted"),
+        ({"expires_ms": NOW + MINUTE - 1}, "expired"),
+        ({"sent_ms": NOW + 3 * MINUTE, "expires_ms": NOW + 4 * MINUTE}, "from_future"),
+        ({"expires_ms": NOW + 30 * MINUTE}, "ttl_too_long"),
+        ({"priority": 0}, "not_permitted"),
+    ],
+    ids=["in the name of another who was asked", "expired", "from the future", "lives too long", "too urgent"],
+)
+async def test_a_reply_is_judged_like_all_else(stage: Stage, director: Played, changes: dict[str, Any], reason: str):
+    builder, tester = await stage.host("BUILDER"), await stage.host("TESTER")
+    for reader in (builder, tester):
+        await reader.subscribe(1, "ask.>")
+    request = ask(director)
+    await builder.delivered()
+    await tester.delivered()
+    header, sealed = envelopes.split(answer(builder, request, to=director))
+    reply = envelopes.join(headers.parse(header)._replace(**changes).encode(), sealed)
+    builder.publish(reply, alias=BY_ITS_TOPIC)
+    await settle()
+    assert stage.counted["refused"] == {reason: 1}
+    assert await director.delivered() == []
+
+
+async def test_who_may_not_hear_a_topic_any_more_answers_nothing_there(stage: Stage, director: Played):
+    builder = await stage.host("BUILDER")
+    await builder.subscribe(1, "ask.>")
+    request = ask(director)
+    await builder.delivered()
+    await stage.follow(policy=with_words('"work.>", "ask.>", "records.>", "short.>"]\n    groups', '"work.>"]\n    groups'))
+    builder.publish(answer(builder, request, to=director), alias=BY_ITS_TOPIC)
+    await settle()
+    assert stage.counted["refused"] == {"not_permitted": 1}
+
+
+async def test_who_may_answer_on_a_topic_may_publish_nothing_there_and_the_other_way_round(stage: Stage, director: Played):
+    """What is worked out once for each sender and topic is worked out for each of both."""
+    builder, tester = await stage.host("BUILDER"), await stage.host("TESTER")
+    for reader in (builder, tester):
+        await reader.open("ask.that")
+        await reader.subscribe(1, "ask.>")
+    request = ask(director)
+    await builder.delivered()
+    await tester.delivered()
+    builder.publish(answer(builder, request, to=director), alias=BY_ITS_TOPIC)
+    builder.publish(builder.seal("ask.that"), topic="ask.that")
+    tester.publish(tester.seal("ask.that"), topic="ask.that")
+    tester.publish(answer(tester, request, to=director), alias=BY_ITS_TOPIC)
+    for reader in (builder, tester):
+        assert [one[1] for one in await reader.hears(Frame.REFUSE)] == ["not_permitted"]
+    assert len(await director.delivered()) == 2
+
+
 async def test_a_request_that_is_held_back_has_not_been_delivered_yet(stage: Stage, director: Played):
     builder = await stage.host("BUILDER")
     await builder.subscribe(1, "ask.>", limit=1)
@@ -125,7 +182,10 @@ async def test_a_reply_that_is_none_is_malformed(stage: Stage, director: Played)
     await builder.delivered()
     builder.publish(answer(builder, request, to=director, ref=b""), alias=BY_ITS_TOPIC)
     builder.publish(builder.seal("_reply.DIRECTOR.nothex", flags=REPLY, ref=bytes(16)), alias=BY_ITS_TOPIC)
-    assert [one[1] for one in await builder.hears(Frame.REFUSE)] == ["malformed", "malformed"]
+    header, sealed = envelopes.split(answer(builder, request, to=director))
+    of_two = envelopes.join(headers.parse(header)._replace(records=2).encode(), sealed)
+    builder.publish(of_two, alias=BY_ITS_TOPIC)
+    assert [one[1] for one in await builder.hears(Frame.REFUSE)] == ["malformed"] * 3
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------------------
