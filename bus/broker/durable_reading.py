@@ -24,6 +24,7 @@ from bus.errors import BackboneError, BusError, ClosedError, RemoteProtocolError
 from bus.flow.start import Start
 from bus.protocol.frames import ACK, NAK, NOT_BEGUN, TERM, column, parse_dead_letter
 from bus.protocol.header import Header
+from bus.protocol.names import is_agent_name
 
 AT_ONCE: Final = 128
 """Records that are handed out before others have their turn: a millisecond's work."""
@@ -117,7 +118,7 @@ class Reading:
         self.what, self._world = what, world
         self.takers: dict[Subscription, Taker] = {}
         self.consumer: Consumer | None = None
-        self.is_group = what.name.owner[:1].islower()
+        self.is_group = not is_agent_name(what.name.owner)
         self._is_dead = what.pattern.startswith(DEAD)
         self._most = 1
         self._turns = 0

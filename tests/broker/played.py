@@ -47,7 +47,7 @@ roles:
     key: ecc256/sha256
     publish: ["results.>"]
     subscribe: ["tasks.>", "work.>", "ask.>", "records.>", "short.>"]
-    groups: [builders, {group: testers, topics: ["tasks.>"]}]
+    groups: [builders, 24h, {group: testers, topics: ["tasks.>"]}]
   monitor:
     key: ecc256/sha256
     publish: ["results.>"]

@@ -237,12 +237,13 @@ async def test_a_newer_link_of_the_agent_gets_what_the_older_one_had(stage: Kept
         assert stage.counted["backbone"]["acks"] == 1
 
 
-async def test_each_record_goes_to_one_member_of_a_group_and_only_that_one_settles_it(stage: KeptStage):
+@pytest.mark.parametrize("group", ["builders", "24h"])
+async def test_each_record_goes_to_one_member_of_a_group_and_only_that_one_settles_it(stage: KeptStage, group: str):
     async with stage.running():
         publisher = await stage.publisher("work.a")
         members = [await stage.keeper("BUILDER"), await stage.keeper("TESTER")]
         for member in members:
-            await member.subscribe_durably(1, "work.>", group="builders")
+            await member.subscribe_durably(1, "work.>", group=group)
         sent = await publish(publisher, 6)
         one, two = [await member.kept() for member in members]
         assert sorted(envelope for *_, envelope in one + two) == sorted(sent)
