@@ -11,6 +11,7 @@ from bus.backbone.interface import ConsumerName
 from bus.flow.start import ALL
 from bus.protocol.codec import pack, unpack
 from bus.protocol.frames import DURABLE, GONE, Frame
+from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +119,20 @@ async def test_an_inbox_that_a_neighbour_shows_is_told_to_publishers_and_a_false
         older = inbox_papers(stage.world, identity, inbox_key(), counter=0)
         await neighbour.say(Frame.PAPERS, [older], b"")
         assert await publisher.hears(Frame.PAPERS) == []
+
+
+async def test_an_inbox_of_an_identity_that_was_revoked_is_told_to_nobody(stage: KeptStage):
+    """Else who has a stolen key shows a newer inbox than its owner, and publishers seal to that."""
+    async with stage.running():
+        neighbour, publisher = await _met(stage), await stage.publisher("work.a")
+        await neighbour.say(Frame.INTEREST, 1, [("BUILDER", "work.>", DURABLE)])
+        await publisher.hears()
+        stolen, good = stage.world.identity("BUILDER"), stage.world.identity("BUILDER")
+        await stage.follow(revoked={stolen.certificate.serial: Revocation(stage.world.now, Reason.COMPROMISED)})
+        await publisher.hears()
+        for identity, told in ((stolen, []), (good, [Frame.PAPERS])):
+            await neighbour.say(Frame.PAPERS, [inbox_papers(stage.world, identity, inbox_key())], b"")
+            assert [one[0] for one in await publisher.hears(Frame.PAPERS)] == told
 
 
 async def test_the_key_of_an_epoch_is_asked_for_across_brokers_and_a_refusal_comes_back(stage: KeptStage):

@@ -152,6 +152,27 @@ async def test_papers_that_do_not_hold_put_nobody_there(stage: Stage):
     assert stage.broker.listing.live() == []
 
 
+@pytest.mark.parametrize("case", ["revoked", "from before its sessions count", "ended"])
+async def test_papers_that_count_no_more_put_nobody_there_and_nobody_off(stage: Stage, case: str):
+    """A neighbour may show what it once had."""
+    neighbour = await _met(stage)
+    old = stage.world.agent("BUILDER")
+    if case == "revoked":
+        await stage.follow(revoked={old.identity.certificate.serial: _revoked(stage)})
+    elif case == "from before its sessions count":
+        stage.clock.advance(1)
+        stage.world.now = stage.clock.now_ms()
+        await stage.follow(agents={"BUILDER": (0, stage.world.now)})
+    else:
+        stage.clock.advance(17 * 60)
+        stage.world.now = stage.clock.now_ms()
+    host = await stage.host("BUILDER")
+    neighbour.send(Between.SEATED, neighbour.number(later=1_000), old.papers)
+    await settle()
+    assert [(one.agent, one.kind) for one in stage.broker.listing.live()] == [("BUILDER", "memory")]
+    assert not await host.hears(Frame.DRAIN)
+
+
 async def test_an_agent_is_where_it_was_last_and_an_older_seat_does_not_count(stage: Stage):
     host = await stage.host("BUILDER")
     neighbour = await _met(stage)
