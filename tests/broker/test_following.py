@@ -82,6 +82,19 @@ async def test_sessions_from_before_a_date_are_dropped(stage: Stage):
     assert await host.hears(Frame.DRAIN) == [[Frame.DRAIN, "revoked DIRECTOR"]]
 
 
+@pytest.mark.parametrize("case", ["its identity was revoked", "its sessions count from later on"])
+async def test_who_is_revoked_while_the_trust_signer_is_replaced_is_off_its_link_all_the_same(stage: Stage, case: str):
+    """Papers that name a statement of a revoked signer alone are renewed by their agent, whom nobody doubts. This one is doubted."""
+    host = await stage.host("DIRECTOR", "DEPUTY")
+    signer = host.agents["DIRECTOR"].believed.statement.signer.serial
+    replaced = {signer: Revocation(stage.world.now + MINUTE, Reason.ROTATED)}
+    if case == "its identity was revoked":
+        await stage.follow(revoked=replaced | revoked(host, "DIRECTOR"))
+    else:
+        await stage.follow(revoked=replaced, agents={"DIRECTOR": (0, stage.world.now + 1)})
+    assert await host.hears(Frame.DRAIN) == [[Frame.DRAIN, "revoked DIRECTOR"]]
+
+
 async def test_an_agent_that_policy_does_not_know_any_more_is_off_its_link(stage: Stage):
     host = await stage.host("DIRECTOR", "GUEST")
     await stage.follow(policy=with_words(", GUEST: guest}", "}"))
