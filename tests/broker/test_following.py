@@ -84,7 +84,7 @@ async def test_sessions_from_before_a_date_are_dropped(stage: Stage):
 
 @pytest.mark.parametrize("case", ["its identity was revoked", "its sessions count from later on"])
 async def test_who_is_revoked_while_the_trust_signer_is_replaced_is_off_its_link_all_the_same(stage: Stage, case: str):
-    """Papers that name a statement of a revoked signer alone are renewed by their agent, whom nobody doubts. This one is doubted."""
+    """Of papers whose trust signer alone is revoked nobody doubts the agent, which renews them. This one is doubted."""
     host = await stage.host("DIRECTOR", "DEPUTY")
     signer = host.agents["DIRECTOR"].believed.statement.signer.serial
     replaced = {signer: Revocation(stage.world.now + MINUTE, Reason.ROTATED)}

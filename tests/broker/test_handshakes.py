@@ -19,6 +19,7 @@ from bus.protocol.frames import Frame
 from bus.protocol.handshake import HelloA, agent_tbs, broker_tbs, transcript
 from bus.protocol.kem import HYBRID
 from bus.protocol.papers import Papers, SessionCertificate, claimed
+from bus.protocol.skew import SKEW_MS
 from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
 
@@ -125,6 +126,17 @@ async def test_a_session_that_has_ended_is_refused(stage: Stage):
     assert await refusal(stage, host) == "unverified"
 
 
+async def test_a_session_that_begins_later_than_clocks_may_differ_is_refused(stage: Stage):
+    stage.world.now += SKEW_MS
+    await stage.host("DIRECTOR")
+    assert [one.agent for one in stage.broker.listing.live()] == ["DIRECTOR"]
+    stage.world.now += 1
+    host = stage.connect("DEPUTY")
+    await host.shake_hands()
+    assert [one[:2] for one in await host.hears()] == [[Frame.REFUSE, "unverified"]]
+    assert host.lost
+
+
 @pytest.mark.parametrize("reason", [Reason.COMPROMISED, Reason.RETIRED, Reason.ROTATED])
 async def test_who_is_revoked_is_refused_and_told_so(stage: Stage, reason: Reason):
     """Whose key was replaced is not told that it was revoked: its agent has another one."""
@@ -162,8 +174,10 @@ async def test_whom_policy_does_not_know_is_refused(stage: Stage):
     assert await refusal(stage, host) == "not_permitted"
 
 
-@pytest.mark.parametrize(("uid", "code"), [(os.geteuid(), None), (0, None), (4_711, None), (4_712, "not_permitted")])
-async def test_the_kernel_s_user_only_restricts(stage: Stage, uid: int, code: str | None):
+@pytest.mark.parametrize(
+    ("uid", "code"), [(os.geteuid(), None), (0, None), (4_711, None), (4_712, "not_permitted"), (None, "not_permitted")]
+)
+async def test_the_kernel_s_user_only_restricts(stage: Stage, uid: int | None, code: str | None):
     policy = stage.world.policy
     roles = {**policy.roles, "command": replace(policy.roles["command"], uids=(UidGrant(4_711, frozenset()),))}
     await stage.follow(policy=replace(policy, roles=roles))

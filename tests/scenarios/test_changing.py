@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from accounts import until_heard
 from sizes import note, size
 from troupe import Company, ToldError
 
@@ -136,3 +137,7 @@ def test_a_hub_that_is_told_to_end_delivers_what_it_has_and_says_so(bus_of: Comp
     bus_of.hub()
     said = lead.ask("published", run=LIVE)
     assert (len(said["stored"]), said["positions"], said["failed"]) == (count, count, {})
+    alice.ask("until_connected", name="ALICE")
+    found = until_heard(lead, "LEAD", "work.a", alice, key="ALICE", run=LIVE, number=count)
+    assert found["came"][str(LIVE)] + found["missed"] == count + 1
+    assert found["twice"] == found["out of order"] == 0
