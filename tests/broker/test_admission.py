@@ -196,6 +196,8 @@ async def test_an_audit_record_goes_to_those_who_may_read_it_and_is_of_its_sende
     assert await monitor.subscribe(2, "_audit.*") == [[Frame.SUBSCRIBED, 2]]
     assert await monitor.subscribe(3, "_audit.DEPUTY") == [[Frame.SUBSCRIBED, 3]]
     assert (await monitor.subscribe(4, "_audit.*", by="GUEST"))[0][:2] == [Frame.REFUSE, "not_permitted"]
+    in_group = await monitor.subscribe(5, "_audit.*", group="builders")
+    assert in_group[0][:2] == [Frame.REFUSE, "not_permitted"], "each who may read them gets all"
     record = director.seal("_audit.DIRECTOR")
     director.publish(record, changed(record, topic="_audit.DEPUTY"), alias=BY_ITS_TOPIC)
     assert await monitor.delivered() == [((2,), record)]

@@ -204,6 +204,7 @@ async def test_who_asks_is_answered_when_what_it_settled_is_on_disk(stage: KeptS
         ("GUEST", "work.>", "", "not_permitted"),
         ("BUILDER", "work.>", "strangers", "not_permitted"),
         ("BUILDER", "_dead.work.>", "", "not_permitted"),
+        ("MONITOR", "_dead.work.>", "builders", "not_permitted"),
     ],
 )
 async def test_what_cannot_be_is_refused(stage: KeptStage, agent: str, pattern: str, group: str, code: str):
