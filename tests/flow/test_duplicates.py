@@ -23,6 +23,14 @@ def test_it_is_known_for_as_long_as_it_is_kept():
     assert known.find([key(1)], now_ms=5_000 + KEEP) == {}
 
 
+def test_what_was_stored_last_is_kept_as_long_whatever_was_stored_before_and_comes_after():
+    known = Duplicates(keep_ms=KEEP)
+    for number, minute in ((1, 0), (2, 4), (3, 11)):
+        known.stored([key(number)], number, now_ms=minute * MINUTE)
+    assert known.find([key(1), key(2), key(3)], now_ms=11 * MINUTE) == {key(2): 2, key(3): 3}
+    assert known.find([key(2)], now_ms=14 * MINUTE - 1) == {key(2): 2}
+
+
 def test_another_sender_is_another_key():
     known = Duplicates(keep_ms=KEEP)
     known.stored([key(1)], 7, now_ms=0)

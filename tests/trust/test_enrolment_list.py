@@ -68,6 +68,21 @@ def test_a_token_that_let_somebody_in_is_used_up_and_others_are_not():
     assert listed.without_tokens([]) is listed
 
 
+def test_a_token_that_is_listed_again_stays_what_it_is():
+    listed = EnrolmentList().with_token("LEAD", FIRST, now_ms=NOW)
+    for known, why in ((listed.without_tokens([FIRST]), "token_used"), (listed, "token_expired")):
+        again = known.with_token_hash("LEAD", hashlib.sha256(FIRST).digest(), now_ms=NOW + TOKEN_MS)
+        assert reason(again.check_token, "LEAD", FIRST, now_ms=NOW + TOKEN_MS) == why
+    other = listed.with_token_hash("FREE", hashlib.sha256(FIRST).digest(), now_ms=NOW)
+    assert reason(other.check_token, "FREE", FIRST, now_ms=NOW) == "token_other_name"
+
+
+def test_a_token_is_good_for_an_hour_and_not_a_millisecond_longer():
+    listed = EnrolmentList().with_token("LEAD", FIRST, now_ms=NOW)
+    listed.check_token("LEAD", FIRST, now_ms=NOW + TOKEN_MS - 1)
+    assert reason(listed.check_token, "LEAD", FIRST, now_ms=NOW + TOKEN_MS) == "token_expired"
+
+
 def test_what_became_of_a_token_is_forgotten_after_a_day():
     listed = EnrolmentList().with_token("LEAD", FIRST, now_ms=NOW)
     late = NOW + TOKEN_MS + KEEP_SPENT_MS
