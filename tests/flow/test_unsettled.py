@@ -365,3 +365,28 @@ def test_what_is_expected_comes_as_soon_as_possible(deliveries):
     found = unsettled()
     found.expect(7, deliveries=deliveries)
     assert found.take_ready(1, 0.0) == [Given(7, deliveries + 1)]
+
+
+def test_what_is_put_off_was_not_delivered_and_is_given_up_when_that_lasts_too_long():
+    waiting = Unsettled(ack_wait=30.0, max_deliver=2)
+    waiting.hand_out([1], 0.0)
+    for now in (10.0, 20.0, 30.0):
+        assert waiting.put_off([(1, 1)], delay=5.0, longest=25.0, now=now) == (1, [])
+        assert waiting.advance(now + 5.0) == []
+        assert waiting.take_ready(1, now + 5.0) == [Given(1, 1)], "each time is the first"
+    assert waiting.put_off([(1, 1)], delay=5.0, longest=25.0, now=36.0) == (1, [Given(1, 1)])
+
+
+def test_of_what_is_put_off_there_is_a_most_and_who_is_known_goes_on(monkeypatch):
+    monkeypatch.setattr("bus.flow.unsettled.MAX_PUT_OFF", 1)
+    waiting = Unsettled(ack_wait=30.0, max_deliver=2)
+    waiting.hand_out([1, 2], 0.0)
+    assert waiting.put_off([(1, 2)], delay=5.0, longest=100.0, now=1.0) == (2, [Given(2, 1)])
+    waiting.advance(6.0)
+    assert waiting.take_ready(1, 6.0) == [Given(1, 1)]
+    assert waiting.put_off([(1, 1)], delay=5.0, longest=100.0, now=7.0) == (1, [])
+    waiting.advance(12.0)
+    waiting.take_ready(1, 12.0)
+    assert waiting.term([(1, 1)]) == [Given(1, 1)]
+    waiting.hand_out([3], 12.0)
+    assert waiting.put_off([(3, 3)], delay=5.0, longest=100.0, now=13.0) == (1, []), "what was given up makes room"
