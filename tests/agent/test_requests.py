@@ -163,6 +163,21 @@ async def test_request_many_gives_each_answer_until_there_are_enough():
         group.cancel_scope.cancel()
 
 
+async def test_of_a_flood_of_answers_no_more_wait_than_were_asked_for():
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), anyio.create_task_group() as group:
+        async with painter.subscribe("tasks.>") as tasks:
+            answers = lead.request_many("tasks.paint", 1, most=2, timeout=10)
+            first = Later(group, lambda: anext(answers))
+            message = await soon(anext(tasks))
+            await message.reply(0)
+            assert (await first.result()).body == 0
+            for number in range(1, 10):
+                await message.reply(number)
+            await hub.settle()
+            assert inside(lead).statistics()["requests"]["late"] == 7
+            assert [one.body async for one in answers] == [1]
+
+
 async def test_request_many_gives_what_comes_in_time():
     async with scene("LEAD", "PAINTER", "CARPENTER") as (hub, lead, painter, carpenter), anyio.create_task_group() as group:
         await carpenter.subscribe("tasks.>").__aenter__()
