@@ -22,7 +22,7 @@ from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.receive import Received
 from bus.identity.epochs.admitting import KEY, Moment, Outcome
 from bus.identity.epochs.keyring import Keyring
-from bus.identity.epochs.parking import LetGo
+from bus.identity.epochs.parking import MAX_WAIT_MS, LetGo
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.envelope import is_grant
@@ -35,6 +35,8 @@ MAY_PASS_LATER: Final = frozenset(("from_future", "ledger_full", "too_many_epoch
 """Reasons that are not the envelope's own."""
 NOT_GRANTED: Final = "not_granted"
 """The sender does not let this agent read that: an answer, and no reason to wait for one."""
+IMPATIENT_MS: Final = 3 * MAX_WAIT_MS
+"""With a shorter `ack_wait` the broker would count as delivered what only waits here for its key, or is being put off."""
 MAX_COLUMNS: Final = 4_096
 """Of those who are named together, found once."""
 
@@ -311,6 +313,23 @@ class Inbox:
         for ticket in self._keyring.parked():
             if ticket.position and number in numbers(ticket.subs):
                 settling.put_off(ticket.position, 0, KEY)
+
+    def touch_parked(self) -> None:
+        """To be called several times a second: what waits for its key stays ours until it is opened or put off."""
+        if not (self._settling and self._keyring.waiting):
+            return
+        held: dict[Settling, list[int]] = {}
+        for ticket in self._keyring.parked():
+            for settling in self._durable(ticket):
+                if settling in held or self._is_impatient(ticket):
+                    held.setdefault(settling, []).append(ticket.position)
+        for settling, positions in held.items():
+            settling.still_here(positions)
+
+    def _is_impatient(self, ticket: Ticket) -> bool:
+        """All topics of a durable subscription are kept by one rule."""
+        topic = headers.parse(envelopes.split(ticket.envelope)[0]).topic
+        return self._keyring.snapshot.rule(topic).ack_wait_ms < IMPATIENT_MS
 
     def _put_back(self, settling: Settling, ticket: Ticket, delay_ms: int, reason: str) -> None:
         """The last time it is ended instead, so that its dead letter says why, and not only how often it was tried."""

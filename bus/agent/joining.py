@@ -189,7 +189,8 @@ def _not_kept(one: Subscription, code: str, snapshot: Snapshot) -> BusError:
     if code == "busy":
         text = "the broker keeps nothing, somebody else has it open, or its disk does not give it: its log says which"
         return BackboneError("busy", f"the durable subscription {one.durable!r} of {one.agent}: {text}")
-    text = f"it exists with another pattern or start than {one.pattern!r}: `tpmbus consumers list` shows them; choose another name"
+    text = f"it exists with another pattern than {one.pattern!r} or another start (`tpmbus consumers list` shows both):"
+    text = f"{text} subscribe with these, or choose another name"
     return BackboneError("consumer_differs", f"the durable subscription {one.durable!r} of {one.group or one.agent}: {text}")
 
 

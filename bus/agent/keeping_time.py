@@ -29,6 +29,7 @@ async def keep_time(host: Host, memory: TrustMemory) -> None:
             host.sessions.wanted.set()
             host.outbox.follow()
         host.inbox.take(host.keyring.expire())
+        host.inbox.touch_parked()
         host.acquaintance.ask()
         host.connection.watch()
         host.outbox.tick()

@@ -174,6 +174,10 @@ class Settling:
         if position:
             self._say(NAK, [position], delay_ms=delay_ms)
 
+    def still_here(self, positions: Iterable[int]) -> None:
+        """Nobody here can be handed these yet."""
+        self._say(TOUCH, sorted(positions))
+
     def put_off(self, position: int, delay_ms: int, reason: str) -> None:
         """Nobody here was handed it."""
         self._say(NAK, [position], delay_ms=delay_ms, reason=reason)

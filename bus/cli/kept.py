@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bus.cli.desk import ask
 from bus.cli.options import command
 from bus.cli.output import Output
 
+_COUNTS = ("behind", "outstanding", "waiting")
+
 
 @click.group(short_help="Who reads what is kept, and how far behind they are.")
 def consumers() -> None:
@@ -23,20 +26,28 @@ def consumers() -> None:
 @consumers.command("list")
 @command(state=True)
 def list_consumers(*, state: Path | None, output: Output) -> None:
-    """All consumers, as OWNER/NAME. `behind`: positions that it has not looked at yet; `out`: handed out and not settled;
-    `waiting`: to be handed out again; `used`: when it was read last, or now.
+    """All consumers, as OWNER/NAME. `start`: where it began; who opens it again says the same. `behind`: positions that it has
+    not looked at yet; `out`: handed out and not settled; `waiting`: to be handed out again; `used`: when it was read last, or now.
     """
     found = ask(state, "consumers")
     output.document(found)
     output.table(
-        ("consumer", "pattern", "behind", "out", "waiting", "used"),
+        ("consumer", "pattern", "start", "behind", "out", "waiting", "used"),
         (
-            (f"{one['owner']}/{one['name']}", one["pattern"], one["behind"], one["outstanding"], one["waiting"], _used(one))
+            (f"{one['owner']}/{one['name']}", one["pattern"], _start(one["start"]), *(one[count] for count in _COUNTS), _used(one))
             for one in found
         ),
         empty="Nobody reads what is kept: `durable=` of a subscription makes a consumer, or "
         "`tpmbus sub PATTERN --as AGENT --durable NAME`.",
     )
+
+
+def _start(text: str) -> str:
+    """As `tpmbus sub --start` takes it."""
+    word, _, number = text.partition("=")
+    if word == "time":
+        return datetime.fromtimestamp(int(number) / 1000, UTC).isoformat(timespec="milliseconds")
+    return number or word
 
 
 def _used(consumer: dict[str, Any]) -> str:

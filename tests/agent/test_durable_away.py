@@ -135,6 +135,28 @@ async def test_what_nobody_could_open_is_not_counted_as_delivered():
                 assert [(one.reason, one.deliveries) for one in letters] == [("max_deliver", 1)] * 3
 
 
+@pytest.mark.parametrize("ack_wait", ["1s", "2s", "5s"])
+async def test_what_waits_for_its_key_longer_than_for_an_ack_was_not_delivered(ack_wait):
+    policy = POLICY.replace("max_deliver: 20", "max_deliver: 1").replace("ack_wait: 30s", f"ack_wait: {ack_wait}")
+    async with bus_in_memory(policy) as hub:
+        async with hub.host().agent("LEAD") as lead:
+            for number in range(3):
+                await lead.publish("work.a", number)
+        async with hub.host().agent("PAINTER") as painter, painter.subscribe("work.>", durable="mine", start="all") as work:
+            await pass_ticks(hub, 10)
+            counts = backbone(hub).statistics()
+            assert (counts["dead"], counts["unsettled"]) == (0, 3)
+            async with hub.host().agent("LEAD"):
+                await pass_ticks(hub, 20)
+                assert [(one.body, one.deliveries) for one in await all_of(hub, work)] == [(0, 1), (1, 1), (2, 1)]
+
+
+async def pass_ticks(hub, seconds: int) -> None:
+    """As time really passes: whoever looks at the clock now and then is never late."""
+    for _ in range(seconds * 4):
+        await hub.advance(0.25)
+
+
 async def test_who_leaves_while_something_waits_for_its_key_was_not_handed_it():
     async with bus_in_memory(POLICY.replace("max_deliver: 20", "max_deliver: 1")) as hub:
         async with hub.host().agent("LEAD") as lead:

@@ -69,6 +69,18 @@ def test_many_lines_are_kept_before_pub_ends(home):
     assert printed.stdout.split() == [str(number) for number in range(200)]
 
 
+@pytest.mark.parametrize("start", ["all", "17", "2026-01-02T03:04:05.678+00:00"])
+def test_a_list_says_with_which_start_a_name_is_opened_again(home, start):
+    inbox = ("sub", "results.start", "--as", "DATABASE", "--durable", f"from-{start[:2]}", "--timeout", "0.1")
+    assert home.run(*inbox, "--start", start).returncode == 0
+    refused = home.run(*inbox, "--start", "new")
+    assert refused.returncode == 1
+    assert "tpmbus consumers list" in refused.stderr
+    (row,) = (line.split() for line in home.run("consumers", "list").stdout.splitlines() if f"DATABASE/from-{start[:2]}" in line)
+    assert row[1:3] == ["results.start", start]
+    assert home.run(*inbox, "--start", row[2]).returncode == 0
+
+
 def test_a_consumer_that_nobody_needs_is_removed(home):
     home.run("sub", "results.deploy", "--as", "DATABASE", "--durable", "gone", "--timeout", "0.1")
     until = time.monotonic() + 30
