@@ -149,8 +149,10 @@ def size_of(batch: Batch) -> int:
 
 
 def check_options(overflow: str, limit: int) -> None:
-    """Raises ValueError for what no subscription can have."""
+    """Raises ValueError, TypeError for what no subscription can have."""
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: one of {', '.join(OVERFLOWS)}")
+    if type(limit) is not int:
+        raise TypeError(f"limit={limit!r}: a number of messages")
     if not 0 < limit <= 0xFFFFFFFF:
         raise ValueError(f"limit={limit!r}: a number of messages from 1 on")

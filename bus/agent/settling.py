@@ -15,7 +15,9 @@ is said again by who is handed the record again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import isfinite
 from typing import Final, NamedTuple, Protocol
 
 import anyio
@@ -27,6 +29,10 @@ from bus.flow.ledger import Changes, Ledger
 from bus.protocol.frames import ACK, MAX_ROWS, MAX_WORD_BYTES, NAK, NOT_BEGUN, TERM, TOUCH, Frame, encode
 from bus.protocol.header import Header
 
+LONGEST_DELAY_MS: Final = 366 * 86_400_000
+"""As long as anything is kept."""
+_UNREADABLE: Final = re.compile(r"[^ -~]")
+"""What has no place in a reason: operators read it on their terminals."""
 MAX_TWICE: Final = 4_096
 MAX_APART: Final = 4_096
 """Envelopes of several records that wait until something was said of each."""
@@ -113,7 +119,7 @@ class Settling:
             await self._writer.confirmed()
 
     async def nak(self, batch: Batch, index: int, delay: float | None) -> None:
-        delay_ms = USUAL_DELAY if delay is None else max(int(delay * 1000), 0)
+        delay_ms = _in_ms(delay)
         if batch.header.records == 1:
             self.put_back(self._settled(batch), delay_ms)
         elif (apart := self._apart_of(batch)) is not None:
@@ -121,6 +127,8 @@ class Settling:
             self._look_at(batch)
 
     async def term(self, batch: Batch, index: int, reason: str) -> None:
+        if not isinstance(reason, str):
+            raise TypeError(f"reason={reason!r}: a word or a sentence")
         if batch.header.records == 1:
             self.end(self._settled(batch), reason or "term")
         elif (apart := self._apart_of(batch)) is not None:
@@ -208,9 +216,8 @@ class Settling:
         self._say(ACK, sorted(position for position in positions if position))
 
     def _say(self, verb: int, positions: list[int], *, delay_ms: int = 0, reason: str = "") -> None:
-        spans = _spans(positions)
+        spans, word = _spans(positions), _UNREADABLE.sub("?", reason[:MAX_WORD_BYTES])
         for first in range(0, len(spans), MAX_ROWS):
-            word = reason.encode("ascii", "replace").decode()[:MAX_WORD_BYTES]
             self._send(encode(Frame.SETTLE, self.place.number, verb, spans[first : first + MAX_ROWS], delay_ms, word))
 
     def lost(self) -> None:
@@ -353,6 +360,15 @@ class LedgerWriter:
                 settling.written(changes.settled)
         for settling in leaving:
             self._forget(settling)
+
+
+def _in_ms(delay: float | None) -> int:
+    """As it travels. Raises ValueError, TypeError."""
+    if delay is None:
+        return USUAL_DELAY
+    if not isfinite(delay):
+        raise ValueError(f"delay={delay!r}: seconds until it is wanted again")
+    return min(max(int(delay * 1000), 0), LONGEST_DELAY_MS)
 
 
 def _spans(positions: list[int]) -> list[tuple[int, int]]:

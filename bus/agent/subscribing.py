@@ -17,6 +17,7 @@ from bus.agent.refusals import Refusal
 from bus.agent.settling import Place, Settling
 from bus.agent.starts import encode_start
 from bus.agent.subscription import Subscription
+from bus.protocol.names import is_share_name
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
@@ -48,6 +49,8 @@ class Subscribing:
         check_options(overflow, limit)
         if durable and overflow != BLOCK:
             raise ValueError(f"overflow={overflow!r}: what a durable subscription drops comes again; leave it at {BLOCK!r}")
+        if durable and not is_share_name(durable):
+            raise ValueError(f"durable={durable!r}: 1 to 64 of a-z 0-9 _ -, a letter or a digit first")
         begins = encode_start(start) if durable else ""
         delivering = Delivering(
             HookContext(self._agent, pattern), decode=None if decode is None else decoder(decode), told=self._told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -19,13 +18,11 @@ from bus.clock import Clock
 from bus.errors import BackboneError, BusError
 from bus.flow.start import Start
 from bus.flow.unsettled import Given
+from bus.protocol.names import is_agent_name, is_share_name
 
 MAX_CONSUMERS: Final = 10_000
 MAX_CONSUMERS_OF_ONE: Final = 256
 """Owners are agents and groups; each costs some kilobytes for good."""
-
-_OWNER: Final = re.compile(r"[A-Z][A-Z0-9]{0,31}|[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 
 
 class Registry:
@@ -182,5 +179,5 @@ class Registry:
 
 def check_name(name: ConsumerName) -> None:
     """Raises ValueError."""
-    if _OWNER.fullmatch(name.owner) is None or _NAME.fullmatch(name.name) is None:
+    if not (is_agent_name(name.owner) or is_share_name(name.owner)) or not is_share_name(name.name):
         raise ValueError(f"{name.owner[:64]!r}, {name.name[:64]!r} is no consumer's name: an agent or a group, and a-z 0-9 _ -")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +22,7 @@ from bus.policy import Policy
 from bus.protocol.codec import malformed
 from bus.protocol.frames import ALL_DELIVERIES, Frame, sub_ref
 from bus.protocol.handshake import Limits
-from bus.protocol.names import is_agent_name
+from bus.protocol.names import is_agent_name, is_share_name
 from bus.transport.soon import soon
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 UNLIMITED: Final = 1 << 32
 """The credit of a durable subscription whose host drops what is too much."""
-MAX_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
-"""Names of groups and of durable subscriptions."""
 AT_ONCE: Final = 128
 """Subscriptions that are judged anew, or let go of, in one turn of the loop: a pattern new to policy takes 0.1 ms."""
 
@@ -63,7 +60,7 @@ class Subscribing:
         _, number, agent, pattern, group, durable, start, limit, overflow = fields
         if number == ALL_DELIVERIES or number in host.subscriptions or not limit or overflow not in OVERFLOWS:
             raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
-        if durable and MAX_NAME.fullmatch(durable) is None:
+        if durable and not is_share_name(durable):
             raise _no_name()
         code = self.refusal(host, agent, pattern, group)
         if code is None and len(host.subscriptions) >= self._limits.subscriptions:
@@ -89,7 +86,7 @@ class Subscribing:
 
     def refusal(self, host: HostLink, agent: str, pattern: str, group: str) -> str | None:
         """Why not. Raises RemoteProtocolError("malformed")."""
-        if group and MAX_NAME.fullmatch(group) is None:
+        if group and not is_share_name(group):
             raise _no_name()
         if agent not in host.agents or not may_subscribe(self._snapshot.policy, agent, pattern, group):
             return "not_permitted"

@@ -87,7 +87,10 @@ def sub(
                 await show(subscription)
         return stopped.exit_code or (EXIT_SILENCE if stopped.by is None and count is not None and seen < count else 0)
 
-    return run(listen)
+    try:
+        return run(listen)
+    except (TypeError, ValueError) as error:  # an option that no subscription takes
+        raise click.UsageError(str(error)) from error
 
 
 def _print(message: bus.Message, *, raw: bool, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""What agents and topics may be called, checked everywhere by the same two expressions.
+"""What agents, topics, groups and durable subscriptions may be called, checked everywhere by the same expressions.
 
 Tokens that begin with an underscore belong to the protocol: no policy pattern and no wildcard matches them.
 """
@@ -10,12 +10,18 @@ from typing import Final
 
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{0,31}", re.ASCII)
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+SHARE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+"""Of groups and of durable subscriptions."""
 MAX_TOKENS: Final = 16
 MAX_TOPIC_BYTES: Final = 512
 
 
 def is_agent_name(text: str) -> bool:
     return AGENT_NAME.fullmatch(text) is not None
+
+
+def is_share_name(text: str) -> bool:
+    return SHARE_NAME.fullmatch(text) is not None
 
 
 def topic_fault(topic: str) -> str | None:

@@ -241,6 +241,55 @@ async def test_a_new_subscription_begins_where_it_says(start, found):
             assert (await next_of(work)).body == "later"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"durable": "Not a name"},
+        {"durable": "a" * 65},
+        {"durable": "mine", "start": "yesterday"},
+        {"durable": "mine", "start": -1},
+        {"durable": "mine", "start": 1 << 63},
+        {"durable": "mine", "start": True},
+        {"durable": "mine", "start": 1.5},
+        {"durable": "mine", "start": None},
+        {"limit": 1.5},
+    ],
+    ids=str,
+)
+async def test_what_no_subscription_can_be_is_said_at_the_call_and_costs_no_link(options):
+    async with bus_with("PAINTER") as (hub, painter):
+        before = hub.broker.statistics()["links"]
+        with pytest.raises((ValueError, TypeError)), anyio.fail_after(5):
+            async with painter.subscribe("work.>", **options):
+                pass
+        await hub.settle()
+        assert hub.broker.statistics()["links"] == before
+
+
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), "3"], ids=str)
+async def test_a_delay_that_is_none_is_said_at_the_call_and_the_message_stays_in_hand(delay):
+    async with bus_with("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        message = await next_of(work)
+        with pytest.raises((ValueError, TypeError)):
+            await message.nak(delay)
+        await message.nak(1e30)  # longer than it is kept, and so for good
+        await hub.advance(60)
+        assert work.pending == 0
+
+
+async def test_a_reason_is_a_text_that_can_be_shown():
+    async with bus_with("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("work.>", durable="mine") as work:
+        await lead.publish("work.a", 1)
+        message = await next_of(work)
+        with pytest.raises(TypeError):
+            await message.term(5)
+        await message.term("no\x1b[31m way\n\xe4")
+        await hub.advance(1)
+        (letter,) = await hub.broker._durable._backbone.dead_letters()
+        assert letter.reason == "no?[31m way??"
+
+
 async def test_who_only_listens_gets_what_is_stored_from_then_on():
     async with bus_with("LEAD", "PAINTER", "CARPENTER") as (hub, lead, painter, carpenter):
         await lead.publish("work.a", "before")

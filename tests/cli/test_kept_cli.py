@@ -69,6 +69,12 @@ def test_many_lines_are_kept_before_pub_ends(home):
     assert printed.stdout.split() == [str(number) for number in range(200)]
 
 
+@pytest.mark.parametrize("options", [("--durable", "Not a name"), ("--durable", "mine", "--start", "yesterday")], ids=str)
+def test_what_no_inbox_can_be_is_wrong_usage(home, options):
+    refused = home.run("sub", "results.build", "--as", "DATABASE", *options, "--timeout", "0.1")
+    assert (refused.returncode, refused.stderr.count("Error: ")) == (2, 1)
+
+
 @pytest.mark.parametrize("start", ["all", "17", "2026-01-02T03:04:05.678+00:00"])
 def test_a_list_says_with_which_start_a_name_is_opened_again(home, start):
     inbox = ("sub", "results.start", "--as", "DATABASE", "--durable", f"from-{start[:2]}", "--timeout", "0.1")

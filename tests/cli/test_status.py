@@ -99,3 +99,11 @@ def test_a_table_leaves_out_its_spare_columns_where_there_is_no_room_and_names_t
         said = Text.from_ansi(capsys.readouterr().out).plain
         assert ("A" * 20 in said, "B" * 20 in said, "C" * 20 in said) == (True, has_made, has_print)
         assert ("print" in said, "made" in said) == (True, True), "a column, or what there is no room for"
+
+
+def test_what_others_wrote_does_not_move_the_cursor(capsys):
+    Output(json=False).table(("agent", "reason"), [("ONE", "\x1b[2Jgone\r\x9b1A")])
+    Output(json=False).facts("of one", [("reason", "\x1b[2Jgone"), ("lines", "two\nof them")])
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\r", "\x9b"} & {*said}
+    assert "x1b[2Jgone" in said
