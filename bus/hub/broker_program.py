@@ -116,10 +116,11 @@ class Program:
             await self._broker.take_holder(await self._holder())
             return
         async with self._lock:
-            self._stamp = _stamp(self._public)
+            stamp = _stamp(self._public)
             documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
             self._broker.follow(snapshot, documents)
             await self._broker.take_holder(await self._holder())
+            self._stamp = stamp  # what was not taken in, for want of room on the disk perhaps, is looked at again
 
     async def petitions(self) -> AsyncGenerator[list[Any], None]:
         """What agents ask of the authority, which the supervisor has: numbers and requests, in hex."""
@@ -134,13 +135,17 @@ class Program:
         return dict(plain(await self._broker.statistics()))
 
     async def _keep_looking(self) -> None:
+        said = ""
         while True:
             await self.clock.sleep(LOOK_SECONDS)
             if self._is_authority and await to_thread.run_sync(_stamp, self._public) != self._stamp:
                 try:
                     await self.follow()
+                    said = ""
                 except BusError as error:
-                    _log.error("what is public is not believed: %s", error)
+                    if str(error) != said:
+                        _log.error("what is public is not believed, and looked at again each second: %s", error)
+                    said = str(error)
 
     def _verifier(self) -> Verifier:
         return Verifier(self._anchor.root, self._anchor.domain, ml_dsa_root=self._anchor.ml_dsa_root)

@@ -40,6 +40,8 @@ VERSION: Final = 2
 VERSION_WITHOUT_TPMS: Final = 1
 """How an index was written before keys said which TPM they are in, and still is where none does."""
 KEY_FILE: Final = re.compile(r"([A-Z][A-Z0-9]{0,31}|attestation)\.([1-9][0-9]{0,8})\.(pem|pub)")
+_LEFTOVER: Final = re.compile(rf"\.(?:{KEY_FILE.pattern}|index\.json|secret)\.[0-9a-f]{{8}}\.new")
+"""What an interrupted writer of this vault left. Others' are no business of it: they may be writing now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ class FolderVault:
         """
         for path in self.folder.iterdir():
             match = KEY_FILE.fullmatch(path.name)
-            if path.name.endswith(".new"):
+            if _LEFTOVER.fullmatch(path.name):
                 path.unlink(missing_ok=True)
             elif match and f"{match[1]}.{match[2]}" not in self._read_last.entries:
                 aside = self._path("aside")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import anyio
 import pytest
 from homes import Home
 
-from bus.errors import ConnectError, RevokedError
+from bus.errors import ConnectError, RevokedError, VaultError
 from bus.hub import admin
 from bus.hub.open import supervise
 
@@ -70,6 +71,25 @@ async def test_a_revocation_reaches_the_broker_at_once(home):
         await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
         with anyio.fail_after(20), pytest.raises(RevokedError):
             await anext(tasks)
+
+
+async def test_what_the_broker_could_not_take_in_it_takes_in_when_it_can(home):
+    """Its disk did not let it remember a revocation; nobody tells it twice."""
+    memory = home.state.broker / "memory.json"
+
+    def seen() -> int:
+        return json.loads(memory.read_text())["highest"]["number"]
+
+    async with supervised(home) as hub, hub.agent("PAINTER"):
+        whole, before = memory.read_bytes(), seen()
+        memory.write_bytes(b"half")
+        await admin.ask(home.state.admin_socket, "revoke", name="PAINTER", reason="compromised")
+        with pytest.raises(VaultError):
+            await admin.ask(home.state.broker_desk, "follow")
+        memory.write_bytes(whole)
+        with anyio.fail_after(20):
+            while seen() == before:
+                await anyio.sleep(0.05)
 
 
 async def test_what_an_address_cannot_be_is_said_by_who_opened(home, tmp_path):

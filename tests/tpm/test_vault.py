@@ -316,7 +316,9 @@ def test_a_place_that_is_no_folder_has_its_own_error(tmp_path):
 
 
 def test_what_no_index_entry_names_is_set_aside_and_nothing_is_destroyed(folder):
-    for name in (".index.json.0a1b2c3d.new", "GAMMA.1.pem", "GAMMA.1.pub", "ALPHA.2.pem", "attestation.1.pub"):
+    for name in (".index.json.0a1b2c3d.new", ".GAMMA.1.pem.0a1b2c3d.new", ".secret.0a1b2c3d.new"):
+        (folder / name).write_bytes(b"half")
+    for name in ("GAMMA.1.pem", "GAMMA.1.pub", "ALPHA.2.pem", "attestation.1.pub"):
         (folder / name).write_bytes(b"half")
     for name in ("README", "ALPHA.1.pem.backup", "alpha.1.pem", "GAMMA.0.pem"):
         (folder / name).write_bytes(b"somebody's own")
@@ -329,6 +331,13 @@ def test_what_no_index_entry_names_is_set_aside_and_nothing_is_destroyed(folder)
     assert kept == {"GAMMA.1.pem", "GAMMA.1.pub", "ALPHA.2.pem", "attestation.1.pub"}
     assert all(path.read_bytes() == b"half" for path in (folder / "aside").iterdir())
     sign(keyring_of(before))
+
+
+def test_what_somebody_else_is_writing_in_the_same_folder_stays(folder):
+    """A broker's folder is its vault too, and a hub opens that while the broker replaces its memory beside it."""
+    (folder / ".memory.json.0a1b2c3d.new").write_bytes(b"nearly whole")
+    FolderVault(folder)
+    assert (folder / ".memory.json.0a1b2c3d.new").read_bytes() == b"nearly whole"
 
 
 def test_an_older_index_that_was_restored_costs_no_key(folder):
