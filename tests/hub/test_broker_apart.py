@@ -88,7 +88,7 @@ async def test_what_the_broker_could_not_take_in_it_takes_in_when_it_can(home):
             await admin.ask(home.state.broker_desk, "follow")
         memory.write_bytes(whole)
         with anyio.fail_after(20):
-            while seen() == before:
+            while seen() == before:  # noqa: ASYNC110  another process writes the file, and tells nobody
                 await anyio.sleep(0.05)
 
 
