@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from bus.agent.agent import Agent
 from bus.agent.host import Host
 from bus.clock import Clock
-from bus.errors import BusError, ConnectError, ConnectionLostError, RevokedError, VaultError
+from bus.errors import AttestationError, BusError, ConnectError, ConnectionLostError, RevokedError, VaultError
 from bus.hub import admin
 from bus.hub.agent_papers import AgentPapers, Openable
 from bus.hub.cosigners import Cosigners
@@ -203,7 +203,13 @@ class _Joined:
         return found
 
     async def _issue_tls(self, spki: bytes) -> bytes:
-        return bytes.fromhex(await self._ask("issue_tls", name=self._tls_papers.name if self._tls_papers else "", spki=spki.hex()))
+        name = self._tls_papers.name if self._tls_papers else ""
+        try:
+            return bytes.fromhex(await self._ask("issue_tls", name=name, spki=spki.hex()))
+        except AttestationError as error:
+            if error.reason != "not_enrolled":
+                raise
+            raise RevokedError(name) from error  # it was enrolled before it is asked who it is
 
     async def _ask(self, verb: str, **arguments: Any) -> Any:
         return await admin.ask(self._state.admin_socket, verb, **arguments)
