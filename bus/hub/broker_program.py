@@ -120,6 +120,8 @@ class Program:
             documents, snapshot = await trust_documents.accept_from(self._public, self._memory, self._verifier())
             self._broker.follow(snapshot, documents)
             await self._broker.take_holder(await self._holder())
+            newest = self._memory.highest
+            _log.info("follows policy version %d and trust statement %d", newest.policy_version, newest.number)
             self._stamp = stamp  # what was not taken in, for want of room on the disk perhaps, is looked at again
 
     async def petitions(self) -> AsyncGenerator[list[Any], None]:

@@ -90,6 +90,8 @@ async def test_what_the_broker_could_not_take_in_it_takes_in_when_it_can(home):
         with anyio.fail_after(20):
             while seen() == before:  # noqa: ASYNC110  another process writes the file, and tells nobody
                 await anyio.sleep(0.05)
+            while f"trust statement {seen()}" not in (home.folder / "broker.log").read_text():  # noqa: ASYNC110  as above
+                await anyio.sleep(0.05)
 
 
 async def test_what_an_address_cannot_be_is_said_by_who_opened(home, tmp_path):
