@@ -135,7 +135,12 @@ class OverloadedError(BusError):
 
 
 class SlowReaderError(OverloadedError):
-    """A subscription was ended because its messages were not taken quickly enough."""
+    """A subscription was ended because its messages were not taken quickly enough. `queue` is its pattern."""
+
+    def __init__(self, queue: str, *, pending: int, limit: int) -> None:
+        super().__init__(queue, pending=pending, limit=limit)
+        what = f"the subscription to {queue} was ended: {pending} messages waited in it for too long, its limit is {limit}"
+        self.args = (f"{what}; take them faster, share them in a queue group, or let it drop some: overflow='drop_oldest'",)
 
 
 class MessageTooLargeError(BusError):

@@ -49,7 +49,7 @@ class Agent:
         self._lanes = Lanes(host, name)
         self._quick = self._lanes.quick
         self._publishing = Publishing(name, self._lanes, self.hooks, host.outbox)
-        self._subscribing = Subscribing(name, host, self.hooks, began_ms=began_ms, happened=self.happened.add)
+        self._subscribing = Subscribing(name, host, self.hooks, self.happened.add, self.check_open, began_ms=began_ms)
         self._asking = Asking(name, host, self._publishing, self._subscribing.replies)
         self._own, self.authority = Handlers(), Authority(name, host.petitions, self.check_open)
         self.on = self._own.on
@@ -72,7 +72,7 @@ class Agent:
         """Say something; returns when it is accepted, sent or stored, as `wait` says: its position, if it was stored.
 
         By default that is `accepted`; `sent` where policy wants the identity's signature; `stored` on durable topics. `id`: one of
-        your own, by which a second one is known as a duplicate. `ttl` in seconds.
+        your own; on a durable topic, a second one with it within ten minutes has the first one's position. `ttl` in seconds.
         Raises NotPermittedError, MessageTooLargeError, TrustStaleError, ValueError; once the agent has ended, what ended it.
         """
         lane = self._quick.get(topic)

@@ -11,6 +11,7 @@ from weakref import finalize
 
 from bus.agent.delivering import Delivering
 from bus.agent.lane import Lane, Note
+from bus.agent.lanes import check_seconds
 from bus.agent.message import Message
 from bus.agent.publishing import Publishing
 from bus.agent.requests import Pending
@@ -29,6 +30,7 @@ class Asking:
         self._agent, self._host, self._publishing, self._delivering = agent, host, publishing, delivering
 
     async def request(self, topic: str, body: Any, *, timeout: float, headers: Mapping[str, str] | None) -> Message:  # noqa: ASYNC109  part of the API
+        check_seconds("timeout", timeout)
         lane = self._open_lane(topic, timeout)
         if lane is None:
             answer = await self._in_time(topic, body, timeout, headers)
@@ -82,6 +84,7 @@ class Asking:
         timeout: float,
         headers: Mapping[str, str] | None,
     ) -> Answers:
+        check_seconds("timeout", timeout)
         return Answers(self, topic, body, most=most, timeout=timeout, headers=headers)
 
     async def ask(

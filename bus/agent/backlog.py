@@ -16,6 +16,7 @@ from typing import Final
 from bus.agent.message import Batch
 from bus.errors import BusError, SlowReaderError
 from bus.protocol.header import MAX_RECORDS
+from bus.protocol.names import is_share_name
 from bus.transport.bell import Bell
 
 BLOCK: Final = "block"
@@ -148,11 +149,18 @@ def size_of(batch: Batch) -> int:
     return sum(len(batch.payloads[index]) for index in batch.indexes)
 
 
-def check_options(overflow: str, limit: int) -> None:
-    """Raises ValueError, TypeError for what no subscription can have."""
+def check_options(overflow: str, limit: int, *, group: str | None, durable: str | None) -> None:
+    """Raises ValueError and TypeError for what no subscription can have: a broker that is asked for it hangs up on all agents."""
+    for option, name in (("group", group), ("durable", durable)):
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise TypeError(f"{option}={name!r}: a name, not {type(name).__name__}")
+        if not is_share_name(name):
+            raise ValueError(f"{option}={name!r}: 1 to 64 of a-z 0-9 _ -, and no _ or - at the start; None for none")
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: one of {', '.join(OVERFLOWS)}")
     if type(limit) is not int:
-        raise TypeError(f"limit={limit!r}: a number of messages")
+        raise TypeError(f"limit={limit!r}: a number of messages, not {type(limit).__name__}")
     if not 0 < limit <= 0xFFFFFFFF:
         raise ValueError(f"limit={limit!r}: a number of messages from 1 on")

@@ -22,6 +22,8 @@ def pack_body(body: Any, most: int) -> bytes:
         packed = pack(body)
     except OverflowError as error:
         raise ValueError("a number of more than 64 bits does not travel: publish it as text or bytes") from error
+    except TypeError as error:
+        raise TypeError(f"a body is bytes, or what msgpack can say (None, numbers, texts, lists, mappings): {error}") from error
     if len(packed) > most:
         raise MessageTooLargeError(len(packed), limit=most)
     return packed

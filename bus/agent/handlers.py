@@ -78,7 +78,7 @@ class Handlers:
         `concurrency`: how many calls may run at a time; with more than one, their order is not that of the messages. `ack`: of
         durable messages, when it has returned, or as it says itself. Raises ValueError, TypeError.
         """
-        check_options(overflow, limit)
+        check_options(overflow, limit, group=group, durable=durable)
         if concurrency < 1:
             raise ValueError(f"concurrency={concurrency!r}: how many calls may run at a time, from 1 on")
         if ack not in (ON_RETURN, MANUAL):

@@ -61,10 +61,12 @@ class Lanes:
             return usual
         if self._end is not None:
             raise twin(self._end)
+        if not isinstance(topic, str):
+            raise TypeError(f"topic={topic!r}: a text, not {type(topic).__name__}")
         if topic[:1] == RESERVED and not is_ours:
             raise NotPermittedError(self._agent, f"publish {topic}", f"topics that begin with {RESERVED} are the bus's own")
         rule = self.snapshot.rule(topic)
-        chosen = priority or rule.priority
+        chosen = rule.priority if priority is None else priority
         ttl_ms = rule.ttl_ms if ttl is None else min(_milliseconds(ttl), rule.ttl_ms)
         key = LaneKey(topic, chosen, ttl_ms, flags, None, single)
         lane = self._all.get(key)
@@ -178,6 +180,13 @@ class Lanes:
 
 
 def _milliseconds(seconds: float) -> int:
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"ttl={seconds!r}: seconds, more than 0")
+    check_seconds("ttl", seconds)
     return max(int(seconds * 1000), 1)
+
+
+def check_seconds(option: str, seconds: float) -> None:
+    """Raises ValueError and TypeError for what is no time to wait or to live."""
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"{option}={seconds!r}: seconds, not {type(seconds).__name__}")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{option}={seconds!r}: seconds, more than 0")

@@ -57,6 +57,10 @@ class Many:
 
     async def all(self, bodies: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Return when they are where they are waited for."""
+        if isinstance(bodies, str | bytes | bytearray | memoryview):
+            raise TypeError(
+                f"these {type(bodies).__name__} are one body, and publish_many takes many: publish it, or put it in a list"
+            )
         hooks = self._publishing.hooks.publishing
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:

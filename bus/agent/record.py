@@ -35,7 +35,8 @@ def checked_headers(headers: Mapping[str, str], most: int) -> tuple[dict[str, st
     size = 0
     for name, value in found.items():
         if type(name) is not str or type(value) is not str:
-            raise TypeError(f"header {name!r}: names and values are texts, not {type(value).__name__}")
+            wrong = value if type(name) is str else name
+            raise TypeError(f"header {name!r}: names and values are texts, not {type(wrong).__name__}")
         if not (name.isascii() and value.isascii()):
             raise ValueError(f"header {name!r}: names and values are ASCII; encode what is not, or put it into the body")
         size += len(name) + len(value) + _AROUND

@@ -17,7 +17,7 @@ from bus.agent.refusals import Refusal
 from bus.agent.settling import Place, Settling
 from bus.agent.starts import encode_start
 from bus.agent.subscription import Subscription
-from bus.protocol.names import is_share_name
+from bus.flow.start import NEW
 
 if TYPE_CHECKING:
     from bus.agent.host import Host
@@ -26,8 +26,18 @@ if TYPE_CHECKING:
 class Subscribing:
     """`happened` hears of messages that were missed."""
 
-    def __init__(self, agent: str, host: Host, hooks: Hooks, *, began_ms: int, happened: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        agent: str,
+        host: Host,
+        hooks: Hooks,
+        happened: Callable[[Event], None],
+        check_open: Callable[[], None],
+        *,
+        began_ms: int,
+    ) -> None:
         self._agent, self._host, self._hooks, self._began_ms = agent, host, hooks, began_ms
+        self._check_open = check_open
         self._happened = happened
         self.replies = Delivering(HookContext(agent), decode=None, told=self._told)
         """What answers to requests go through."""
@@ -46,25 +56,28 @@ class Subscribing:
         dead: bool,
     ) -> Subscription[Any]:
         """Raises ValueError, TypeError."""
-        check_options(overflow, limit)
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern={pattern!r}: a text, not {type(pattern).__name__}")
+        check_options(overflow, limit, group=group, durable=durable)
         if durable and overflow != BLOCK:
             raise ValueError(f"overflow={overflow!r}: what a durable subscription drops comes again; leave it at {BLOCK!r}")
-        if durable and not is_share_name(durable):
-            raise ValueError(f"durable={durable!r}: 1 to 64 of a-z 0-9 _ -, a letter or a digit first")
-        begins = encode_start(start) if durable else ""
+        begins = encode_start(start)
+        if not durable and begins != str(NEW):
+            raise ValueError(f"start={start!r}: nothing is kept for a subscription without durable=, it begins with what is new")
         delivering = Delivering(
             HookContext(self._agent, pattern), decode=None if decode is None else decoder(decode), told=self._told
         )
         made: Subscription[Any] = Subscription(
             self._agent, pattern, number=self._host.joining.next_number(), group=group or "", durable=durable or "", limit=limit,
-            overflow=overflow, membership=_Membership(self, begins, dead=dead),
+            overflow=overflow, membership=_Membership(self, begins if durable else "", dead=dead),
         )  # fmt: skip
         self._through[made] = delivering
         delivering.install(made, self._hooks.delivering)
         return made
 
     async def enter(self, one: Subscription[Any], start: str, settling: Settling | None, *, dead: bool) -> None:
-        """Return when it is live."""
+        """Return when it is live. Raises what `join` does, and what has ended the agent since it was made."""
+        self._check_open()
         host = self._host
         await host.joining.join(one, host.keyring.snapshot, began_ms=self._began_ms, start=start, settling=settling, dead=dead)
 

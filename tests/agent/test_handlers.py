@@ -330,6 +330,8 @@ async def test_groups_and_decode():
         ({"ack": "never"}, ValueError),
         ({"limit": 0}, ValueError),
         ({"overflow": "x"}, ValueError),
+        ({"group": "Crew"}, ValueError),
+        ({"durable": ""}, ValueError),
         ({"decode": 7}, TypeError),
     ],
 )

@@ -169,6 +169,23 @@ async def test_nobody_publishes_on_the_topics_of_the_bus_itself(topic):
             await lead.publish(topic, 1)
 
 
+@pytest.mark.parametrize("topic", [7, None, b"tasks.paint"])
+async def test_a_topic_is_a_text(topic):
+    async with scene("LEAD") as (_, lead):
+        for publish in (lead.publish, lead.publish_soon, lead.request):
+            with pytest.raises(TypeError, match="topic="):
+                await publish(topic, 1)
+
+
+@pytest.mark.parametrize("one", ["text", b"bytes", bytearray(b"bytes"), memoryview(b"bytes")], ids=type)
+async def test_one_body_is_not_taken_for_many(one):
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
+        with pytest.raises(TypeError) as caught:
+            await lead.publish_many("tasks.paint", one)
+        assert caught.value.accepted == 0
+        assert await rest(hub, tasks) == []
+
+
 @pytest.mark.parametrize("topic", ["", "a..b", "a.*", "a.>", "tasks paint", "ä", "x" * 300])
 async def test_what_is_no_topic_is_said_at_the_call(topic):
     async with scene("LEAD") as (_, lead):
@@ -184,6 +201,7 @@ async def test_what_is_no_topic_is_said_at_the_call(topic):
         {"ttl": float("inf")},
         {"ttl": float("nan")},
         {"priority": "critical"},
+        {"priority": ""},
         {"wait": "soon"},
         {"wait": "stored"},
     ],

@@ -19,6 +19,15 @@ async def answer(subscription, first: int = 1_000) -> None:
         await message.reply(message.body)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), None, "2"])
+async def test_a_time_that_nobody_can_wait_is_said_at_once(seconds):
+    async with scene("LEAD") as (_, lead):
+        with pytest.raises((ValueError, TypeError), match="timeout="):
+            await lead.request("tasks.paint", 1, timeout=seconds)
+        with pytest.raises((ValueError, TypeError), match="timeout="):
+            lead.request_many("tasks.paint", 1, timeout=seconds)
+
+
 async def test_the_answer_comes_to_who_asked():
     async with scene("LEAD") as (hub, lead), apart(hub, "PAINTER") as painter, anyio.create_task_group() as group:
         async with painter.subscribe("tasks.>") as tasks:

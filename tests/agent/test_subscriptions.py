@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, soon, take
+from agent_scenes import POLICY, Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
 from bus.agent import backlog
 from bus.errors import ClosedError, NotPermittedError, SlowReaderError
@@ -81,11 +81,56 @@ async def test_what_policy_forbids_is_said_with_its_rule_when_it_is_entered():
         assert len(inside(guest).inbox) == 0
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"overflow": "explode"}, {"limit": 1 << 32}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"limit": 0}, {"limit": -1}, {"overflow": "explode"}, {"limit": 1 << 32}, {"start": "all"}),
+        *({"durable": "mine", "start": start} for start in (-1, 1 << 63, "yesterday")),
+        *({kind: name} for kind in ("group", "durable") for name in ("", "Crew", "_crew", "a b", "crew.two", "x" * 65, "ü")),
+    ],
+    ids=str,
+)
 async def test_options_that_no_subscription_can_have_are_said_at_once(options):
     async with scene("PAINTER") as (_, painter):
         with pytest.raises(ValueError):  # noqa: PT011  misuse of Python's own kind
             painter.subscribe("tasks.>", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"limit": limit} for limit in (True, 1.5, "8", None)),
+        *({"durable": "mine", "start": start} for start in (True, None, 1.5)),
+        *({kind: 7} for kind in ("group", "durable", "pattern")),
+    ],
+    ids=str,
+)
+async def test_options_of_another_kind_are_said_at_once(options):
+    async with scene("PAINTER") as (_, painter):
+        with pytest.raises(TypeError):
+            painter.subscribe(**{"pattern": "tasks.>"} | options)
+
+
+async def test_a_name_that_policy_lets_through_and_no_group_can_have_leaves_the_link_alone():
+    async with scene("LEAD", "PAINTER", policy=POLICY.replace("{group: crew}", "'*'")) as (hub, lead, painter):
+        async with painter.subscribe("tasks.>") as tasks:
+            with pytest.raises(ValueError, match="Crew"):
+                async with painter.subscribe("tasks.>", group="Crew"):
+                    pass
+            await lead.publish("tasks.paint", 1)
+            assert await rest(hub, tasks) == [1]
+            assert (await hub.statistics())["broker"]["cut"] == {}
+
+
+async def test_what_was_made_before_its_agent_was_closed_is_not_entered_afterwards():
+    async with scene("PAINTER") as (hub, painter):
+        tasks, kept = painter.subscribe("tasks.>"), painter.subscribe("work.>", durable="mine")
+        await painter.aclose()
+        for one in (tasks, kept):
+            with pytest.raises(ClosedError):
+                await soon(one.__aenter__())
+        await hub.settle()
+        assert (await hub.statistics())["broker"]["subscriptions"] == 0
 
 
 @pytest.mark.parametrize("pattern", ["", ">.tasks", "a..b", "tasks.>.x"])
