@@ -25,6 +25,9 @@ class Clock(Protocol):
     def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
         """What takes longer within is cancelled, and TimeoutError raised."""
 
+    def leave_within(self, seconds: float) -> AbstractContextManager[Any]:
+        """The same for who puts things in order at the end of something: it ends also where nobody turns the clock any more."""
+
     def alarm(self, seconds: float, ring: Callable[[], None]) -> Callable[[], object] | None:
         """Call `ring` when so much has passed, unless what comes back is called before. A tenth of what `fail_after` costs, for who
         waits once a message and can be told. None where the event loop has no such thing (trio): then `fail_after` has to do.
@@ -43,6 +46,8 @@ class SystemClock:
 
     def fail_after(self, seconds: float) -> AbstractContextManager[Any]:
         return _Deadline(seconds)
+
+    leave_within = fail_after
 
     def alarm(self, seconds: float, ring: Callable[[], None]) -> Callable[[], object] | None:
         try:

@@ -140,7 +140,7 @@ class Serving:
     async def _finish(self) -> None:
         """Calls that run may end."""
         try:
-            with self._host.clock.fail_after(CLEAN_SECONDS):
+            with self._host.clock.leave_within(CLEAN_SECONDS):
                 await self._until_stopped()
         except TimeoutError:
             _log.warning("%s: handlers still ran %g s after the end, and are cancelled", self._agent.name, CLEAN_SECONDS)

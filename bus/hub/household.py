@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
@@ -52,21 +52,21 @@ class Leaving:
         """Do this; False if it was cancelled because the time was over."""
         done = False
         async with alone(), anyio.create_task_group() as tasks:
-            tasks.start_soon(self._limit, tasks.cancel_scope)
+            tasks.start_soon(self._limit, tasks.cancel_scope, CLEAN_SECONDS)
             tasks.start_soon(self._limit_when_hurried, tasks.cancel_scope)
             await work()
             done = True
             tasks.cancel_scope.cancel()
         return done
 
-    async def _limit(self, scope: anyio.CancelScope) -> None:
-        await self._clock.sleep(CLEAN_SECONDS)
+    async def _limit(self, scope: anyio.CancelScope, seconds: float) -> None:
+        with suppress(TimeoutError), self._clock.leave_within(seconds):
+            await anyio.sleep_forever()
         scope.cancel()
 
     async def _limit_when_hurried(self, scope: anyio.CancelScope) -> None:
         await self._hurried.wait()
-        await self._clock.sleep(HURRIED_SECONDS)
-        scope.cancel()
+        await self._limit(scope, HURRIED_SECONDS)
 
 
 Inside = Callable[[Leaving], AbstractAsyncContextManager[_Value]]

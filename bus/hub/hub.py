@@ -81,7 +81,7 @@ class Opening:
             return
         try:
             if error is None and agent.error is None:
-                with self._clock.fail_after(CLEAN_SECONDS):
+                with self._clock.leave_within(CLEAN_SECONDS):
                     await agent.drain()
         except TimeoutError:
             pass

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.lowlevel
 
+from bus.clock import SystemClock
+
 
 @dataclass(slots=True)
 class ManualClock:
@@ -16,10 +18,14 @@ class ManualClock:
 
     Who sleeps by it wakes when its hand passes, in a later step of the loop: after `advance`, let the others run
     (`anyio.wait_all_tasks_blocked`) before you look. `advance` itself belongs into the loop's own thread.
+
+    Whoever leaves something (a bus, an agent, its handlers) with work unfinished waits for it by this clock, which then often
+    nobody turns any more; so by the system's time, too, for `patience_seconds`.
     """
 
     ms: int = 1_800_000_000_000
     seconds: float = 0.0
+    patience_seconds: float = 10.0
     _sleepers: list[tuple[float, anyio.Event]] = field(default_factory=list, repr=False, compare=False)
     _limits: list[tuple[float, anyio.CancelScope]] = field(default_factory=list, repr=False, compare=False)
     _alarms: list[tuple[float, Callable[[], None]]] = field(default_factory=list, repr=False, compare=False)
@@ -54,6 +60,11 @@ class ManualClock:
                 self._limits.remove(limit)
         if scope.cancelled_caught:
             raise TimeoutError
+
+    @contextmanager
+    def leave_within(self, seconds: float) -> Iterator[None]:
+        with SystemClock().fail_after(self.patience_seconds), self.fail_after(seconds):
+            yield
 
     def alarm(self, seconds: float, ring: Callable[[], None]) -> Callable[[], object]:
         alarm = (self.seconds + seconds, ring)

@@ -299,6 +299,44 @@ async def test_the_files_of_its_policy_are_read_again_when_it_is_told_to(tmp_pat
             pass
 
 
+@pytest.mark.parametrize("raises", [False, True], ids=["in peace", "in anger"])
+@pytest.mark.parametrize("unfinished", ["handler", "signature", "link", "reader"])
+async def test_a_test_is_left_with_work_unfinished_though_nobody_turns_its_clock(unfinished, raises):
+    handlers = bus.Handlers()
+
+    @handlers.on("tasks.>")
+    async def paint(_):
+        await anyio.sleep_forever()
+
+    async def test() -> None:
+        hub = await stack.enter_async_context(bus.testing.open(policy=POLICY, clock=ManualClock(patience_seconds=0.05)))
+        painter = await stack.enter_async_context(hub.host().agent("PAINTER"))
+        await stack.enter_async_context(painter.subscribe("control.>", limit=1))
+        elsewhere = hub.host()
+        lead = await stack.enter_async_context(elsewhere.agent("LEAD"))
+        if unfinished == "handler":
+            await stack.enter_async_context(painter.serving(handlers))
+            await lead.publish("tasks.paint", 1)
+        elif unfinished == "reader":
+            for number in range(5):
+                await lead.publish("control.stop", number)
+        else:
+            await lead.publish("control.stop", 1)
+            hub.tpm.seconds = 1.0
+            await lead.publish_soon("control.stop", 2)
+        await hub.settle()
+        if unfinished == "link":
+            elsewhere.disconnect()
+        if raises:
+            raise LookupError
+
+    try:
+        async with AsyncExitStack() as stack:
+            await test()
+    except LookupError:
+        assert raises
+
+
 async def test_a_clock_that_nobody_turns_cannot_be_turned():
     async with bus.testing.open(policy=POLICY, clock=SystemClock()) as hub, hub.agent("LEAD"):
         with pytest.raises(TypeError):
