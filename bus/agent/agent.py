@@ -228,10 +228,11 @@ class Agent:
 
         Raises what kept some of it from that since the last time, unless somebody heard of it in another way: `wait`, a receipt.
         """
-        if self._is_open:
+        was_open = self._is_open
+        if was_open:
             await self._host.outbox.drained(self.name, self._lanes)
         error, self._not_sent = self._not_sent, None
-        if error is not None:
+        if error is not None and (was_open or self.error is not None):  # who closes it does without what waits
             raise twin(error)
 
     async def aclose(self) -> None:
@@ -263,8 +264,7 @@ class Agent:
 
     def not_sent(self, error: BusError) -> None:
         """Something that was accepted is not sent, and nobody waits to hear of it."""
-        if self._is_open:
-            self._not_sent = self._not_sent or error
+        self._not_sent = self._not_sent or error
 
     def sessions_changed(self) -> None:
         """Its own may be another one."""

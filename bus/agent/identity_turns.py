@@ -145,7 +145,7 @@ class IdentityTurns:
             for sent in drafted.sealed(proofs):
                 self._sealed(sent)
         except BusError as error:
-            self._failed(lane, drafted.part.taken, error)
+            self._failed(lane, drafted.part.taken, lane.trouble or error)  # of an agent that has ended meanwhile: with what
 
     def _forget(self, drafted: Drafted) -> None:
         drafted.give_up()

@@ -9,7 +9,7 @@ import pytest
 from agent_scenes import POLICY, Later, apart, inside, numbered, numbers, rest, scene, soon
 
 import bus.testing
-from bus.errors import ClosedError, NotPermittedError
+from bus.errors import ClosedError, NotPermittedError, RevokedError
 from bus.testing import cancel_everywhere
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +64,67 @@ async def test_drain_tells_what_was_refused_later():
         with pytest.raises(NotPermittedError):
             await soon(lead.drain())
         await soon(lead.drain())
+
+
+async def test_drain_tells_what_was_lost_when_the_agent_was_cut_off_meanwhile():
+    async with scene("PAINTER") as (hub, painter), painter.subscribe("tasks.>"), anyio.create_task_group() as group:
+        host = hub.host()
+        async with host.agent("LEAD") as lead:
+            host.disconnect()
+            await hub.settle()
+            await lead.publish("tasks.paint", 1)
+            drained = Later(group, lead.drain)
+            await hub.settle()
+            assert not drained.is_done
+            hub.revoke("LEAD")
+            await hub.advance(2)
+            with pytest.raises(RevokedError):
+                await drained.result()
+            await soon(lead.drain())  # that was told
+
+
+async def test_drain_tells_what_was_lost_also_to_who_asks_when_it_is_over():
+    async with scene("PAINTER") as (hub, painter), painter.subscribe("tasks.>"):
+        host = hub.host()
+        async with host.agent("LEAD") as lead:
+            host.disconnect()
+            await hub.settle()
+            await lead.publish("tasks.paint", 1)
+            hub.revoke("LEAD")
+            await hub.advance(2)
+            with pytest.raises(RevokedError):
+                await soon(lead.drain())
+
+
+async def test_who_drains_an_agent_that_somebody_else_closes_hears_what_was_lost_and_its_closer_does_not():
+    async with scene("PAINTER") as (hub, painter), painter.subscribe("tasks.>"), anyio.create_task_group() as group:
+        host = hub.host()
+        for is_drained in (True, False):
+            async with host.agent("LEAD") as lead:
+                host.disconnect()
+                await hub.settle()
+                await lead.publish("tasks.paint", 1)
+                drained = Later(group, lead.drain) if is_drained else None
+                await hub.settle()
+                await lead.aclose()
+                if drained is not None:
+                    with pytest.raises(ClosedError):
+                        await drained.result()
+                else:
+                    await soon(lead.drain())
+            await hub.advance(2)
+
+
+async def test_what_waits_for_the_tpm_when_its_agent_is_closed_fails_as_what_it_is():
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("control.>"):
+        await lead.publish("control.stop", 0)
+        hub.tpm.seconds = 1.0
+        receipt = await lead.publish_soon("control.stop", 1)
+        await hub.settle()
+        await lead.aclose()
+        await hub.advance(2)
+        with pytest.raises(ClosedError):
+            await soon(receipt.sent())
 
 
 async def test_closing_fails_what_waits_and_says_so():
