@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from bus.agent.backlog import BLOCK, Backlog, size_of
 from bus.agent.message import Batch, Body, Message
-from bus.errors import twin
+from bus.errors import ClosedError, LocalProtocolError, twin
 from bus.transport.bell import bell
 
 YIELD_AFTER: Final = 16
@@ -77,6 +77,7 @@ class Subscription(Backlog, Generic[Body]):
         self._membership = membership
         self._it: Iterator[Message] = iter(())
         """What is left of the batch that was begun."""
+        self._was_entered = False
         self._unyielding = 0
         """Messages since others had their turn."""
         self._begun_bytes = self._taken_bytes = 0
@@ -111,6 +112,9 @@ class Subscription(Backlog, Generic[Body]):
     # ---- for the agent -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._was_entered or self._ended:
+            raise ClosedError(f"the subscription to {self.pattern} was entered once already: call subscribe() again")
+        self._was_entered = True
         await self._membership.enter(self)
         return self
 
@@ -193,6 +197,9 @@ class Subscription(Backlog, Generic[Body]):
             if self._end is not None:
                 raise twin(self._end)
             raise StopAsyncIteration
+        if not self._was_entered:
+            how = "`async with agent.subscribe(..) as messages`, and then `async for message in messages`"
+            raise LocalProtocolError(f"nothing comes to the subscription to {self.pattern} before it is entered: {how}")
         if self._wake is None:
             self._wake = bell()
         await self._wake.wait()

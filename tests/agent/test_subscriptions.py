@@ -7,7 +7,7 @@ import pytest
 from agent_scenes import POLICY, Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
 from bus.agent import backlog
-from bus.errors import ClosedError, NotPermittedError, SlowReaderError
+from bus.errors import ClosedError, LocalProtocolError, NotPermittedError, SlowReaderError
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +120,31 @@ async def test_a_name_that_policy_lets_through_and_no_group_can_have_leaves_the_
             await lead.publish("tasks.paint", 1)
             assert await rest(hub, tasks) == [1]
             assert (await hub.statistics())["broker"]["cut"] == {}
+
+
+async def test_a_subscription_that_was_not_entered_says_so_and_does_not_wait_for_ever():
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter):
+        tasks = painter.subscribe("tasks.>")
+        for take_one in (tasks.__anext__, tasks.next_batch, tasks.batches().__anext__):
+            with pytest.raises(LocalProtocolError):
+                await soon(take_one())
+        async with tasks:
+            await lead.publish("tasks.paint", 1)
+            assert await rest(hub, tasks) == [1]
+
+
+async def test_a_subscription_is_entered_once():
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
+        with pytest.raises(ClosedError):
+            await soon(tasks.__aenter__())
+        await lead.publish("tasks.paint", 1)
+        assert await rest(hub, tasks) == [1]
+        await tasks.aclose()
+        with pytest.raises(ClosedError):
+            await soon(tasks.__aenter__())
+        await hub.settle()
+        broker = (await hub.statistics())["broker"]
+        assert (broker["subscriptions"], broker["cut"]) == (0, {})
 
 
 async def test_what_was_made_before_its_agent_was_closed_is_not_entered_afterwards():
