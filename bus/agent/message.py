@@ -215,7 +215,12 @@ class Message(Generic[Body]):
             await self._batch.settling.ack(self._batch, self._index, confirmed=confirmed)
 
     async def nak(self, delay: float | None = None) -> None:
-        """Have it delivered again, after so many seconds, or as the broker thinks right. Nothing on live topics."""
+        """Have it delivered again, after so many seconds, or as the broker thinks right. Nothing on live topics.
+
+        Raises ValueError for what is no delay.
+        """
+        if delay is not None:
+            _check_delay(delay)
         if self._batch.settling is not None:
             await self._batch.settling.nak(self._batch, self._index, delay)
 
@@ -231,6 +236,11 @@ class Message(Generic[Body]):
 
     def __repr__(self) -> str:
         return f"<Message {self.id} of {self.sender} on {self.topic}>"
+
+
+def _check_delay(delay: Any) -> None:
+    if not (isinstance(delay, int | float) and 0 <= delay < float("inf")):
+        raise ValueError(f"delay={delay!r}: seconds, from 0 on")
 
 
 class DecodedMessage(Message[Body]):

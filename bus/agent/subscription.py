@@ -115,7 +115,11 @@ class Subscription(Backlog, Generic[Body]):
         if self._was_entered or self._ended:
             raise ClosedError(f"the subscription to {self.pattern} was entered once already: call subscribe() again")
         self._was_entered = True
-        await self._membership.enter(self)
+        try:
+            await self._membership.enter(self)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

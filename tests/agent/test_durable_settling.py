@@ -26,6 +26,19 @@ topics:
 """
 
 
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "9"])
+async def test_a_delay_that_is_none_is_said_at_the_call_and_the_message_stays_in_hand(delay):
+    async with bus.testing.open(policy=POLICY) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
+        async with painter.subscribe("work.>", durable="mine") as work:
+            await lead.publish("work.paint", 1)
+            message = await anext(work)
+            with pytest.raises(ValueError, match="delay="):
+                await message.nak(delay)
+            await message.ack(confirmed=True)
+            await hub.advance(120)
+            assert work.pending == 0
+
+
 class Disk:
     """Ledgers that cannot be written while there is an error; `held` are writes that take their time."""
 

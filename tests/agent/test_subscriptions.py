@@ -154,6 +154,8 @@ async def test_what_was_made_before_its_agent_was_closed_is_not_entered_afterwar
         for one in (tasks, kept):
             with pytest.raises(ClosedError):
                 await soon(one.__aenter__())
+            with pytest.raises(StopAsyncIteration):
+                await soon(anext(one))
         await hub.settle()
         assert (await hub.statistics())["broker"]["subscriptions"] == 0
 
