@@ -72,6 +72,8 @@ class Backlog:
             if self._wake is not None:
                 self._wake.ring()
         elif self._ended:
+            if self.overflow == DISCONNECT:  # also what ended it, and what comes until it is closed
+                self.dropped += len(batch.indexes)
             self._leave_behind((batch,))
         return True
 

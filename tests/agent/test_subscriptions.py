@@ -376,6 +376,7 @@ async def test_who_would_rather_know_is_ended_when_it_is_too_slow():
                 await anext(few)
             assert (caught.value.queue, caught.value.limit) == ("tasks.>", 25)
             assert await rest(hub, many) == list(range(100))
+            assert few.delivered + few.dropped == 100
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "disconnect"])
