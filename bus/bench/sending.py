@@ -21,13 +21,17 @@ from bus.bench.pace import Pace
 from bus.bench.part import Sends
 from bus.bench.record import HEADER_BYTES, Bodies
 from bus.bench.scenario import Hooks, Scenario
-from bus.errors import BusError
+from bus.errors import BusError, MessageTooLargeError, NotPermittedError, OverloadedError
 from bus.metrics.histogram import Histogram
 
 AT_ONCE: Final = 1_024
 """Messages between two looks at the clock, when many are due."""
 REQUEST_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 10.0
+NEVER_LEFT: Final = (MessageTooLargeError, NotPermittedError, OverloadedError)
+"""Of a request: refused before it was sent. After any other error it may have been on its way, so that it is lost."""
+_PIECES: Final = 16
+"""Of what is handed over together: how late each is said to have been."""
 
 
 class Sender:
@@ -36,7 +40,7 @@ class Sender:
     def __init__(self, agent: Agent, row: Sends, order: Order, scenario: Scenario, hooks: Hooks) -> None:
         self._agent, self._row, self._order, self._scenario = agent, row, order, scenario
         self.pace = Pace(order, sender=row.number, senders=scenario.senders)
-        self.sent, self.not_sent, self.late = 0, Counter[str](), Histogram()
+        self.sent, self.asking, self.not_sent, self.late = 0, 0, Counter[str](), Histogram()
         self._make = maker(row.number, order, hooks)
         self._receipts: deque[Receipt] = deque()
         self.replies = Ear(order, time.monotonic_ns, sources=scenario.senders)
@@ -76,8 +80,14 @@ class Sender:
                     if time.monotonic_ns() > deadline_ns:
                         return
                     await send(number, due)
-                    self.late.add((time.monotonic_ns() - pace.due_ns(due - 1)) / 1e9)
+                    self._note_how_late(number, due)
                     number = due
+
+    def _note_how_late(self, first: int, last: int) -> None:
+        """Of what was handed over together the first was due before the last: after a stall, long before."""
+        now_ns, step = time.monotonic_ns(), max((last - first) // _PIECES, 1)
+        for number in range(first, last, step):
+            self.late.add((now_ns - self.pace.due_ns(number)) / 1e9, times=min(step, last - number))
 
     def _sends(self) -> Callable[[int, int], Awaitable[None]]:
         if self._scenario.delivery != "live":
@@ -123,21 +133,26 @@ class Sender:
 
     async def _ask(self, first: int, last: int, questions: anyio.abc.TaskGroup) -> None:
         for number in range(first, last):
-            if self.sent - self.replies.heard >= self._scenario.in_flight:
+            if self.asking >= self._scenario.in_flight:
                 self.not_sent["overloaded"] += 1
             else:
                 self.sent += 1
+                self.asking += 1
                 questions.start_soon(self._question, self._make(number, self.pace.due_ns(number)))
         await anyio.lowlevel.checkpoint()
 
     async def _question(self, body: bytes) -> None:
         try:
             reply = await self._agent.request(self._row.topic, body, timeout=REQUEST_SECONDS)
-        except BusError:
-            self.not_sent["no_reply"] += 1
+        except NEVER_LEFT as error:
+            self._fail(error, 1)
             self.sent -= 1
+        except BusError:
+            return  # sent, and no reply was heard: that is what `lost` counts
         else:
             self.replies.hear(reply.data)
+        finally:
+            self.asking -= 1
 
     @property
     def _every(self) -> int:

@@ -72,8 +72,9 @@ class Step:
     in_time: int
     """Of them, those that had come soon after the window's end."""
     lost: int
-    """Copies of messages that were sent, and never came."""
+    """Copies of messages that were sent, and never came. So is a request that nobody answered, or whose reply never came."""
     duplicated: int
+    """Requests that came twice to who answers them are among them, as those below that came after a later one."""
     reordered: int
     sent_a_second: float
     """In the window."""

@@ -122,6 +122,12 @@ class Worker:
             return [sender.replies for sender in self._senders if isinstance(sender, Sender)]
         return [reader.ear for reader in self._readers]
 
+    def _asked(self) -> dict[str, int]:
+        """What went wrong with requests on their way to who answers: that the reply comes once and in its turn does not tell."""
+        ears = [reader.ear for reader in self._readers] if self._part.scenario.kind == "requests" else []
+        whole = added(ear.reading() for ear in ears)
+        return {name: whole[name] for name in ("duplicated", "reordered")}
+
     @property
     def _heard(self) -> int:
         return sum(ear.heard for ear in self._ears)
@@ -140,6 +146,7 @@ class Worker:
             "marks": self._marks,
             "senders": [sender.reading() for sender in self._senders],
             "ear": added(ear.reading() for ear in self._ears),
+            "asked": self._asked(),
             "refuses": self._refuses,
         }
 

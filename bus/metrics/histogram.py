@@ -23,10 +23,10 @@ class Histogram:
         self.total = 0.0
         self.largest = 0.0
 
-    def add(self, seconds: float) -> None:
-        self._buckets[_bucket(seconds)] += 1
-        self.count += 1
-        self.total += seconds
+    def add(self, seconds: float, *, times: int = 1) -> None:
+        self._buckets[_bucket(seconds)] += times
+        self.count += times
+        self.total += seconds * times
         self.largest = max(self.largest, seconds)
 
     def percentile(self, percent: float) -> float:

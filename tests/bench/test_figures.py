@@ -84,6 +84,15 @@ def test_counts_add_up():
     assert step.share == pytest.approx(290 / 300)
 
 
+def test_what_went_wrong_with_requests_is_counted_where_it_shows():
+    """The mix knows whose reply never came, and who answers what came twice or after a later one."""
+    asked = reading("reader 2", mark(0, 0.0), mark(2, 0.0)) | {"asked": {"duplicated": 2, "reordered": 1}}
+    asking = reading("fleet 1", mark(0, 0.0), mark(2, 0.0))
+    asking["senders"] = [{"due": 0, "sent": 0, "copies": 0, "unanswered": 3, "not_sent": {}, "late": packed(Histogram())}]
+    plain, step = made(), made(beside=(asked, asking))
+    assert (step.lost, step.duplicated, step.reordered) == (plain.lost + 3, plain.duplicated + 2, plain.reordered + 1)
+
+
 def test_rates_are_of_the_window():
     step = made()
     assert (step.sent_a_second, step.delivered_a_second) == (100.0, 95.0)

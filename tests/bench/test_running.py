@@ -167,6 +167,40 @@ def test_what_is_dropped_on_purpose_is_counted_as_lost(damaged):
     assert not damaged.kept
 
 
+def test_how_late_the_generator_was_is_told_of_every_message(damaged):
+    assert damaged.generator_late.count == damaged.sent
+    assert damaged.generator_late.max >= 295, "who was due when the stall began was sent when it was over"
+    assert damaged.generator_late.p90 >= 150
+
+
+UNANSWERED = """
+import bus
+
+SCENARIO = {
+    "version": 1, "about": "some are never answered", "kind": "requests", "rates": [100], "transport": "embedded", "processes": 1,
+}
+asked = 0
+
+def opened(agent):
+    @agent.hooks.publish
+    def drop(_, record):
+        global asked
+        if agent.name == "READER0":
+            asked += 1
+            if asked % 10 == 0:
+                raise bus.Drop("on purpose")
+        return record
+"""
+
+
+def test_a_request_whose_reply_never_came_is_lost(state):
+    program = state.parent / "unanswered.py"
+    program.write_text(UNANSWERED)
+    step = only(play(state, str(program), seconds=0.3))
+    adds_up(step)
+    assert (step.sent, step.lost, step.not_sent) == (50, 5, {})
+
+
 async def all_played(state: Path, plans: Sequence[Scenario], delays: Mapping[str, Delay]) -> dict[str, Step]:
     """Each in a folder of its own, so that none waits for another; mostly they wait for a process to start or a window to end."""
     found, few = {}, anyio.CapacityLimiter(3)
