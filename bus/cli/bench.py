@@ -209,7 +209,12 @@ def _show(result: Result, output: Output) -> None:
     shown, rows = brief(result), result.rows()
     title = f"{result.name}: {result.scenario['about']}"
     output.table(BRIEF, shown, title=title)
-    for columns, lines in ((done.APART, done.apart(rows)), (done.DONE, done.done(rows)), done.processes(rows)):
+    for columns, lines in (
+        (done.APART, done.apart(rows)),
+        (done.PROVED, done.proved(rows)),
+        (done.DONE, done.done(rows)),
+        done.processes(rows),
+    ):
         if told := list(lines):
             output.table(columns, told)
     if not shown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -63,7 +64,7 @@ def test_the_page_is_whole():
     page = Page(as_html(RESULT))
     assert page.open == []
     assert page.tags.count("h1") == 1
-    assert page.tags.count("svg") == 1 + 3 + 1, "throughput against latency, latency over time at each rate, cost of a message"
+    assert page.tags.count("svg") == 2 + 3 + 2, "throughput against latency, latency over time at each rate, cost of a message"
     assert page.tags.count("table") == 4, "figures, what was done, signatures and caches, processes"
 
 
@@ -74,6 +75,21 @@ def test_the_page_needs_nothing_from_elsewhere():
     assert not [value for name, value in page.attributes if name in ("src", "href", "srcset") or name.startswith("on")]
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_in_a_narrow_window_letters_are_large_enough_to_read():
+    """A telephone is 360 to 400 px wide, with 60 for the edges: a plot of 1,080 would have letters of 3 px there."""
+    text = as_html(RESULT)
+    assert text.count('<div class="broad"><svg viewBox="0 0 1080 ') == text.count('<div class="narrow"><svg viewBox="0 0 340 ') == 2
+    assert len(re.findall(r'(?<!<div class="broad">)<svg viewBox="0 0 1080', text)) == 0
+    _, _, narrow = text.partition("@media (max-width: 760px)")
+    assert ".broad { display: none; }" in narrow
+
+
+def test_what_was_wrong_in_one_run_of_several_is_no_proof():
+    twice = step(duplicated=1, proof={**step().proof, "bodies_distinct": False})
+    [line] = done.proved(result([step()], [twice], [step()]).rows())
+    assert line[-1] == "no"
 
 
 def test_light_and_dark_have_the_same_colours_by_name():

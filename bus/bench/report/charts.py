@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final, NamedTuple
@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 from bus.bench.report.table import number
 
 WIDTH: Final = 1080
+NARROW: Final = 340
+"""For a window as narrow as a telephone, where the letters of a wide plot would be too small to read."""
 HEIGHT: Final = 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 18, 26, 42
 COLOURS: Final = 7
@@ -123,11 +125,11 @@ def _line(line: Line, across: Axis, up: Axis) -> Iterator[str]:
             yield f'<circle class="f{colour}" cx="{left:.1f}" cy="{top:.1f}" r="3.5"><title>{told}</title></circle>'
 
 
-def bars(rows: Sequence[tuple[str, Mapping[str, float]]], kinds: Sequence[str], *, unit: str) -> str:
+def bars(rows: Sequence[tuple[str, Mapping[str, float]]], kinds: Sequence[str], *, unit: str, width: int = WIDTH) -> str:
     """A bar a row, put together of its kinds, with the sum at its end."""
-    label, tall, gap = 96, 22, 12
+    label, tall, gap = 96 if width == WIDTH else 70, 22, 12
     most = max((sum(parts.values()) for _, parts in rows), default=0.0) or 1.0
-    room = WIDTH - label - 110
+    room = width - label - (110 if width == WIDTH else 76)
     drawn = []
     for place, (name, parts) in enumerate(rows):
         top, left = place * (tall + gap) + 4, float(label)
@@ -141,7 +143,12 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], kinds: Sequence[str], 
             )
             left += wide
         drawn.append(f'<text x="{left + 8:.1f}" y="{top + 15}">{number(sum(parts.values()))} {unit}</text>')
-    return _svg(drawn, WIDTH, len(rows) * (tall + gap) + 4, f"{unit} by process")
+    return _svg(drawn, width, len(rows) * (tall + gap) + 4, f"{unit} by process")
+
+
+def in_both_widths(draw: Callable[[int], str]) -> str:
+    """Drawn twice, and the page shows the one that fits: letters keep their size, which those of one that shrinks do not."""
+    return f'<div class="broad">{draw(WIDTH)}</div><div class="narrow">{draw(NARROW)}</div>'
 
 
 def key(names: Sequence[str], colours: Sequence[int] | None = None) -> str:

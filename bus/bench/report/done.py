@@ -1,6 +1,7 @@
 """What was done besides carrying messages, and by whom: signatures by suite, the TPM's work, caches, processes.
 
 The page and the terminal say it with these lines. They are of the first run: the others differ by what the figures' spread says.
+But that policy refused and that bodies were distinct is said if it was so in every run.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ def proved(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
         proof = row.steps[0].proof
         if proof:
             names = ("messages_handed_over", "envelopes_opened", "signatures_verified", "refused")
-            policy = "refused what it forbids" if proof.get("policy_refuses") else "not tried"
-            distinct = "yes" if proof.get("bodies_distinct") else "no"
+            policy = "refused what it forbids" if _in_each(row, "policy_refuses") else "not tried"
+            distinct = "yes" if _in_each(row, "bodies_distinct") else "no"
             yield (number(row.rate), *(f"{proof.get(name, 0):,}" for name in names), policy, distinct)
+
+
+def _in_each(row: Row, name: str) -> bool:
+    return all(step.proof.get(name) for step in row.steps)
 
 
 def apart(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:

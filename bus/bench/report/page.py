@@ -21,7 +21,7 @@ METHOD: Final = (
     "was over, and a moment for what was on its way. Above 100,000 a second one message in 64 is stamped."
 )
 _PERCENTILES: Final = (("p50", 0), ("p99", 1), ("p999", 2))
-_SMALL_WIDTH, _SMALL_HEIGHT = 340, 200
+_SMALL_HEIGHT: Final = 200
 
 
 def as_html(result: Result) -> str:
@@ -86,8 +86,12 @@ def _throughput(result: Result) -> str:
     """Over what was asked for: at a rate that is not kept, less is delivered, and a curve over that would turn back."""
     tried = sorted(result.by_rate(), key=lambda row: row.rate)
     drawn = [Line(_shown(name), [_point(row, name) for row in tried], colour) for name, colour in _PERCENTILES]
-    plot = charts.lines(drawn, x="asked for, a second", y="latency, ms")
-    return f"<figure>{plot}{charts.key([line.name for line in drawn])}</figure>"
+
+    def plot(width: int) -> str:
+        height = charts.HEIGHT if width == charts.WIDTH else 260
+        return charts.lines(drawn, x="asked for, a second", y="latency, ms", width=width, height=height)
+
+    return f"<figure>{charts.in_both_widths(plot)}{charts.key([line.name for line in drawn])}</figure>"
 
 
 def _point(row: Row, name: str) -> Point:
@@ -105,10 +109,13 @@ def _over_time(found: Sequence[Row]) -> Iterator[str]:
             if step.over_time
         ]
         if drawn:
-            plot = charts.lines(drawn, x="seconds", y="ms", height=_SMALL_HEIGHT, width=_SMALL_WIDTH)
+            plot = charts.lines(drawn, x="seconds", y="ms", height=_SMALL_HEIGHT, width=charts.NARROW)
             figures.append(f"<figure><figcaption><b>{number(row.rate)}</b> a second</figcaption>{plot}</figure>")
     if figures:
-        text = "Each piece of the window by itself, by when its messages were due: a stall is a peak that falls off with a slope."
+        text = (
+            "Each piece of the window by itself, by when its messages were due, a line a run: a stall is a peak that falls "
+            "off with a slope."
+        )
         yield from _section("Latency over time", text, f'<div class="grid">{"".join(figures)}</div>')
         yield charts.key(["p50", "p99", "max"], [0, 1, 6])
 
@@ -125,7 +132,8 @@ def _costs(found: Sequence[Row]) -> Iterator[str]:
         drawn.append((f"{number(row.rate)}/s", parts))
     own = statistics.median(step.costs.get("generator", 0.0) for row in found for step in row.steps)
     text = f"Microseconds of processor time for a message, by process; making and checking its body is {number(own)} of them."
-    yield from _section("Cost of a message", text, f"<figure>{charts.bars(drawn, kinds, unit='us')}{charts.key(kinds)}</figure>")
+    plot = charts.in_both_widths(lambda width: charts.bars(drawn, kinds, unit="us", width=width))
+    yield from _section("Cost of a message", text, f"<figure>{plot}{charts.key(kinds)}</figure>")
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------------------

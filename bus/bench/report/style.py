@@ -44,6 +44,12 @@ td.bad { color: var(--bad); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 20px; margin: 8px 0 0; font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; font: 11px system-ui, "DejaVu Sans", sans-serif; }
+.narrow { display: none; max-width: 480px; }
+@media (max-width: 760px) {
+  main { padding: 24px 14px 48px; }
+  .broad { display: none; }
+  .narrow { display: block; }
+}
 svg text { fill: var(--soft); }
 svg .axis { stroke: var(--line); stroke-width: 1; fill: none; }
 svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
