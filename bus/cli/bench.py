@@ -238,8 +238,8 @@ def _exit(result: Result, plan: Scenario) -> int:
 def compare(*, before: Path, after: Path, output: Output) -> int:
     """What changed between two results (files of `run --json`), beyond the noise of their runs.
 
-    A figure has changed when the medians differ by more than both spreads together, and by more than 3 %. Exit code 0: nothing is
-    worse; 1: something is; 2: they cannot be compared.
+    A figure has changed when the ratio of the medians is more than both spreads together, and more than 3 %. More that is lost,
+    twice or out of order is worse in any case. Exit code 0: nothing is worse; 1: something is; 2: they cannot be compared.
     """
     from bus.bench.compare import compare as compare_results
 

@@ -25,6 +25,8 @@ VERDICTS = {
     "two runs, and far beyond it": ([10, 10.5], [20, 20.5], "worse"),
     "three runs that lie close together by chance": ([10, 11, 12], [15, 16, 17], "same"),
     "the same with a run more": ([10, 11, 11, 12], [15, 16, 16, 17], "worse"),
+    "a hundred times as long, and as scattered": ([3.7, 4.0, 5.5], [420, 1_000, 2_400], "worse"),
+    "scattered, and about the same": ([3.7, 40, 550], [42, 100, 240], "same"),
     "one run each": ([10], [20], "unknown"),
     "one run before": ([10], [20, 20, 20], "unknown"),
     "from nothing to something": ([0, 0, 0], [3, 3, 3], "worse"),
@@ -63,6 +65,44 @@ def test_what_is_better_is_not_worse():
 def test_what_was_lost_stands_out():
     comparison = compare(runs(1.0, 1.0, 1.0), runs(1.0, 1.0, 1.0, lost=2))
     assert [change.what for change in comparison.changes if change.verdict == "worse"] == ["lost, twice or reordered"]
+
+
+def damaged(*lost: int, **words: object) -> Result:
+    return result(*([step(lost=count)] for count in lost), **words)
+
+
+DAMAGE = {
+    "in one run of three": (damaged(0, 0, 0), damaged(0, 0, 100), "worse"),
+    "in each, and not the same": (damaged(0, 0, 0), damaged(10, 20, 30), "worse"),
+    "there was one run": (damaged(0), damaged(7), "worse"),
+    "much more than before": (damaged(0, 0, 2), damaged(0, 0, 2_000), "worse"),
+    "about as before": (damaged(0, 0, 2), damaged(0, 1, 3), "same"),
+    "none any more": (damaged(9, 9, 9), damaged(0, 0, 0), "better"),
+    "where the broker is killed": (damaged(0, 0, 0, kill_broker=True), damaged(0, 0, 9, kill_broker=True), "same"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_what_is_damaged_is_no_noise(case):
+    before, after, expected = DAMAGE[case]
+    [change] = [change for change in compare(before, after).changes if change.what == "lost, twice or reordered"]
+    assert change.verdict == expected
+
+
+def test_settings_that_differ_are_told():
+    notes = compare(result([step()], tpm="swtpm"), result([step()], tpm="software")).notes
+    assert [note for note in notes if "software" in note]
+
+
+def test_a_search_that_finds_nothing_is_worse_than_one_that_found_something():
+    kept, failed = [step(rate=1_000.0)], [step(rate=1_000.0, in_time=0)]
+    found, nothing = result(kept, kept, kept, is_search=True), result(failed, failed, failed, is_search=True)
+    comparison = compare(found, nothing)
+    [highest] = comparison.changes
+    assert (highest.after.median, highest.verdict) == (0, "worse")
+    assert comparison.notes
+    [highest, *_] = compare(found, result(kept, failed, failed, is_search=True)).changes
+    assert highest.after.least == 0, "runs that found nothing are not left out"
 
 
 def test_of_a_single_run_nothing_counts_and_it_is_said():
