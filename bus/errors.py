@@ -16,7 +16,7 @@ class BusError(Exception):
 
 
 class Problem(NamedTuple):
-    """One mistake in a policy file; line and column count from 1."""
+    """One mistake in a policy file; line and column count from 1, or are 0 where it is of the whole file."""
 
     file: str
     line: int
@@ -24,7 +24,8 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return f"{self.file}{place}: {self.message}"
 
 
 class PolicyError(BusError):

@@ -10,12 +10,13 @@ A Python file says the same words in a mapping called SCENARIO, and may have any
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from bus.bench.record import MAX_BODY_BYTES, MIN_BODY_BYTES
+from bus.bench.record import HEADER_BYTES, MAX_BODY_BYTES, MIN_BODY_BYTES
 from bus.errors import PolicyError, Problem
 from bus.policy import source
 from bus.policy.kinds import MINUTE, Size, duration
@@ -27,13 +28,15 @@ SHIPPED: Final = Path(__file__).parent / "scenarios"
 MOST_AGENTS: Final = 10_000
 MOST_PROCESSES: Final = 256
 MOST_RATE: Final = 10_000_000.0
+LEAST_SECONDS: Final = 0.01
+MOST_SECONDS: Final = 3_600.0
 
 Kind = Literal["stream", "requests", "mix", "start"]
 Transport = Literal["embedded", "unix", "tls", "nats"]
 """`nats`: a hub and a gateway, who only reads at the second, and between them a nats-server that the harness starts."""
 Delivery = Literal["live", "identity", "durable"]
 Call = Literal["publish", "publish_many"]
-Seconds = Annotated[int, *duration(10, 60 * MINUTE)]
+Seconds = Annotated[int, *duration(round(LEAST_SECONDS * 1e3), 60 * MINUTE)]
 
 
 class ScenarioWords(Words):
@@ -138,10 +141,34 @@ def read(text: str | bytes, *, file: str) -> Scenario:
 
 def hooks(program: str | None) -> Hooks:
     """Of a Python scenario, run anew in whichever process needs them."""
-    if program is None:
-        return Hooks()
-    names = runpy.run_path(program)
-    return Hooks(names.get("opened"), names.get("body"), names.get("hear"))
+    return Hooks() if program is None else _hooks_of(runpy.run_path(program), program)
+
+
+def _hooks_of(names: Mapping[str, Any], program: str) -> Hooks:
+    """Raises PolicyError where one is no function, or `hear` none that can be awaited."""
+    found = Hooks(*(names.get(name) for name in Hooks._fields))
+    for name, hook in found._asdict().items():
+        if hook is not None and (not callable(hook) or iscoroutinefunction(hook) != (name == "hear")):
+            word = "`async def`" if name == "hear" else "a function, and no `async def`"
+            raise PolicyError([Problem(program, 0, 0, f"{name}: is to be {word}, not {hook!r}")])
+    return found
+
+
+def checked(body: Callable[[int, int], bytes], room: int) -> Callable[[int], bytes]:
+    """What the hook has to say, held to the size that the result names: number -> what stands behind the header.
+
+    The function that comes back raises ValueError.
+    """
+
+    def said(number: int) -> bytes:
+        words = body(number, room)
+        if not isinstance(words, bytes):
+            raise ValueError(f"body: of message {number} it gave {type(words).__name__}: bytes are wanted")  # noqa: TRY004  a mistake in a scenario, as the next one
+        if len(words) > room:
+            raise ValueError(f"body: of message {number} it gave {len(words):,} bytes: at most `size` are wanted, here {room:,}")
+        return words
+
+    return said
 
 
 def changed(scenario: Scenario, **words: Any) -> Scenario:
@@ -149,9 +176,25 @@ def changed(scenario: Scenario, **words: Any) -> Scenario:
     scenario = replace(scenario, **{name: value for name, value in words.items() if value is not None})
     if words.get("transport") == "embedded" and words.get("processes") is None:
         scenario = replace(scenario, processes=1)
+    for key, seconds in (("window", scenario.seconds), ("warm", scenario.warm_seconds)):
+        if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+            raise ValueError(f"{key}: from {LEAST_SECONDS} to {MOST_SECONDS:,.0f} seconds, not {seconds}")
     for key, text in _faults(_words_of(scenario)):
         raise ValueError(f"{key}: {text}")
+    _try_body(scenario)
     return scenario
+
+
+def _try_body(scenario: Scenario) -> None:
+    """Once, before processes are started for it. Raises ValueError."""
+    if (body := hooks(scenario.program).body) is None:
+        return
+    try:
+        checked(body, scenario.size - HEADER_BYTES)(0)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"body: of message 0 it raised {type(error).__name__}: {error}") from error
 
 
 def _words_of(scenario: Scenario) -> ScenarioWords:
@@ -192,9 +235,10 @@ def _made(words: ScenarioWords, name: str, program: str | None) -> Scenario:
 def _of_program(path: Path) -> Scenario:
     """Its words are held to the same rules. A mistake has the file's name, and the key: Python has no place for it."""
     try:
-        said = runpy.run_path(str(path)).get("SCENARIO")
-    except Exception as error:
+        names = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
         raise PolicyError([Problem(str(path), 0, 0, f"does not run: {type(error).__name__}: {error}")]) from error
+    said = names.get("SCENARIO")
     if not isinstance(said, Mapping):
         raise PolicyError([Problem(str(path), 0, 0, "has no mapping SCENARIO, with the words of a scenario in YAML")])
     root = _tree(dict(said), source.Place(str(path), 0, 0))
@@ -203,6 +247,7 @@ def _of_program(path: Path) -> Scenario:
         problems += [node_at(root, ()).place.problem(f"{key}: {text}") for key, text in _faults(words)]
     if problems or words is None:
         raise PolicyError(sorted(problems))
+    _hooks_of(names, str(path))
     return _made(words, path.stem, str(path.absolute()))
 
 

@@ -20,7 +20,7 @@ from bus.bench.order import Order
 from bus.bench.pace import Pace
 from bus.bench.part import Sends
 from bus.bench.record import HEADER_BYTES, Bodies
-from bus.bench.scenario import Hooks, Scenario
+from bus.bench.scenario import Hooks, Scenario, checked
 from bus.errors import BusError, MessageTooLargeError, NotPermittedError, OverloadedError
 from bus.metrics.histogram import Histogram
 
@@ -167,8 +167,8 @@ def maker(source: int, order: Order, hooks: Hooks) -> Callable[[int, int], bytes
     make, body = Bodies(source).maker(step=order.number, size=order.size), hooks.body
     if body is None:
         return make
-    head, rest = Bodies(source).maker(step=order.number, size=HEADER_BYTES), order.size - HEADER_BYTES
-    return lambda number, due_ns: head(number, due_ns) + body(number, rest)
+    head, own = Bodies(source).maker(step=order.number, size=HEADER_BYTES), checked(body, order.size - HEADER_BYTES)
+    return lambda number, due_ns: head(number, due_ns) + own(number)
 
 
 def reason(error: BusError) -> str:

@@ -58,6 +58,10 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+_MOST_DELAY_SECONDS = 10.0
+"""Opening a hub asks for a dozen operations, one after the other, and waits for them no longer than for a chip."""
+
+
 class _TpmDelay(click.ParamType["Delay"]):
     name = "delay"
 
@@ -65,13 +69,16 @@ class _TpmDelay(click.ParamType["Delay"]):
         from bus.bench.crowd import Delay
         from bus.policy.values import parse_duration
 
-        words = dict(part.partition("=")[::2] for part in str(value).split(","))
-        if not words or set(words) - {"ecc", "rsa"}:
+        parts = [part.strip().partition("=")[::2] for part in str(value).split(",")]
+        words = dict(parts)
+        if set(words) - {"ecc", "rsa"} or len(words) < len(parts):
             self.fail(f"{value!r}: write ecc=40ms, rsa=120ms, or both with a comma between", param, ctx)
         try:
             seconds = {name: parse_duration(text) / 1e3 for name, text in words.items()}
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if max(seconds.values()) > _MOST_DELAY_SECONDS:
+            self.fail(f"{value!r}: at most {_MOST_DELAY_SECONDS:.0f} seconds, which no chip takes", param, ctx)
         return Delay(seconds.get("ecc", 0.0), seconds.get("rsa", 0.0))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bus.bench.mixed import reference
 from bus.bench.part import Part, at_the_gateway, names, share_out
-from bus.bench.scenario import Scenario, changed, find, hooks, load, read, shipped
+from bus.bench.scenario import Scenario, changed, checked, find, hooks, load, read, shipped
 from bus.errors import PolicyError
 
 GOOD = "version: 1\nabout: a test\nrates: [100, 1000]\n"
@@ -101,6 +103,43 @@ def test_a_python_file_is_held_to_the_same_rules(tmp_path, text):
     with pytest.raises(PolicyError) as caught:
         load(path)
     assert {problem.file for problem in caught.value.problems} == {str(path)}
+
+
+HOOKS = {
+    "text": "def body(number, size): return 'text'",
+    "more than its size": "def body(number, size): return bytes(size + 1)",
+    "an error": "def body(number, size): return bytes(size)[size]",
+}
+
+
+@pytest.mark.parametrize("case", HOOKS)
+def test_a_body_that_is_none_is_known_before_anything_is_started(tmp_path, case):
+    path = tmp_path / "own.py"
+    path.write_text(f"{PROGRAM}\n{HOOKS[case]}\n")
+    with pytest.raises(ValueError, match="body"):
+        changed(load(path))
+
+
+def test_a_body_that_grows_is_never_sent():
+    own = checked(lambda number, size: bytes(size + number // 7), 48)
+    assert len(own(6)) == 48
+    with pytest.raises(ValueError, match="message 7"):
+        own(7)
+
+
+@pytest.mark.parametrize("text", ["body = 3", "def hear(message): pass", "async def opened(agent): pass", "raise SystemExit(3)"])
+def test_a_hook_that_cannot_be_called_is_refused(tmp_path, text):
+    path = tmp_path / "own.py"
+    path.write_text(f"{PROGRAM}\n{text}\n")
+    with pytest.raises(PolicyError):
+        load(path)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0, 0.0, 4_000.0])
+@pytest.mark.parametrize("word", ["seconds", "warm_seconds"])
+def test_a_window_has_an_end(word, seconds):
+    with pytest.raises(ValueError, match="seconds"):
+        changed(read(GOOD, file="own.yaml"), **{word: seconds})
 
 
 # ---- who does what ---------------------------------------------------------------------------------------------------------------
