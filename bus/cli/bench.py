@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,7 @@ class _Watcher:
 
     def __init__(self, progress: Progress, plan: Scenario, *, is_search: bool) -> None:
         self._progress, self._plan = progress, plan
-        self._run = ""
+        self._run, self._ended = "", 0
         self._task = progress.add_task(plan.name, total=None if is_search else plan.runs * len(plan.rates))
 
     def run_begins(self, run: int, runs: int) -> None:
@@ -191,11 +192,14 @@ class _Watcher:
 
     def looked(self, look: Look) -> None:
         told = f"{self._run}, {look.order.rate:,.0f}/s: {look.sent:,} sent, {look.heard:,} heard"
-        self._progress.update(self._task, description=told)
+        begin_ns, end_ns = look.order.begin_ns, look.order.end_ns
+        share = min(max((time.monotonic_ns() - begin_ns) / (end_ns - begin_ns), 0.0), 1.0)
+        self._progress.update(self._task, description=told, completed=self._ended + share)
 
     def step_ended(self, step: Step) -> None:
         told = f"{self._run}, {step.rate:,.0f}/s: p50 {step.latency.p50:.2f} ms, p99 {step.latency.p99:.2f} ms"
-        self._progress.update(self._task, description=told, advance=1)
+        self._ended += 1
+        self._progress.update(self._task, description=told, completed=self._ended)
 
 
 def _write(result: Result, csv_file: Path | None, html_file: Path | None) -> None:
@@ -267,7 +271,11 @@ def _read(path: Path) -> Result:
     from bus.bench.result import Result
 
     try:
-        return Result.of_document(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        document = None  # no JSON is no result either, which is what is said of it
+    try:
+        return Result.of_document(document)
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from error
 

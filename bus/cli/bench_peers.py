@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,16 @@ from bus.cli.output import EXIT_NO, Output
 
 if TYPE_CHECKING:
     from bus.bench.peers.comparison import Comparison
+
+
+class _Finite(click.FloatRange):
+    """Of no end, or no number at all, nothing could be measured."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number of a measurement.", param, ctx)
+        return float(number)
 
 
 @click.command()
@@ -25,12 +36,12 @@ if TYPE_CHECKING:
 @click.option(
     "--pairs", type=click.IntRange(1, 1_000), default=5, show_default=True, help="Runs of each bus, in turns with tpmbus."
 )
-@click.option("--seconds", type=click.FloatRange(min=0.05), default=3.0, show_default=True, help="Of each run's window.")
-@click.option("--warm", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds before it, thrown away.")
+@click.option("--seconds", type=_Finite(min=0.05), default=3.0, show_default=True, help="Of each run's window.")
+@click.option("--warm", type=_Finite(min=0.01), default=1.0, show_default=True, help="Seconds before it, thrown away.")
 @click.option("--size", type=click.IntRange(64, 65_536), default=256, show_default=True, help="Bytes of a body.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=1),
+    type=_Finite(min=1),
     help="Messages a second by the clock: latencies.  [default: as many as the reader takes]",
 )
 @command()

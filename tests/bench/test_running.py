@@ -253,6 +253,10 @@ def test_whatever_is_played_adds_up(state):
     started = found["cold-start"]
     assert started.latency.count == started.delivered == 1
     assert started.latency.p50 > 100
+    assert started.proof["policy_refuses"] == started.proof["messages_handed_over"] == 1
+    assert started.proof["signatures_verified"] > 0
+    assert {process.name for process in started.processes} == {"started", "bench"}
+    assert all(process.memory_mib > 10 for process in started.processes)
 
 
 def test_scenarios_that_cannot_share_a_state_folder_have_parts_of_it(tmp_path):

@@ -90,6 +90,8 @@ def test_a_search_begins_at_its_rate_and_finds_one(home):
         (("run", "embedded", "--processes", "2"), 2),
         (("run", "cold-start", "--search"), 2),
         (("compare", "/nowhere.json", "/nowhere.json"), 2),
+        (("peers", "--seconds", "nan"), 2),
+        (("peers", "--rate", "inf"), 2),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_started(home, arguments, code):
