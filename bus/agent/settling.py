@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from math import isfinite
 from typing import Final, NamedTuple, Protocol
 
 import anyio
@@ -363,12 +362,8 @@ class LedgerWriter:
 
 
 def _in_ms(delay: float | None) -> int:
-    """As it travels. Raises ValueError, TypeError."""
-    if delay is None:
-        return USUAL_DELAY
-    if not isfinite(delay):
-        raise ValueError(f"delay={delay!r}: seconds until it is wanted again")
-    return min(max(int(delay * 1000), 0), LONGEST_DELAY_MS)
+    """As it travels."""
+    return USUAL_DELAY if delay is None else min(int(delay * 1000), LONGEST_DELAY_MS)
 
 
 def _spans(positions: list[int]) -> list[tuple[int, int]]:
