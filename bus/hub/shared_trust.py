@@ -45,6 +45,7 @@ from bus.trust.root import Root
 VERSION: Final = 2
 FILE: Final = "trust.bin"
 LOGGED_SECONDS: Final = 60.0
+NO_ROOM: Final = "disk_full"
 _TRIES: Final = 8
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,12 @@ class SharedTrust:
         if there is not None and (other := await self._another_bus(there)):
             text = f"these NATS servers carry another bus, {other}, in the same space"
             raise BackboneError("another_bus", f"{text}: give each of them an account of its own, or servers of its own")
-        await self.look()
+        try:
+            await self.look()
+        except BackboneError as error:
+            if error.code != NO_ROOM:
+                raise
+            _log.error("what counts here is told to gateways live, until NATS has room to store it: %s", error)
 
     async def _another_bus(self, there: Value) -> str:
         """What it is called; empty for ours, and for what is none."""

@@ -211,6 +211,8 @@ def test_who_fills_the_disks_of_the_servers_keeps_no_revocation_from_the_other_h
     assert lead.ask("published", run=FIRST)["failed"]
     bus_of_nats.desk("revoke", name="BOB", reason="compromised")
     assert there.ask("until_ended", key="BOB", seconds=10)["type"] == "RevokedError"
+    hub.kill()
+    hub = bus_of_nats.hub(backbone=strict.server.url)  # it has what it cannot store, and begins
 
     strict.server.kill()
     config.write_text(whole)
