@@ -17,8 +17,8 @@ def configured(monkeypatch, arguments: str | None, prefix: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "prefix", "is_optimized"),
     [
-        ("'--prefix=/home/me/.pyenv/versions/3.11.7' '--enable-shared'", "/home/me/.pyenv/versions/3.11.7", False),
-        ("'--prefix=/home/me/.pyenv/versions/3.11.7' '--enable-optimizations'", "/home/me/.pyenv/versions/3.11.7", True),
+        ("'--prefix=/opt/pyenv/versions/3.11.7' '--enable-shared'", "/opt/pyenv/versions/3.11.7", False),
+        ("'--prefix=/opt/pyenv/versions/3.11.7' '--enable-optimizations'", "/opt/pyenv/versions/3.11.7", True),
         ("'--prefix=/usr' '--without-ensurepip'", "/usr", True),  # Debian's
         (None, r"C:\Python311", True),
     ],
