@@ -1,4 +1,4 @@
-"""A way to one port of this machine that can be cut and mended, as a cable between two places is."""
+"""A way to one port of this machine that can be cut, mended and listened to, as a cable between two places is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class CutWire:
         self._lock = threading.Lock()
         self._ends: set[socket.socket] = set()
         self._is_cut = False
+        self.heard = bytearray()
+        """All that was said on it, both ways, connections mixed by the piece."""
 
     def cut(self) -> None:
         """What is on it is lost, and who comes is hung up on."""
@@ -50,9 +52,9 @@ class CutWire:
                 self._ends |= {near, far}
             try:
                 far.connect(("127.0.0.1", self._to))
-                back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+                back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
                 back.start()
-                _pump(near, far)
+                self._pump(near, far)
                 back.join()
             except OSError:  # nobody is there yet
                 return
@@ -60,14 +62,15 @@ class CutWire:
                 with self._lock:
                     self._ends -= {near, far}
 
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    for end in (source, sink):
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+            while data := source.recv(1 << 16):
+                with self._lock:
+                    self.heard += data
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

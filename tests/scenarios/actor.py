@@ -37,6 +37,7 @@ from bus.hub.collecting import leave_what_is_here
 from bus.metrics.sources import plain
 
 HEAD = struct.Struct(">IIQ")
+FILLED_WITH = b"said so that all can read it; "
 """Run, number, and nanoseconds of the clock that all processes of a machine share."""
 TENTH = 10
 
@@ -272,7 +273,8 @@ class Flow:
 
     async def _all(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
         order, begun, pause = self.order, time.monotonic(), 0
-        rest = bytes(max(order["size"] - HEAD.size, 0))
+        room = max(order["size"] - HEAD.size, 0)
+        rest = (FILLED_WITH * (room // len(FILLED_WITH) + 1))[:room]
         for number in range(order["first"], order["first"] + order["count"]):
             if self.stopped:
                 break
@@ -422,7 +424,7 @@ class Agents(Told):
         """One after the other; how many were answered, each with its own."""
         right = 0
         for number in range(count):
-            reply = await self.agents[name].request(topic, HEAD.pack(0, number, 0), timeout=seconds)
+            reply = await self.agents[name].request(topic, HEAD.pack(0, number, 0) + FILLED_WITH, timeout=seconds)
             right += HEAD.unpack_from(reply.data)[1] == number
         return right
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from actor import FILLED_WITH
+from cut_wire import cut_wire
 from nats_servers import NatsServer, nats_cluster, nats_cluster_in_two_places, nats_server
 from sizes import note
 from troupe import Actor, Company
@@ -62,6 +64,32 @@ def test_agents_of_two_hubs_publish_ask_share_and_keep_as_those_of_one(bus_of_na
     assert here.ask("request", name="LEAD", topic="tasks.ask.me", count=20) == 20
     until_shared(count, [(there, "shared BOB", SHARED), (there, "shared CAROL", SHARED)])
     until_shared(count, [(here, "walls", KEPT), (there, "walls", KEPT)])
+
+
+def test_nats_sees_who_talks_about_what_is_kept_and_nothing_of_what_is_said(
+    bus_of_nats: Company, west: Company, server: NatsServer
+):
+    """On the wires of both hubs, and on the server's disk: said live, kept, asked and answered."""
+    count = 100
+    with cut_wire(int(server.url.rpartition(":")[2])) as wire:
+        server.url, direct = f"nats://127.0.0.1:{wire.port}", server.url
+        begun(bus_of_nats, west, server)
+        here, there = bus_of_nats.agents("LEAD"), west.agents("BOB", "CAROL")
+        there.ask("subscribe", name="BOB", pattern="tasks.one.>")
+        there.ask("subscribe", name="CAROL", pattern="work.>", durable="inbox")
+        there.ask("reply", name="CAROL", pattern="tasks.ask.>")
+        here.ask("publish", name="LEAD", topic="tasks.one.a", run=LIVE, count=count, rate=1_000)
+        here.ask("publish", name="LEAD", topic="work.a", run=KEPT, count=count, stored=True)
+        assert there.ask("until", key="BOB", run=LIVE, count=count)["messages"] == count
+        assert there.ask("until", key="CAROL", run=KEPT, count=count)["messages"] == count
+        assert here.ask("request", name="LEAD", topic="tasks.ask.me", count=20) == 20
+        server.url = direct
+        heard = bytes(wire.heard)
+    stored = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
+    for place in (heard, stored):
+        assert FILLED_WITH not in place
+        assert b"LEAD" in place  # of durable messages the sender and the topic, as the specification says
+        assert len(place) > 2 * count * len(FILLED_WITH)
 
 
 def test_who_is_revoked_at_one_hub_is_cut_off_at_the_other(bus_of_nats: Company, west: Company, server: NatsServer):
