@@ -25,6 +25,10 @@ _REFUSALS = (
 """What a broker counts by reason, and what to say of it."""
 
 
+_FEATURES = (("message_ttl", "which drops each message a day after its own time"),)
+"""What servers were found to do that the oldest do not, and what to say of it."""
+
+
 @click.command(short_help="What the running hub is doing.")
 @command(state=True)
 def status(*, state: Path | None, output: Output) -> None:
@@ -126,6 +130,9 @@ def _broker(broker: Mapping[str, Any]) -> Facts:
 def _kept(found: Mapping[str, Any], broker: Mapping[str, Any], kept: Mapping[str, Any]) -> Facts:
     place = str(found["backbone"]) + {True: ", connected", False: ", not connected", None: ""}[found.get("backbone_connected")]
     facts = [("kept in", "the journal of the state folder" if found["backbone"] == "journal" else place)]
+    if version := found.get("backbone_version"):
+        known = [text for feature, text in _FEATURES if feature in found.get("backbone_features", [])]
+        facts.append(("nats-server", f"{version}, {', '.join(known) or 'nothing that is newer than 2.9'}"))
     return facts + _known(
         {**kept, "stored": broker.get("stored", 0)},
         ("stored", "stored", lambda n: f"{n:,} envelopes, {kept.get('duplicates', 0):,} that were there already"),

@@ -152,7 +152,8 @@ class BrokerHere:
 
     async def statistics(self) -> dict[str, Any]:
         others = {} if self._among is None else {"gateways": self._among.statistics()}
-        return {**self._broker.statistics(), **others}
+        servers = {"nats": self._backbone.servers()} if isinstance(self._backbone, NatsBackbone) else {}
+        return {**self._broker.statistics(), **others, **servers}
 
     async def drain(self) -> None:
         """Those who are connected are asked to finish."""

@@ -188,7 +188,14 @@ def kept_by(servers: NatsServers | None, numbers: Mapping[str, Any]) -> dict[str
     """What keeps durable messages, and whether it can be reached now."""
     if servers is None:
         return {"backbone": "journal"}
-    return {"backbone": servers.shown, "backbone_connected": bool(numbers["broker"]["backbone"]["connected"])}
+    broker = numbers["broker"]
+    found = broker.get("nats", {})
+    return {
+        "backbone": servers.shown,
+        "backbone_connected": bool(broker["backbone"]["connected"]),
+        "backbone_version": str(found.get("version", "")),
+        "backbone_features": [*found.get("features", [])],
+    }
 
 
 def _reason(word: str) -> Reason:

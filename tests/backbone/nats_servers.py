@@ -2,20 +2,25 @@
 
 nats_server()        one
 nats_cluster(3)      several that know each other; any can be killed and started again, with what it had
+
+They are what `nats-server` is here (Debian: 2.9); OLDER and NEWER where a test is about a version. NEWER is among the Python
+packages of the tests, so it is there on every machine.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +30,24 @@ from cut_wire import CutWire, cut_wire
 
 from bus.backbone.interface import Backbone
 from bus.backbone.nats.backbone import open_nats
+from bus.backbone.nats.streams import HAVE_TTL
+from bus.bench.peers.nats_synced import version_of
+from bus.bench.programs import NATS_SERVER, SYSTEM
 from bus.clock import Clock, SystemClock
 
 PATIENCE_SECONDS = 30.0
+
+
+def servers_here() -> Iterable[str]:
+    """Each nats-server of this machine, that of the tests' own packages first."""
+    for folder in (sysconfig.get_path("scripts"), *os.environ["PATH"].split(os.pathsep), *SYSTEM):
+        if found := shutil.which(NATS_SERVER, path=folder):
+            yield found
+
+
+NEWER = next((one for one in servers_here() if version_of(one) >= HAVE_TTL), "")
+OLDER = next((one for one in servers_here() if version_of(one) < HAVE_TTL), "")
+"""Empty for none; then those tests are for another machine."""
 
 
 class NatsServer:
@@ -37,6 +57,7 @@ class NatsServer:
         self.folder, self.name, self.port, self._health_port = folder, name, port, health_port
         self.url = f"nats://127.0.0.1:{port}"
         self._config = config
+        self.program = NATS_SERVER
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -76,7 +97,7 @@ class NatsServer:
 
     def launch(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
-            self._process = subprocess.Popen(["nats-server", "-c", str(self._config)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([self.program, "-c", str(self._config)], stdout=log, stderr=log)
 
     def wait(self) -> None:
         self._wait_for(self._listens, "does not listen")
@@ -149,9 +170,10 @@ class NatsServer:
 
 
 @contextmanager
-def nats_server() -> Iterator[NatsServer]:
+def nats_server(program: str = NATS_SERVER) -> Iterator[NatsServer]:
     with _folder() as folder:
         server = NatsServer.made(folder, "one")
+        server.program = program
         try:
             server.begin()
             yield server
@@ -160,11 +182,15 @@ def nats_server() -> Iterator[NatsServer]:
 
 
 @contextmanager
-def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
+def nats_cluster(count: int = 3, *, programs: Sequence[str] = ()) -> Iterator[list[NatsServer]]:
+    """`programs`: of each of them, where they differ."""
     with _folder() as folder:
         names = [f"n{number}" for number in range(1, count + 1)]
         routes = {name: free_port() for name in names}
-        with _begun([NatsServer.made(folder, name, routes=routes) for name in names]) as servers:
+        servers = [NatsServer.made(folder, name, routes=routes) for name in names]
+        for server, program in zip(servers, programs, strict=False):
+            server.program = program
+        with _begun(servers):
             yield servers
 
 

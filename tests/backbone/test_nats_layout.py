@@ -18,6 +18,7 @@ from bus.backbone.nats.layout import (
     ID,
     ORIGINAL,
     SENDER,
+    SPARE_MS,
     TOPIC,
     Given,
     Names,
@@ -26,6 +27,7 @@ from bus.backbone.nats.layout import (
     number,
     parse_reply,
     question,
+    ttl,
 )
 from bus.backbone.nats.records import outgoing, parse_dead, parse_record, parse_requeued, requeued
 from bus.protocol.codec import pack
@@ -85,6 +87,22 @@ def test_parts_of_a_message_id_are_not_run_together():
 @given(st.text(max_size=30))
 def test_a_number_is_decimal_and_fits(text):
     assert 0 <= number(text) < 1 << 63
+
+
+TIMES = st.integers(0, 1 << 48)
+
+
+@given(TIMES, TIMES, st.integers(1_000, 1 << 40))
+def test_servers_keep_a_record_for_a_day_after_its_time_at_least_and_at_most_a_second_longer(expires_ms, now_ms, kept_ms):
+    said = ttl(expires_ms, now_ms, kept_ms)
+    until_ms = max(expires_ms + SPARE_MS, now_ms + 1)
+    if said:
+        seconds = number(said.removesuffix("s"))
+        assert seconds >= 1
+        assert until_ms <= now_ms + seconds * 1000 < until_ms + 1000
+        assert seconds * 1000 < kept_ms
+    else:
+        assert until_ms - now_ms > kept_ms - 1000
 
 
 def test_a_record_comes_back_from_its_message():

@@ -66,6 +66,15 @@ def test_what_is_wrong_is_a_line_with_what_to_do(path, value, said):
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("features", "said"), [(["message_ttl"], "2.15.1, which drops"), ([], "newer than 2.9"), (["unheard of"], "newer than 2.9")]
+)
+def test_a_hub_on_nats_names_its_server_and_what_that_was_found_to_do(features, said):
+    found = {**WELL, "backbone": ["nats://n1"], "backbone_version": "2.15.1", "backbone_features": features}
+    assert said in dict(dict(sections(found))["durable messages"])["nats-server"]
+    assert "nats-server" not in dict(dict(sections(WELL))["durable messages"])
+
+
 def test_a_hub_without_agents_of_its_own_needs_no_link_to_its_broker():
     alone = changed("numbers", "host", value={"agents": 0, "connected": False, "sessions": {"failed": 0, "open": 0}})
     assert troubles(alone) == []

@@ -17,6 +17,8 @@ from homes import Home, until
 
 from bus.backbone.nats import connection, jetstream
 from bus.backbone.nats.backbone import open_nats
+from bus.backbone.nats.streams import HAVE_TTL
+from bus.bench.peers.nats_synced import version_of
 from bus.clock import SystemClock
 from bus.errors import BackboneError, ConnectError
 from bus.hub import admin, backbones, broker_apart
@@ -61,6 +63,9 @@ async def test_what_is_durable_is_on_nats_wherever_the_broker_runs(home, server,
         await carries(hub, 3)
         said = await status_of(home)
         assert (said["backbone"], said["backbone_connected"]) == ([server.url], True)
+        version = await to_thread.run_sync(version_of, server.program)
+        assert said["backbone_version"].split(".")[:2] == [*map(str, version)]
+        assert said["backbone_features"] == (["message_ttl"] if version >= HAVE_TTL else [])
         assert said["numbers"]["broker"]["backbone"]["appended"] == 3
         assert ("starts" in said["numbers"]["broker"]) is (anyio_backend_name == "trio")
 

@@ -4,6 +4,8 @@ healing     what has no answer in time, or was refused because there is no leade
             nothing twice. Meanwhile nothing new is sent, and of several that heal the one that began first goes first, so that what
             was sent together keeps its order as far as JetStream lets it
 in vain     after `PATIENCE_SECONDS`, or when there is no room: BackboneError. Some may be stored; sending all again does no harm
+its time    where the servers of this stream take one for each message (`kept_ms`), what expires sooner than the stream's retention
+            says when it may go. A server that does not take it after all says so, and has it without
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ from typing import NamedTuple
 import anyio
 
 from bus.backbone.nats.connection import ANSWER_SECONDS, NO_RESPONDERS, Arrived, Connection, UnansweredError
-from bus.backbone.nats.jetstream import FULL, PATIENCE_SECONDS, RETRY_SECONDS, ApiError, full, parse_answer, unreachable
+from bus.backbone.nats.jetstream import (
+    FULL,
+    NO_TTL,
+    PATIENCE_SECONDS,
+    RETRY_SECONDS,
+    ApiError,
+    check_position,
+    full,
+    parse_answer,
+    unreachable,
+)
+from bus.backbone.nats.layout import TTL, ttl
 from bus.clock import Clock
 from bus.errors import BackboneError
 
@@ -25,6 +38,8 @@ class Outgoing(NamedTuple):
     subject: str
     headers: dict[str, str]
     data: bytes
+    expires_ms: int = 0
+    """From then on nobody is handed it; 0: as long as its stream keeps it."""
 
 
 class Stored(NamedTuple):
@@ -41,6 +56,8 @@ class _Turn:
         self.left = len(messages)
         self.tokens: list[str] = []
         self.error: BackboneError | None = None
+        self.has_no_ttl = False
+        """A server said that messages of this stream have no time of their own."""
         self.event = anyio.Event()
 
     def heard(self, place: int, arrived: Arrived | None) -> None:
@@ -53,6 +70,10 @@ class _Turn:
         except ApiError as error:
             if error.number in FULL:
                 self.error = full()
+            self.has_no_ttl = error.number == NO_TTL
+            self.event.set()
+        except BackboneError as error:
+            self.error = error
             self.event.set()
         else:
             self.stored[place] = stored
@@ -69,6 +90,8 @@ class Appender:
         self._connection, self._clock = connection, clock
         self._turns: dict[_Turn, None] = {}
         """The oldest first."""
+        self.kept_ms = 0
+        """How long the stream keeps what has no time of its own; 0 where its servers take none."""
         self._healing = 0
         self._changed = anyio.Event()
 
@@ -103,6 +126,8 @@ class Appender:
                 await self._clock.sleep(RETRY_SECONDS)  # what is on its way yet may come
                 self._forget(turn)
                 turn.event = anyio.Event()
+                if turn.has_no_ttl:
+                    self.kept_ms = 0
                 if turn.left:
                     await self._send(turn)
                     await self._answers(turn)
@@ -112,11 +137,11 @@ class Appender:
     async def _send(self, turn: _Turn) -> None:
         expect, publish = self._connection.expect, self._connection.publish
         for place in turn.missing():
-            subject, headers, data = turn.messages[place]
+            message = turn.messages[place]
             token = expect(partial(turn.heard, place))
             turn.tokens.append(token)
             try:
-                await publish(subject, data, token, headers)
+                await publish(message.subject, message.data, token, self._headers(message))
             except UnansweredError:
                 turn.event.set()
                 return
@@ -129,6 +154,12 @@ class Appender:
             with suppress(TimeoutError), self._clock.fail_after(ANSWER_SECONDS):
                 await turn.event.wait()
 
+    def _headers(self, message: Outgoing) -> dict[str, str]:
+        if not (self.kept_ms and message.expires_ms):
+            return message.headers
+        found = ttl(message.expires_ms, self._clock.now_ms(), self.kept_ms)
+        return {**message.headers, TTL: found} if found else message.headers
+
     def _forget(self, turn: _Turn) -> None:
         for token in turn.tokens:
             self._connection.forget(token)
@@ -140,11 +171,11 @@ class Appender:
 
 
 def parse_stored(arrived: Arrived | None) -> Stored:
-    """Raises UnansweredError, ApiError."""
+    """Raises UnansweredError, ApiError, BackboneError("version")."""
     if arrived is None or arrived.status == NO_RESPONDERS:
         raise UnansweredError("an append")
     answer = parse_answer(arrived.data)
     seq = answer.get("seq")
     if type(seq) is not int or not 0 < seq < 1 << 63:
         raise UnansweredError("an append without a position")
-    return Stored(seq, answer.get("duplicate") is True)
+    return Stored(check_position(seq), answer.get("duplicate") is True)

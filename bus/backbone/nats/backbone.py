@@ -4,8 +4,8 @@ and buckets for the rest. Several brokers share it; each opens its own.
 What holds is what `interface.py` says, with these differences, which come with servers of their own:
 
     stored      a majority of the servers has it; when it is on their disks is the business of their `sync_interval`
-    time        the servers wait for `ack_wait` and drop what is past its retention, a day late, by clocks of their own. What is
-                past its time by ours is not handed out
+    time        the servers wait for `ack_wait` and drop what is past its retention, a day late, by clocks of their own; 2.11 and
+                newer ones each record a day after its own time. What is past its time by ours is not handed out
     duplicates  are known by (sender, id) within a retention class, for ten minutes of the servers' clocks
     settled     the server has heard it. One that is killed may bring again what was settled in its last moments
     open        `is_open` and "consumer_in_use" speak of this broker: the members of a group may be on several
@@ -19,7 +19,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -241,6 +241,10 @@ class NatsBackbone:
             "unsettled": sum(len(consumer.held) for consumer in consumers),
             "dead_letters": self._cemetery.count,
         }
+
+    def servers(self) -> dict[str, Any]:
+        """Which server of NATS this broker is connected to, and what it was found to do that 2.9 does not."""
+        return {"version": ".".join(map(str, self._connection.server_version)), "features": self._streams.features}
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:

@@ -89,6 +89,12 @@ class Connection:
         return self._client.max_payload - HEADER_BYTES
 
     @property
+    def server_version(self) -> tuple[int, int, int]:
+        """Of the server that it is connected to, or was last."""
+        version = self._client.connected_server_version
+        return version.major, version.minor, version.patch
+
+    @property
     def is_connected(self) -> bool:
         """Now; where it is not, nats-py dials."""
         return self._client.is_connected

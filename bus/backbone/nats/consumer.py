@@ -65,6 +65,7 @@ class Held(NamedTuple):
     """Without those that were in vain."""
     due: float
     """When the server hands it to somebody else."""
+    expires_ms: int
     mark: Mark | None = None
     """Of what was put off."""
 
@@ -193,7 +194,7 @@ class NatsConsumer(OpenConsumer):
             if mark is not None:
                 record = record._replace(deliveries=max(record.deliveries - mark.uncounted, 1))
             if self._is_to_be_handed_out(record, one.reply, due, mark):
-                self.held[record.position] = Held(one.reply, record.seq, record.deliveries, due, mark)
+                self.held[record.position] = Held(one.reply, record.seq, record.deliveries, due, record.expires_ms, mark)
                 deliveries[record.position] = Delivery(record.position, record.deliveries, record.topic, record.envelope)
         given = [*deliveries.values()]
         if given:
@@ -224,7 +225,8 @@ class NatsConsumer(OpenConsumer):
             return False
         if record.deliveries > self.settings.max_deliver:
             self.held.pop(position, None)
-            self._give_up(position, Held(reply, record.seq, self.settings.max_deliver, due, mark), "max_deliver")
+            held = Held(reply, record.seq, self.settings.max_deliver, due, record.expires_ms, mark)
+            self._give_up(position, held, "max_deliver")
             return False
         return True
 
@@ -312,7 +314,7 @@ class NatsConsumer(OpenConsumer):
             elif now_ms - mark.since_ms >= longest_ms or (held.mark is None and self.marks.count >= MAX_PUT_OFF):
                 self._give_up(position, held, one.reason)
             else:
-                self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1))
+                self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1), held.expires_ms)
                 self._said.say(held.reply, nak(wait_ms))
         self._tally.put_off += len(positions) if one.reason != NOT_BEGUN else 0
         self._tally.ignored += not positions
@@ -320,7 +322,7 @@ class NatsConsumer(OpenConsumer):
     def _give_back(self, held: Held, mark: Mark) -> None:
         """Nobody looked at it. With many marks already it counts all the same: those are for what cannot be opened."""
         if held.mark is not None or self.marks.count < MAX_PUT_OFF // 2:
-            self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1))
+            self.marks.put(held.seq, mark._replace(uncounted=mark.uncounted + 1), held.expires_ms)
         self._said.say(held.reply, nak(0))
 
     def _give_up(self, position: int, held: Held, reason: str) -> None:

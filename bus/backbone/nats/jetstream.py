@@ -33,10 +33,16 @@ NO_STREAM: Final = 10_059
 NAME_IN_USE: Final = 10_058
 NOT_CLUSTERED: Final = 10_074
 OTHER_REVISION: Final = 10_071
+NO_TTL: Final = 10_166
+"""Messages of this stream have no time of their own."""
 GONE: Final = frozenset((10_043, 10_057, NO_MESSAGE, NO_STREAM))
 """What is to be deleted is not there."""
 FULL: Final = frozenset((10_002, 10_023, 10_028, 10_047, 10_077))
 """No room: of the server, the account, or the stream."""
+
+
+NEWER_WROTE: Final = 1 << 62
+"""No stream has so many messages. nats-server 2.10 and newer set this bit where one was deleted, and 2.9 takes it for a number."""
 
 
 class ApiError(Exception):
@@ -209,6 +215,14 @@ def refused(error: ApiError) -> BackboneError:
         return full()
     text = f"JetStream refused: {error.text} ({error.number})"
     return BackboneError("disk", f"{text}; may this broker do that in its account, and is JetStream enabled (`nats-server -js`)?")
+
+
+def check_position(seq: int) -> int:
+    """Raises BackboneError("version") for what no stream has got to."""
+    if seq < NEWER_WROTE:
+        return seq
+    text = "a newer nats-server wrote what lies here, and this one, which is older, cannot read it"
+    raise BackboneError("version", f"{text}: have the newer one again; nothing is lost by that")
 
 
 def full() -> BackboneError:

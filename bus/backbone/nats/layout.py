@@ -29,6 +29,7 @@ from bus.protocol.names import TOKEN
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+TTL: Final = "Nats-TTL"
 SENDER: Final = "Tpmbus-Sender"
 ID: Final = "Tpmbus-Id"
 EXPIRES: Final = "Tpmbus-Expires"
@@ -38,13 +39,17 @@ DIED: Final = "Tpmbus-Died"
 TOPIC: Final = "Tpmbus-Topic"
 UNTIL: Final = "Tpmbus-Until"
 
+ALLOW_TTL: Final = "allow_msg_ttl"
+"""Of a stream: its messages may have a time of their own. nats-server 2.11 and newer."""
+
 ACK: Final = b"+ACK"
 TERM: Final = b"+TERM"
 TOUCH: Final = b"+WPI"
 
 SPARE_MS: Final = 86_400_000
 """A stream keeps what it has so much longer than policy says: servers go by clocks of their own, and what one that is ahead takes
-for over, nobody can have again. What is past its time is not handed out anyway."""
+for over, nobody can have again. What is past its time is not handed out anyway. It is longer than duplicates are known
+(`DEDUPLICATION_MS`): a server that begins again knows those ids alone whose messages it has."""
 _MS: Final = 1_000_000
 _SPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 _LARGEST: Final = (1 << 63) - 1
@@ -112,7 +117,8 @@ class Names:
         return rest if kind == "r." else DEAD + rest
 
     def stream_config(self, settings: RetentionClass, *, replicas: int) -> dict[str, Any]:
-        keep_ms = settings.retention_ms + SPARE_MS
+        """`allow_msg_ttl`: newer servers give it back, older ones do not know it. Who once has it cannot be without."""
+        keep_ms = keeps_ms(settings)
         return {
             "name": self.stream(settings.name),
             "description": f"tpmbus: what policy keeps as {settings.name}",
@@ -128,6 +134,7 @@ class Names:
             "max_msg_size": -1,
             "max_msgs_per_subject": -1,
             "duplicate_window": min(DEDUPLICATION_MS, keep_ms) * _MS,
+            ALLOW_TTL: True,
         }
 
     def bucket_config(self, name: str, *, replicas: int) -> dict[str, Any]:
@@ -169,6 +176,17 @@ def consumer_config(
     if unused_seconds:
         config["inactive_threshold"] = unused_seconds * 1_000 * _MS
     return config
+
+
+def keeps_ms(settings: RetentionClass) -> int:
+    """So long the stream of this class keeps what has no time of its own."""
+    return settings.retention_ms + SPARE_MS
+
+
+def ttl(expires_ms: int, now_ms: int, kept_ms: int) -> str:
+    """How long servers are to keep what expires then; empty where they keep it no longer anyway. Whole seconds, rounded up."""
+    seconds = max(1, -((now_ms - expires_ms - SPARE_MS) // 1000))
+    return f"{seconds}s" if seconds * 1000 < kept_ms else ""
 
 
 def durable_name(name: ConsumerName) -> str:

@@ -1,8 +1,8 @@
 """What readers put off, because they could not open it yet: how often, so that it does not count, and since when.
 
 JetStream counts each time that it hands something out, and nobody can take that back. So what was in vain is written down beside
-the record: a mark in the same stream, under a subject of its own, which goes with the stream's retention and is removed when the
-record is settled. Whichever broker is handed the record again finds it there. Only what comes again is looked up, with one
+the record: a mark in the same stream, under a subject of its own, which goes when the record does and is removed when that is
+settled. Whichever broker is handed the record again finds it there. Only what comes again is looked up, with one
 question for all that came together.
 """
 
@@ -46,7 +46,7 @@ class Marks:
         self._stream, self._subject = names.stream(class_), names.put_off(class_, name, made_ms)
         self._jetstream, self._appender = jetstream, appender
         self._busy = anyio.Lock()
-        self._new: deque[tuple[int, Mark]] = deque()
+        self._new: deque[tuple[int, Mark, int]] = deque()
         self._old: deque[int] = deque()
         """Where marks lie that mean nothing any more."""
         self.count = 0
@@ -61,11 +61,11 @@ class Marks:
         found = await at_once(self._get, [seq for seq in seqs if f"{self._subject}.{seq}" in there])
         return {seq: mark for one in found if one is not None for seq, mark in (one,)}
 
-    def put(self, seq: int, mark: Mark) -> None:
-        """In place of the one that it had."""
+    def put(self, seq: int, mark: Mark, expires_ms: int) -> None:
+        """In place of the one that it had. `expires_ms`: the record, which nobody brings again from then on to have it removed."""
         self.forget(mark)
         self.count += not mark.seq
-        self._new.append((seq, mark))
+        self._new.append((seq, mark, expires_ms))
 
     def forget(self, mark: Mark | None) -> None:
         """Its record is settled."""
@@ -78,16 +78,17 @@ class Marks:
             async with self._busy:
                 while self._new:
                     some = [*self._new]
-                    await self._appender.append([self._outgoing(seq, mark) for seq, mark in some])
+                    await self._appender.append([self._outgoing(*one) for one in some])
                     for _ in some:
                         self._new.popleft()
                 while self._old:
                     await self._jetstream.delete_message(self._stream, self._old[0])
                     self._old.popleft()
 
-    def _outgoing(self, seq: int, mark: Mark) -> Outgoing:
+    def _outgoing(self, seq: int, mark: Mark, expires_ms: int) -> Outgoing:
         subject = f"{self._subject}.{seq}"
-        return Outgoing(subject, {MESSAGE_ID: message_id("put off", subject, str(mark.uncounted))}, pack([*mark[:_FIELDS]]))
+        headers = {MESSAGE_ID: message_id("put off", subject, str(mark.uncounted))}
+        return Outgoing(subject, headers, pack([*mark[:_FIELDS]]), expires_ms)
 
     async def _get(self, seq: int) -> tuple[int, Mark] | None:
         kept = await self._jetstream.message(self._stream, {"last_by_subj": f"{self._subject}.{seq}"})

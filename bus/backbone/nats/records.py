@@ -50,20 +50,21 @@ def outgoing(entry: Entry, names: Names) -> Outgoing:
         ID: entry.id.hex(),
         EXPIRES: str(entry.expires_ms),
     }
-    return Outgoing(names.record(entry.class_, entry.topic), headers, entry.envelope)
+    return Outgoing(names.record(entry.class_, entry.topic), headers, entry.envelope, entry.expires_ms)
 
 
 def requeued(original: Kept, letter: DeadLetter, names: Names) -> Outgoing:
     """What a consumer is handed anew: the original, for it alone, once for each dead letter."""
+    expires = original.headers.get(EXPIRES, "")
     headers = {
         MESSAGE_ID: message_id("again", str(letter.position)),
         SENDER: letter.sender,
         ID: letter.id.hex(),
-        EXPIRES: original.headers.get(EXPIRES, ""),
+        EXPIRES: expires,
         ORIGINAL: str(letter.original),
         TOPIC: letter.topic,
     }
-    return Outgoing(names.requeued(letter.class_, letter.consumer), headers, original.data)
+    return Outgoing(names.requeued(letter.class_, letter.consumer), headers, original.data, number(expires))
 
 
 def parse_record(arrived: Arrived, class_: str, names: Names) -> Record | None:
