@@ -50,7 +50,7 @@ def troubles(found: Mapping[str, Any]) -> list[str]:
     broker, host, tpm = (numbers.get(part, {}) for part in ("broker", "host", "tpm"))
     said = [f"{what}: {error}" for what, error in found.get("failures", {}).items()]
     if found.get("backbone_connected") is False:
-        said.append(f"NATS cannot be reached ({found['backbone']}): what is durable waits")
+        said.append(f"NATS cannot be reached ({_servers(found)}): what is durable waits")
     if host.get("connected") is False and host.get("agents"):  # a hub that has none of its own has no link of its own either
         said.append("the hub is not connected to its broker: broker.log in the state folder says why")
     said += [
@@ -128,8 +128,9 @@ def _broker(broker: Mapping[str, Any]) -> Facts:
 
 
 def _kept(found: Mapping[str, Any], broker: Mapping[str, Any], kept: Mapping[str, Any]) -> Facts:
-    place = str(found["backbone"]) + {True: ", connected", False: ", not connected", None: ""}[found.get("backbone_connected")]
-    facts = [("kept in", "the journal of the state folder" if found["backbone"] == "journal" else place)]
+    state = {True: ", connected", False: ", not connected", None: ""}[found.get("backbone_connected")]
+    is_journal = found["backbone"] == "journal"
+    facts = [("kept in", "the journal of the state folder" if is_journal else _servers(found) + state)]
     if version := found.get("backbone_version"):
         known = [text for feature, text in _FEATURES if feature in found.get("backbone_features", [])]
         facts.append(("nats-server", f"{version}, {', '.join(known) or 'nothing that is newer than 2.9'}"))
@@ -146,6 +147,11 @@ def _kept(found: Mapping[str, Any], broker: Mapping[str, Any], kept: Mapping[str
         ("dead_letters", "dead letters", lambda n: f"{n:,}"),
         ("segment_bytes", "on disk", lambda n: f"{n / 1e6:,.1f} MB"),
     )
+
+
+def _servers(found: Mapping[str, Any]) -> str:
+    """Of NATS, as they were named."""
+    return ", ".join(found["backbone"])
 
 
 def _host(host: Mapping[str, Any]) -> Facts:

@@ -70,7 +70,9 @@ def test_what_is_wrong_is_a_line_with_what_to_do(path, value, said):
     ("features", "said"), [(["message_ttl"], "2.15.1, which drops"), ([], "newer than 2.9"), (["unheard of"], "newer than 2.9")]
 )
 def test_a_hub_on_nats_names_its_server_and_what_that_was_found_to_do(features, said):
-    found = {**WELL, "backbone": ["nats://n1"], "backbone_version": "2.15.1", "backbone_features": features}
+    on_nats = {"backbone": ["nats://n1", "nats://n2"], "backbone_connected": True}
+    found = {**WELL, **on_nats, "backbone_version": "2.15.1", "backbone_features": features}
+    assert dict(dict(sections(found))["durable messages"])["kept in"] == "nats://n1, nats://n2, connected"
     assert said in dict(dict(sections(found))["durable messages"])["nats-server"]
     assert "nats-server" not in dict(dict(sections(WELL))["durable messages"])
 
