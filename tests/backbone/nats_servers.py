@@ -182,15 +182,11 @@ def nats_server(program: str = NATS_SERVER) -> Iterator[NatsServer]:
 
 
 @contextmanager
-def nats_cluster(count: int = 3, *, programs: Sequence[str] = ()) -> Iterator[list[NatsServer]]:
-    """`programs`: of each of them, where they differ."""
+def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
     with _folder() as folder:
         names = [f"n{number}" for number in range(1, count + 1)]
         routes = {name: free_port() for name in names}
-        servers = [NatsServer.made(folder, name, routes=routes) for name in names]
-        for server, program in zip(servers, programs, strict=False):
-            server.program = program
-        with _begun(servers):
+        with _begun([NatsServer.made(folder, name, routes=routes) for name in names]) as servers:
             yield servers
 
 

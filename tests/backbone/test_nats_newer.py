@@ -13,7 +13,7 @@ from anyio import to_thread
 sys.path.insert(0, str(Path(__file__).parent))
 
 from backbones import entries, taken
-from nats_servers import NEWER, OLDER, nats_cluster, nats_server, new_space, on_nats
+from nats_servers import NEWER, OLDER, nats_server, new_space, on_nats
 
 from bus.backbone.interface import ConsumerName, PutOff, RetentionClass
 from bus.backbone.nats import streams
@@ -185,21 +185,3 @@ async def test_a_server_that_became_older_and_cannot_read_what_is_there_is_not_u
             await backbone.retain([WORK], passed_ms=0)
             consumer = await backbone.consume(ALONE, "work.>", "work.>", ALL, allowed=100)
             assert seen(await taken(consumer, 2)) == [(first, 1), (last, 1)]
-
-
-@needs_older
-@pytest.mark.slow
-async def test_servers_of_both_kinds_are_one_cluster_whichever_leads(space):
-    with nats_cluster(3, programs=[NEWER, OLDER, NEWER]) as servers:
-        urls = [server.url for server in servers]
-        async with on_nats(urls[:1], space) as one, on_nats(urls[1:2], space) as two:
-            for backbone in (one, two):
-                await backbone.retain([WORK], passed_ms=0)
-            consumer = await two.consume(ALONE, "work.>", "work.>", ALL, allowed=100)
-            positions: list[int] = []
-            for number in range(3):
-                for backbone in (one, two):
-                    positions += await backbone.append(entries(CLOCK, "work.a", seed=len(positions)))
-                await one._jetstream.call(f"STREAM.LEADER.STEPDOWN.{Names(space).stream(WORK.name)}")
-                await one.retain([WORK], passed_ms=number)
-            assert seen(await taken(consumer, 6)) == [(position, 1) for position in positions]
