@@ -73,7 +73,7 @@ async def test_what_is_no_next_session_of_this_broker_keeps_no_link(stage: Stage
             neighbour.theirs = bytes(100)
             await neighbour.renews(renewed)
         else:
-            await neighbour.say(Frame.PAPERS, [renewed.papers[:-1] + b"x"], bytes(64))
+            await neighbour.say(Frame.PAPERS, [renewed.papers[:-1] + bytes([renewed.papers[-1] ^ 1])], bytes(64))
         await _until_it_ends(stage, neighbour, and_ms=SKEW_MS + 1_000)
         assert neighbour.lost
 

@@ -106,10 +106,11 @@ async def test_what_is_newer_is_taken_and_kept_and_what_is_older_is_replaced(hom
 
 def junk(issued, west: Side) -> dict[str, bytes]:
     one, ours = issued[2], Value.of(west.space, west.anchor, issued[2])
+    unsigned = one.statement[:-1] + bytes([one.statement[-1] ^ 1])
     return {
         "no value": b"\x00",
         "another statement's list": ours._replace(documents=replace(one, crl=issued[0].crl + b"x")).encode(),
-        "a statement that nobody signed": ours._replace(documents=replace(one, statement=one.statement[:-1] + b"x")).encode(),
+        "a statement that nobody signed": ours._replace(documents=replace(one, statement=unsigned)).encode(),
         "a policy of somebody else": ours._replace(documents=replace(one, bundle=b"\x93\x01\x02\x03")).encode(),
         "a root that is none": ours._replace(root=bytes(32), documents=replace(one, crl=b"x")).encode(),
         "a value of the form before": pack([1, bytes(32), b"x", b"y", b"z"]),

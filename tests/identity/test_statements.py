@@ -375,7 +375,8 @@ def test_a_process_that_dies_while_it_signs_leaves_the_old_policy_in_force(folde
 
 def test_a_published_policy_that_is_damaged_is_said_to_be_and_can_be_signed_again(authority, clock):
     policies.sign(authority, texts(), clock=clock)
-    for data in (b"damaged", authority.published(policies.FILE)[:-1] + b"\x00"):
+    published = authority.published(policies.FILE)
+    for data in (b"damaged", published[:-1] + bytes([published[-1] ^ 1])):
         authority.publish(policies.FILE, data)
         for call in (lambda: policies.sign(authority, texts(), clock=clock), Statements(authority, clock=clock).issue):
             with pytest.raises(VaultError) as caught:

@@ -339,7 +339,9 @@ BAD_SUCCESSIONS = {
     "with a suite that is none": lambda content: signed(OLD, content)._replace(suite=2),
     "with a second signature": lambda content: signed(OLD, content, cosignature=bytes(3309)),
     "with another blind": lambda content: signed(OLD, content)._replace(blind=b"x" * 16),
-    "with a bit changed": lambda content: (good := signed(OLD, content))._replace(signature=good.signature[:-1] + b"x"),
+    "with a bit changed": lambda content: (good := signed(OLD, content))._replace(
+        signature=good.signature[:-1] + bytes([good.signature[-1] ^ 1])
+    ),
 }
 
 
