@@ -53,7 +53,7 @@ def software() -> Iterator[Finding]:
     yield Finding("software", "ok", f"Python {platform.python_version()}, {text}, {backend.openssl_version_text()}")
     if not interpreter.is_optimized():
         step = "a Python of the system, or pyenv's with PYTHON_CONFIGURE_OPTS=--enable-optimizations"
-        yield Finding("Python", "warning", "compiled without optimization: the bus is slower by a third", step)
+        yield Finding("Python", "warning", "compiled without optimization: the bus is slower by a quarter", step)
     try:
         version("tpm2-pytss")
     except PackageNotFoundError:

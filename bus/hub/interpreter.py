@@ -1,7 +1,7 @@
 """Which Python runs this, and whether it was compiled to be quick.
 
-Compiled without optimization, as pyenv does unless it is told otherwise, the same version is slower: by half in loops of Python
-alone, by a third in what the bus sends a second. Distributions, python.org, conda and uv give optimized ones.
+Compiled without optimization, as pyenv does unless it is told otherwise, the same version is slower: by a third in loops of Python
+alone, by a quarter in what the bus sends a second. Distributions, python.org, conda and uv give optimized ones.
 """
 
 from __future__ import annotations

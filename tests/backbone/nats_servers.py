@@ -186,7 +186,7 @@ def nats_cluster(count: int = 3) -> Iterator[list[NatsServer]]:
     with _folder() as folder:
         names = [f"n{number}" for number in range(1, count + 1)]
         routes = {name: free_port() for name in names}
-        with _begun([NatsServer.made(folder, name, routes=routes) for name in names]) as servers:
+        with all_begun([NatsServer.made(folder, name, routes=routes) for name in names]) as servers:
             yield servers
 
 
@@ -204,12 +204,12 @@ def nats_cluster_in_two_places() -> Iterator[tuple[list[NatsServer], CutWire]]:
                 for one, other in (("n1", "n2"), ("n2", "n1"))
             ]
             far = NatsServer.made(folder, "n3", routes=routes, ways={"nobody": free_port()}, advertise=wire.port)
-            with _begun([*near, far]) as servers:
+            with all_begun([*near, far]) as servers:
                 yield servers, wire
 
 
 @contextmanager
-def _begun(servers: list[NatsServer]) -> Iterator[list[NatsServer]]:
+def all_begun(servers: list[NatsServer]) -> Iterator[list[NatsServer]]:
     try:
         for server in servers:
             server.launch()

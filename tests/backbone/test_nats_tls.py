@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from backbones import entries
-from nats_servers import NatsServer, free_port, new_space, on_nats
+from nats_servers import NatsServer, all_begun, free_port, new_space, on_nats
 
 from bus.backbone.interface import RetentionClass
 from bus.backbone.nats.backbone import open_nats
@@ -113,13 +113,8 @@ def cluster(papers, tmp_path):
         config = tmp_path / f"{server.name}.conf"
         config.write_text(config_of(wanted, server))
         running.append(NatsServer(tmp_path, server.name, config=config, port=server.port))
-    try:
-        for one in running:
-            one.begin()
+    with all_begun(running):
         yield running
-    finally:
-        for one in running:
-            one.kill()
 
 
 @pytest.mark.slow
