@@ -129,8 +129,8 @@ def orders_survive(found_bus: Company, kill: Callable[[], None], *, rate: int, k
     alice.ask("until", key="ALICE", run=KEPT, count=10)
     for _ in range(kills):
         kill()
-        so_far = len(alice.ask("numbers", key="ALICE", run=KEPT))
-        alice.ask("until", key="ALICE", run=KEPT, count=so_far + 10)  # so it was started again
+        so_far = lead.ask("progress", run=KEPT, count=0)
+        alice.ask("until", key="ALICE", run=KEPT, number=so_far + 10)  # signed after that: so it was started again
     said = lead.ask("published", run=KEPT, stop=True)
     orders = said["accepted"]
     assert said["failed"] == {}
