@@ -38,8 +38,11 @@ class Trusting:
     ) -> None:
         self.documents = documents
         self._memory, self._verifier, self._start, self._follow = memory, verifier, start, follow
-        self._coming = documents
         self._parts: dict[int, bytearray] = {}
+        self._came: dict[int, bytes] = {}
+        """Whole documents that were not judged yet."""
+        self._next: dict[int, bytes] = {}
+        """Those that were there when the last statement came, which names them: judged together."""
         self._busy = self._again = False
         self._afterwards: list[Callable[[], object]] = []
         self._idle = anyio.Event()
@@ -56,8 +59,9 @@ class Trusting:
         if len(held) < total:
             return
         del self._parts[what]
-        self._coming = self._coming.replaced(what, bytes(held))
-        if what == STATEMENT and self._coming != self.documents:
+        self._came[what] = bytes(held)
+        if what == STATEMENT:
+            self._next = dict(self._came)
             self._again = True
             if not self._busy:
                 self._busy = True
@@ -72,10 +76,11 @@ class Trusting:
 
     async def take(self, documents: TrustDocuments) -> None:
         """From whoever opened this host, in place of a broker: return when the host goes by them, or does not believe them."""
-        self._coming, self._again = documents, documents != self.documents
+        self._came = dict(documents.in_order())
+        self._next, self._again = dict(self._came), True
         if self._busy:
             await self._idle.wait()
-        elif self._again:
+        else:
             self._busy = True
             await self._take()
 
@@ -84,17 +89,14 @@ class Trusting:
         try:
             while self._again:
                 self._again = False
-                coming = self._coming
-                try:
-                    snapshot = await trust_documents.accept(coming, self._memory, self._verifier)
-                except BusError as error:
-                    self.counts[str(getattr(error, "reason", type(error).__name__))] += 1
-                    self._coming = self.documents
-                    _log.warning("news of trust is not believed: %s", error)
-                    continue
-                self.documents = coming
-                self.counts["accepted"] += 1
-                self._follow(snapshot)
+                judged, coming = self._next, self.documents
+                for what, data in judged.items():
+                    coming = coming.replaced(what, data)
+                if coming != self.documents:
+                    await self._judge(coming)
+                # What came meanwhile is judged by itself: it must not go with what was refused.
+                self._came = {what: data for what, data in self._came.items() if judged.get(what) is not data}
+                self._next = {what: data for what, data in self._next.items() if judged.get(what) is not data}
         finally:
             self._busy = False
             self._idle.set()
@@ -102,3 +104,14 @@ class Trusting:
             calls, self._afterwards = self._afterwards, []
             for call in calls:
                 call()
+
+    async def _judge(self, coming: TrustDocuments) -> None:
+        try:
+            snapshot = await trust_documents.accept(coming, self._memory, self._verifier)
+        except BusError as error:
+            self.counts[str(getattr(error, "reason", type(error).__name__))] += 1
+            _log.warning("news of trust is not believed: %s", error)
+            return
+        self.documents = coming
+        self.counts["accepted"] += 1
+        self._follow(snapshot)

@@ -36,6 +36,8 @@ from bus.transport.dialing import dial
 from bus.transport.link import Link
 
 _log = logging.getLogger(__name__)
+PROGRAM = "bus.hub.broker_program"
+"""What runs in that process."""
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 6.0
 FIRST_PAUSE_SECONDS: Final = 0.1
@@ -114,7 +116,7 @@ class BrokerApart:
     async def _started(self) -> AsyncIterator[Process]:
         """It is ended by the end of its standard input, and killed only if it does not."""
         with self._log_file.open("ab") as log:
-            command = [sys.executable, "-P", "-m", "bus.hub.broker_program"]
+            command = [sys.executable, "-P", "-m", PROGRAM]
             process = await anyio.open_process(  # in a session of its own: Ctrl-C is for the supervisor, which ends it in order
                 command, stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True
             )

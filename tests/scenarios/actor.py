@@ -3,6 +3,7 @@
     actor.py                    the nursery: it has imported everything, and makes one process after the other by fork
     {"role": "hub", ..}         a hub; told `statistics`, `reload`, `jump`, `room`
     {"role": "agents", ..}      agents that are elsewhere; told `open`, `subscribe`, `publish`, `until`, `report` ..
+    {"role": "stranger", ..}    who means harm (`stranger`); and {"role": "deceived"}, whom a broker lies to (`deceived`)
 
 Imports take most of a second; scenarios have many processes, and these are forked before anything is open or any thread runs.
 Bodies are a run, a number and when it was made, so that readers see by themselves what is lost, doubled or out of order.
@@ -154,6 +155,7 @@ class Told:
 class HubActor(Told):
     async def begin(self) -> None:
         from bus.broker.broker import Broker
+        from bus.hub import broker_apart
         from bus.hub.open import supervise
 
         self.followed: list[int] = []
@@ -167,6 +169,8 @@ class HubActor(Told):
         order = self.order
         if "descriptors" in order:
             resource.setrlimit(resource.RLIMIT_NOFILE, (order["descriptors"], order["descriptors"]))
+        if "program" in order:
+            broker_apart.PROGRAM = order["program"]  # somebody has put another broker in place of ours
         open_hub = supervise if order.get("apart") else bus.open
         options = {"policy": order["policy"], "state": order["state"], "listen": order["listen"], "tpm": order["tpm"]}
         self.hub = await self.stack.enter_async_context(open_hub(**options, backbone=order.get("backbone")))
@@ -512,6 +516,10 @@ def play(order: dict[str, Any]) -> None:
         from stranger import Stranger
 
         roles["stranger"] = Stranger
+    if role == "deceived":
+        from deceived import Deceived
+
+        roles["deceived"] = Deceived
     options = {"backend": "trio"} if loop == "trio" else {"backend_options": {"use_uvloop": loop == "uvloop"}}
     anyio.run(roles[role](order).run, **options)  # type: ignore[arg-type]  # a name and its options
 
@@ -562,7 +570,7 @@ def import_all() -> None:
 
     for name in (
         "bus.hub.open", "bus.hub.broker_apart", "bus.hub.which_tpm", "bus.cli.main", "bus.cli.run", "bus.cli.loop",
-        "bus.tpm.serving", "bus.tpm.software", "bus.tpm.esapi", "bus.tpm.swtpm",
+        "bus.tpm.serving", "bus.tpm.software", "bus.tpm.esapi", "bus.tpm.swtpm", "bus.testing",
         "anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "trio",
     ):  # fmt: skip
         importlib.import_module(name)

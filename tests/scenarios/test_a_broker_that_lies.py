@@ -7,7 +7,7 @@ and that what is honest beside it goes on.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -15,7 +15,9 @@ from typing import Any
 
 import anyio
 import pytest
-from lying_broker import POLICY, Liar, Seam, bodies, header_of, inside, lying, refused, secrets_of, soon
+from lying_broker import POLICY, LiarInMemory, bodies, inside, lying, refused, secrets_of, soon
+from random_frames import FIELDS
+from seams import POSES, Seam, changed, header_of, sealed_with, withheld
 
 from bus.agent.connection import FIRST_TRIES
 from bus.errors import (
@@ -31,10 +33,7 @@ from bus.errors import (
 )
 from bus.flow.trie import Trie
 from bus.protocol import envelope as envelopes
-from bus.protocol import header as headers
-from bus.protocol.codec import pack
-from bus.protocol.frames import BUNDLE, CRL, DURABLE, LISTENS, MAX_FRAME_BYTES, STATEMENT, Frame, column, encode, parse
-from bus.protocol.handshake import HelloA, HelloB, Limits, broker_tbs, transcript
+from bus.protocol.frames import BUNDLE, CRL, DURABLE, LISTENS, MAX_FRAME_BYTES, STATEMENT, Frame, encode
 from bus.protocol.header import GRANT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -44,7 +43,7 @@ TOPIC = "tasks.build"
 class Scene:
     """LEAD publishes and PAINTER reads, each in a process of its own; the broker between them lies."""
 
-    def __init__(self, liar: Liar, lead: Any, painter: Any, tasks: Any) -> None:
+    def __init__(self, liar: LiarInMemory, lead: Any, painter: Any, tasks: Any) -> None:
         self.liar, self.lead, self.painter, self.tasks = liar, lead, painter, tasks
         self._said = 0
 
@@ -95,16 +94,6 @@ async def scene(policy: str = POLICY, **options: Any) -> AsyncIterator[Scene]:
         painter.subscribe("tasks.>") as tasks,
     ):
         yield Scene(liar, lead, painter, tasks)
-
-
-def changed(envelope: bytes, **fields: Any) -> bytes:
-    header, sealed = envelopes.split(envelope)
-    return envelopes.join(headers.parse(header)._replace(**fields).encode(), sealed)
-
-
-def withheld(kind: int) -> Any:
-    """A lie by which frames of this kind never arrive."""
-    return lambda _, frame: [] if frame[0] == kind else None
 
 
 # ---- it cannot read -------------------------------------------------------------------------------------------------------------
@@ -212,11 +201,6 @@ async def test_what_an_insider_forges_for_the_broker_is_refused():
         forged = header._replace(seq=header.seq + 1, id=os.urandom(16)).encode()
         one.to_painter.deliver(envelopes.join(forged, sealed_with(opened, header.seq + 1, forged, plaintext)), subs=[one.sub])
         await one.refuses("bad_proof")
-
-
-def sealed_with(opened: Any, seq: int, header: bytes, plaintext: bytes) -> bytes:
-    guard = os.urandom(4)
-    return guard + bytes(opened._cipher.encrypt(guard + seq.to_bytes(8, "big"), plaintext, header))
 
 
 # ---- it cannot replay -----------------------------------------------------------------------------------------------------------
@@ -425,7 +409,7 @@ async def test_grants_that_are_swapped_or_brought_to_others_open_nothing():
 
 
 @asynccontextmanager
-async def asking(liar: Liar, lead: Any, topic: str = "ask.it") -> AsyncIterator[dict[str, Any]]:
+async def asking(liar: LiarInMemory, lead: Any, topic: str = "ask.it") -> AsyncIterator[dict[str, Any]]:
     """A request of LEAD's that waits. What became of it is in what is yielded, afterwards."""
     found: dict[str, Any] = {}
     async with anyio.create_task_group() as tasks:
@@ -678,36 +662,6 @@ async def test_random_frames_end_the_link_at_most():
         await one.goes_on()
 
 
-def some_bytes(random: Random, *sizes: int) -> bytes:
-    return random.randbytes(random.choice(sizes or (0, 1, 40, 300)))
-
-
-def a_name(random: Random) -> str:
-    return random.choice(["LEAD", "PAINTER", "BROKER", "NOBODY"])
-
-
-def a_pattern(random: Random) -> str:
-    return random.choice(["", ">", "tasks.>", "*.*", "..", "a." * 200, "_grant.LEAD", "_reply.>", "_audit.*", ">.>", "tasks.build"])
-
-
-FIELDS: dict[int, Callable[[Random], list[Any]]] = {
-    Frame.OPENED: lambda r: [r.randrange(9), r.randrange(2), r.randrange(2), r.randrange(9)],
-    Frame.CREDIT: lambda r: [r.choice([0, 1, 2**32 - 1]), r.choice([0, 1, 2**32 - 1])],
-    Frame.STORED: lambda r: [r.randrange(5), [[some_bytes(r, 16), r.randrange(2**40)] for _ in range(r.randrange(4))]],
-    Frame.SUBSCRIBED: lambda r: [r.randrange(9)],
-    Frame.DELIVER: lambda r: [0, column([r.randrange(3)] * r.randrange(3)), r.randrange(3), r.randrange(2), some_bytes(r)],
-    Frame.INTEREST: lambda r: [r.randrange(99), [[a_name(r), a_pattern(r), r.randrange(3)] for _ in range(r.randrange(4))]],
-    Frame.ASK: lambda r: [some_bytes(r, 16, 32), some_bytes(r)],
-    Frame.PAPERS: lambda r: [[pack([some_bytes(r), some_bytes(r)][: 1 + r.randrange(2)])], some_bytes(r, 0, 64)],
-    Frame.TRUST: lambda r: [r.randrange(3), 40, 0, some_bytes(r, 0, 40)],
-    Frame.PING: lambda r: [r.randrange(2**64)],
-    Frame.PONG: lambda r: [r.randrange(9)],
-    Frame.DRAIN: lambda r: [r.choice(["", "shutdown", "x y z", "revoked NOBODY"])],
-    Frame.REFUSE: lambda r: [r.choice(["malformed", "busy"]), some_bytes(r, 0, 4, 16, 32)],
-    Frame.AUTHORITY: lambda r: [some_bytes(r)],
-}
-
-
 # ---- policy, revocations, statements --------------------------------------------------------------------------------------------
 
 
@@ -826,30 +780,11 @@ async def test_who_was_revoked_is_heard_no_more_whatever_the_broker_goes_on_deli
 # ---- it is no other broker ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lie", ["an_agents_papers", "unpinned", "another_signature", "no_signature", "open_at_once"])
+@pytest.mark.parametrize("lie", POSES)
 async def test_who_is_not_a_pinned_broker_learns_nothing_and_hears_no_proof(lie: str):
     async with lying() as liar:
         host = liar.host()
-        said: list[list[Any]] = []
-
-        def pose(link: Any) -> None:
-            def answer(frames: list[bytes]) -> None:
-                said.extend(parse(data) for data in frames)
-                if said[-1][0] != Frame.HELLO_A:
-                    return
-                own = liar.hub.broker._links.own
-                papers = HelloA.parse(said[-1][1]).papers[0] if lie == "an_agents_papers" else own.papers
-                hello_b = HelloB(1, bytes(32), papers, Limits(), liar.hub.clock.now_ms()).encode()
-                link.send(encode(Frame.HELLO_B, hello_b))
-                if lie == "open_at_once":
-                    link.send(encode(Frame.INTEREST, 1, []))
-                elif lie != "no_signature":
-                    t = transcript(said[-1][1], hello_b)
-                    link.send(encode(Frame.PROVE, bytes(64) if lie == "another_signature" else own.keys.sign(broker_tbs(t))))
-
-            link.start(answer, lambda _: None, lambda: None)
-
-        liar.take = pose
+        liar.pose(lie)
         if lie == "unpinned":
             host._host().connection._brokers = ("SOMEBODY",)
         opening: list[BaseException] = []
@@ -869,7 +804,7 @@ async def test_who_is_not_a_pinned_broker_learns_nothing_and_hears_no_proof(lie:
         assert [type(error) for error in opening] in (
             [[VerificationError], [ConnectError]] if lie != "open_at_once" else [[RemoteProtocolError]]
         )
-        assert {frame[0] for frame in said} == {Frame.HELLO_A}
+        assert {frame[0] for frame in liar.posed_to} == {Frame.HELLO_A}
 
 
 # ---- over sockets of the kernel's -----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """An agent with good papers and a host that was changed, against an honest broker and everybody else's hosts.
 
-The insider's host is one behind a seam of `lying_broker`: what it says beside the truth is said there in its name. All others are
+The insider's host is one behind a seam of `seams`: what it says beside the truth is said there in its name. All others are
 linked to the broker itself.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import anyio
 import pytest
-from lying_broker import Liar, Seam, bodies, header_of, inside, lying, refused, soon
+from lying_broker import LiarInMemory, bodies, inside, lying, refused, soon
+from seams import Seam, header_of
 
 from bus.agent.connection import REFUSED_TOO_MUCH
 from bus.agent.events import Connected, Disconnected
@@ -32,7 +33,7 @@ WORK = "work.build"
 class Insider:
     """What a changed host says in the name of its agent."""
 
-    def __init__(self, liar: Liar, agent: Any) -> None:
+    def __init__(self, liar: LiarInMemory, agent: Any) -> None:
         self.liar, self.agent, self.name = liar, agent, agent.name
         self.seam: Seam = liar.seam_of(agent)
         self._turn = 1_000_000
@@ -152,7 +153,7 @@ async def test_who_certifies_another_agents_kem_key_does_not_keep_it_from_being_
 
 
 @asynccontextmanager
-async def together() -> AsyncIterator[tuple[Liar, Insider, Any, Any]]:
+async def together() -> AsyncIterator[tuple[LiarInMemory, Insider, Any, Any]]:
     """SECOND is the insider; LEAD says something on a durable topic and on a live one, and PAINTER hears both."""
     async with (
         lying() as liar,

@@ -26,6 +26,8 @@ from bus.hub.state import State, holder_of, open_state
 from bus.hub.tpm_process import IDLE_EXIT_SECONDS
 
 ACTOR = Path(__file__).with_name("actor.py")
+LIAR = "liar"
+"""The socket over which a lying broker is told what to do, beside the one of its desk."""
 PATIENCE = 90.0
 """For one line of a process, on a machine that has other things to do."""
 
@@ -181,9 +183,18 @@ class Company:
         hub.urls = hub.hear()["urls"]  # type: ignore[attr-defined]  # a hub has some
         return hub
 
-    def agents(self, *names: str, url: str | None = "own", **order: Any) -> Actor:
+    def lying_hub(self, **order: Any) -> Actor:
+        """An honest hub, whose broker's process somebody has in his hand (`lying_program`): `lie` tells it what to do."""
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ACTOR.parent)]))
+        return self.hub(apart=True, program="lying_program", environ={**self.environ, "PYTHONPATH": path}, **order)
+
+    def lie(self, verb: str, **arguments: Any) -> Any:
+        """What the lying broker answers."""
+        return ask_desk(self.state.broker_desk.with_name(LIAR), verb, **arguments)
+
+    def agents(self, *names: str, url: str | None = "own", role: str = "agents", **order: Any) -> Actor:
         """A process with these agents, each on a link of its own; or, with None for an address, all on one."""
-        actor = self.start("agents", **order)
+        actor = self.start(role, **order)
         actor.hear()
         if names:
             actor.ask("open", names=names, url=self.url if url == "own" else url)
@@ -226,11 +237,7 @@ class Company:
 
     def desk(self, verb: str, **arguments: Any) -> Any:
         """What the hub's desk answers."""
-
-        async def ask() -> Any:
-            return await admin.ask(self.state.admin_socket, verb, **arguments)
-
-        return anyio.run(ask)
+        return ask_desk(self.state.admin_socket, verb, **arguments)
 
     def change(self, before: str, after: str) -> None:
         """The policy's file."""
@@ -248,6 +255,13 @@ class Company:
             with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(service, signal.SIGTERM)
             wait_for_lock(self.state.tpm_lock)
+
+
+def ask_desk(socket: Path, verb: str, **arguments: Any) -> Any:
+    async def ask() -> Any:
+        return await admin.ask(socket, verb, **arguments)
+
+    return anyio.run(ask)
 
 
 def one_of(is_meant: Callable[[list[str]], bool], *, parent: int = 0) -> int:
