@@ -214,7 +214,7 @@ class Outbox:
         for turn in self._turns.values():
             for sent in turn.sent:
                 if sent.id == id_:
-                    self._outcomes.refused(sent, code)
+                    self._outcomes.refused(sent, code, self._keyring.now_ms())
                     return
 
     def follow(self) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from bus.agent.lane import MOST_RECORDS, Lane, Note
 from bus.agent.requests import Pending
 from bus.agent.sealing_turns import Sent
-from bus.errors import BackboneError, BusError, NotPermittedError, twin
+from bus.errors import BackboneError, BusError, NotPermittedError, VerificationError, twin
 from bus.flow.turn_window import TurnWindow
 from bus.flow.waiting import MAX_BYTES, Run, Taken
+from bus.protocol import envelope as envelopes
+from bus.protocol import header as headers
 from bus.protocol.frames import UNHEARD
 
 Refused = Callable[[Lane, bytes, BusError], None]
@@ -61,7 +63,7 @@ class Outcomes:
             for run in sent.runs if sent.lane.rule.is_durable else ():
                 run.note.failed(_busy(sent))
 
-    def refused(self, sent: Sent, code: str) -> None:
+    def refused(self, sent: Sent, code: str, now_ms: int) -> None:
         """The broker does not take it; or, of a request, nobody listens any more."""
         if code == UNHEARD:
             self.counts["unheard"] += sent.records
@@ -69,7 +71,7 @@ class Outcomes:
                 if isinstance(note.receipt, Pending):
                     note.receipt.was_sent("")
             return
-        error = _busy(sent) if code == "busy" else _forbidden(sent, code)
+        error = _busy(sent) if code == "busy" else _expired(sent, now_ms) or _forbidden(sent, code)
         self._fail(sent.lane, sent.notes, sent.runs, sent.records, error, id_=sent.id)
 
     def unheard(self, lane: Lane) -> None:
@@ -118,6 +120,15 @@ def _busy(sent: Sent) -> BusError:
     return BackboneError(
         "busy", f"the broker did not store a message on {topic}: its disk may be full or too slow; its log says which"
     )
+
+
+def _expired(sent: Sent, now_ms: int) -> BusError | None:
+    """What a broker says of it in a word for all that it does not believe: it was away for longer than the message had."""
+    header = headers.parse(envelopes.split(sent.envelope)[0])
+    if header.expires_ms > now_ms:
+        return None
+    late = f"no broker took the message on {header.topic} within its TTL of {(header.expires_ms - header.sent_ms) / 1000:g} s"
+    return VerificationError("expired", agent=sent.lane.agent, detail=late)
 
 
 def _forbidden(sent: Sent, code: str) -> BusError:
