@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bus.metrics.histogram import Histogram
-from bus.metrics.sources import since
+from bus.metrics.sources import counts, since
 
 TALKERS: Final = 24
 """Rows of who talks to whom, at most: a small terminal shows fewer."""
@@ -58,8 +58,8 @@ def figures(before: Mapping[str, Any], now: Mapping[str, Any]) -> Figures:
         delivered=received.get("delivered", 0) / seconds,
         published_in_all=now["hosts"].get("sent", {}).get("published", 0),
         delivered_in_all=now["hosts"].get("received", {}).get("delivered", 0),
-        dropped=now["broker"].get("dropped", {}),
-        refused={**now["broker"].get("refused", {}), **now["hosts"].get("refusals", {})},
+        dropped=counts(now["broker"], "dropped"),
+        refused={**counts(now["broker"], "refused"), **now["hosts"].get("refusals", {})},
         latency=_histogram(now, "latency").summary(),
         round_trip=_histogram(now, "round_trip").summary(),
         tpm_signatures=tpm.get("signatures", 0) / seconds,

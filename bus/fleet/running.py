@@ -22,7 +22,7 @@ from bus.fleet.figures import Figures, figures
 from bus.fleet.mix import Mix
 from bus.hub.collecting import leave_what_is_here
 from bus.hub.household import alone
-from bus.metrics.sources import added, plain
+from bus.metrics.sources import added, counts, plain
 
 REST_SECONDS: Final = 3.0
 """To come to rest: until two readings, so far apart, say the same."""
@@ -110,7 +110,7 @@ class Fleet:
             "talk": [{"from": sender, "to": reader, "a_second": round(rate, 2)} for sender, reader, rate in whole.talk],
         }
         if self._mix is not None and "play" in last:
-            dropped, refused = last["broker"].get("dropped", {}), last["hosts"].get("refusals", {})
+            dropped, refused = counts(last["broker"], "dropped"), last["hosts"].get("refusals", {})
             document["books"] = books(self._mix, last["play"], dropped=dropped, refused=refused)
         return document | {"hosts": last["hosts"], "broker": last["broker"]}
 

@@ -162,10 +162,10 @@ async def ask(socket: Path, verb: str, **arguments: Any) -> Any:
     Raises its error as it was raised there, ConnectError if there is no hub, ConnectionLostError if it turns us away.
     """
     async with _call(socket, verb, arguments) as call:
-        while True:
-            kind, value = await call.next()
-            if kind == "answer":
-                return value
+        kind, value = await call.next()
+        if kind != "answer":
+            raise RemoteProtocolError("malformed", f"what {verb} gives is an answer, and no {kind[:20]}")
+        return value
 
 
 async def watch(socket: Path, verb: str, **arguments: Any) -> AsyncGenerator[Any, None]:
@@ -206,20 +206,28 @@ class _Call:
             )
         try:
             [(kind, value)] = json.loads(line).items()
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise RemoteProtocolError("malformed", "the hub's answer is no object of one key") from error
         if kind == "error":
             raise raised(value)
         return kind, value
 
 
-def raised(document: Mapping[str, Any]) -> BusError:
-    """The hub's error, of its class and with its fields."""
+def raised(document: Any) -> BusError:
+    """The hub's error, of its class and with its fields. Who answers may be a broker that lies: what is no error is one, too."""
+    try:
+        return _error(document)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return RemoteProtocolError("malformed", "an error of no known form")
+
+
+def _error(document: Mapping[str, Any]) -> BusError:
     if document.get("type") == PolicyError.__name__:
         return PolicyError([Problem(**problem) for problem in document["problems"]])
     kind = getattr(errors, str(document.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, BusError)):
         kind = BusError
     error = kind.__new__(kind, str(document.get("message")))
-    error.__dict__.update({name: value for name, value in document.items() if name not in ("type", "message")})
+    fields = {name: value for name, value in document.items() if isinstance(value, str | int | None)}
+    error.__dict__.update({name: value for name, value in fields.items() if name not in ("type", "message")})
     return error

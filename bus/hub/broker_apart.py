@@ -20,7 +20,7 @@ from anyio import to_thread
 from anyio.abc import ByteReceiveStream, Process, TaskGroup
 
 from bus.clock import Clock
-from bus.errors import BusError, ConnectError, RemoteProtocolError
+from bus.errors import BusError, ConnectError, ConnectionLostError, RemoteProtocolError
 from bus.hub import admin
 from bus.hub.admin import Desk, raised
 from bus.hub.backbones import NatsServers
@@ -32,6 +32,7 @@ from bus.hub.state import State
 from bus.identity import durable
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.trust_documents import TrustDocuments
+from bus.metrics.sources import readable
 from bus.transport.dialing import dial
 from bus.transport.link import Link
 
@@ -40,6 +41,8 @@ PROGRAM = "bus.hub.broker_program"
 """What runs in that process."""
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 6.0
+ANSWER_SECONDS: Final = 15.0
+"""Long lists of a busy broker take a second or two. One that never answers must not keep its hub waiting."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 LIVED_SECONDS: Final = 60.0
@@ -193,16 +196,21 @@ class BrokerApart:
         self._tasks.start_soon(self._tell, "follow")
 
     async def live(self) -> int:
-        return int(await self._ask("live"))
+        live = await self._ask("live")
+        if not isinstance(live, int):
+            raise RemoteProtocolError("malformed", "how many agents are live is a number")
+        return live
 
     async def statistics(self) -> dict[str, Any]:
-        return {**await self._ask("statistics"), "starts": self.starts}
+        return {**readable(await self._ask("statistics")), "starts": self.starts}
 
     async def drain(self) -> None:
         await self._tell("drain")
 
     async def _ask(self, verb: str, **arguments: Any) -> Any:
-        return await admin.ask(self._state.broker_desk, verb, **arguments)
+        with anyio.move_on_after(ANSWER_SECONDS):
+            return await admin.ask(self._state.broker_desk, verb, **arguments)
+        raise ConnectionLostError(f"the broker did not answer {verb} within {ANSWER_SECONDS:g} s; its log is {self._log_file}")
 
     async def _tell(self, verb: str) -> None:
         """What it does not hear now, it finds when it starts."""
@@ -248,7 +256,7 @@ def _petition(item: Any) -> tuple[int, bytes]:
     try:
         number, request = item
         return int(number), bytes.fromhex(request)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise RemoteProtocolError("malformed", "a request is a number and bytes in hex") from error
 
 
@@ -262,5 +270,5 @@ def _of_the_hub(status: Status) -> Callable[..., Any]:
 def _document(said: bytes, log: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(said))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         raise ConnectError(f"the broker's process ended without a word; its log is {log}") from None

@@ -52,7 +52,7 @@ from bus.identity.envelopes.verifier import Verifier
 from bus.identity.host.session import Holder
 from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
-from bus.metrics.sources import plain
+from bus.metrics.sources import part, plain
 from bus.policy import Policy
 from bus.tpm.interface import TpmEngine
 from bus.tpm.values import STATISTICS
@@ -285,7 +285,7 @@ class _Running:
 
 
 def _is_shunned(numbers: dict[str, Any]) -> bool:
-    return bool(numbers["broker"].get("gateways", {}).get("shunned_by"))
+    return bool(part(numbers["broker"], "gateways").get("shunned_by"))
 
 
 def _refuse(verb: str) -> NoReturn:

@@ -27,6 +27,7 @@ from bus.hub.in_force import InForce
 from bus.hub.letting_in import Change, apply
 from bus.hub.state import State
 from bus.identity.authority import Authority
+from bus.metrics.sources import part
 from bus.policy import Policy
 from bus.trust.certificates import Profile
 from bus.trust.revocations import Reason
@@ -189,12 +190,12 @@ def kept_by(servers: NatsServers | None, numbers: Mapping[str, Any]) -> dict[str
     if servers is None:
         return {"backbone": "journal"}
     broker = numbers["broker"]
-    found = broker.get("nats", {})
+    found = part(broker, "nats")
     return {
         "backbone": servers.shown,
-        "backbone_connected": bool(broker["backbone"]["connected"]),
+        "backbone_connected": bool(part(broker, "backbone").get("connected")),
         "backbone_version": str(found.get("version", "")),
-        "backbone_features": [*found.get("features", [])],
+        "backbone_features": [*(found.get("features") or [])],
     }
 
 

@@ -8,8 +8,10 @@ processes add up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Any, Final, TypeAlias
 
+_DEEPEST: Final = 6
 Reading: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = Callable[[], Reading]
 
@@ -36,6 +38,32 @@ def plain(reading: Mapping[Any, Any]) -> dict[str, Any]:
     """The same with names that are texts, as JSON wants them: of a name in several parts, the parts with blanks between."""
     named = {" ".join(map(str, name)) if isinstance(name, tuple) else str(name): value for name, value in reading.items()}
     return {name: plain(value) if isinstance(value, Mapping) else value for name, value in named.items()}
+
+
+def readable(reading: object, *, depth: int = _DEEPEST) -> dict[str, Any]:
+    """Of what somebody calls a reading, whom nobody has to believe: what is of a source's form. The rest is left out."""
+    found: dict[str, Any] = {}
+    for name, value in reading.items() if isinstance(reading, Mapping) else ():
+        if isinstance(value, Mapping) and depth:
+            found[str(name)] = readable(value, depth=depth - 1)
+        elif _is_plain(value) or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            found[str(name)] = value
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return isfinite(value) if isinstance(value, float) else value is None or isinstance(value, str | int)
+
+
+def part(reading: Reading, name: str) -> Reading:
+    """What has parts of its own; nothing, where it is not there or is something else."""
+    found = reading.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def counts(reading: Reading, name: str) -> dict[str, int]:
+    """How often, by what: of that part whatever is a whole number."""
+    return {str(key): value for key, value in part(reading, name).items() if isinstance(value, int)}
 
 
 def is_number(value: object) -> bool:

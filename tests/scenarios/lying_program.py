@@ -6,6 +6,7 @@ method of `Orders` is a verb. Bytes come and go in hex.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,7 +23,9 @@ from bus.hub import broker_program
 from bus.hub.admin import Desk
 from bus.protocol import header as headers
 from bus.protocol.frames import MAX_FRAME_BYTES, Frame
+from bus.tpm.lines import LineReader
 from bus.transport.link import Link
+from bus.transport.unix import UnixStream
 
 KINDS = {"data": headers.DATA, "grant": headers.GRANT}
 
@@ -32,6 +35,10 @@ class Orders:
 
     def __init__(self) -> None:
         self.liar: Any = None  # from the first link on
+        self.words: dict[str, bytes] = {}
+        """What it answers its hub, by verb, in place of the truth."""
+        self._hub_hears: list[UnixStream] = []
+        """Where its hub waits for what agents ask of the authority."""
 
     # ---- what it knows ---------------------------------------------------------------------------------------------------------
 
@@ -108,6 +115,25 @@ class Orders:
         seam.outside.close(flush=False)
         await _until(lambda: seam.is_over and self._reads(name))
 
+    def answer_the_hub(self, verbs: list[str], line: str | None) -> None:
+        """To these verbs: this, whatever it is; or the truth again."""
+        for verb in verbs:
+            self.words.pop(verb, None)
+            if line is not None:
+                self.words[verb] = line.encode() + b"\n"
+
+    async def ask_the_hub(self, line: str) -> None:
+        """As if an agent asked something of the authority; return when the hub waits for the next one."""
+        await _until(lambda: bool(self._hub_hears))
+        await self._hub_hears[-1].send(line.encode() + b"\n")
+
+    async def _petition(self, stream: UnixStream, reader: LineReader) -> None:
+        self._hub_hears.append(stream)
+        try:
+            await reader.receive()
+        finally:
+            self._hub_hears.remove(stream)
+
     def pose(self, how: str) -> None:
         self.liar.pose(how)
 
@@ -153,13 +179,23 @@ def of_hex(field: Any) -> Any:
 class LyingProgram(broker_program.Program):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        attach, orders, desk = Broker.attach, Orders(), Desk()
+        attach, answer, orders, desk = Broker.attach, Desk._answer, Orders(), Desk()
 
         def through_a_seam(broker: Broker, link: Link) -> None:
             orders.liar = orders.liar or Liar(broker, partial(attach, broker))
             orders.liar.take(link)
 
+        async def answered(asked: Desk, stream: UnixStream, reader: LineReader, line: bytes) -> None:
+            verb = json.loads(line)["verb"]
+            if asked is desk or verb not in {*orders.words, "petitions"}:
+                await answer(asked, stream, reader, line)
+            elif verb == "petitions":
+                await orders._petition(stream, reader)
+            else:
+                await stream.send(orders.words[verb])
+
         Broker.attach = through_a_seam  # type: ignore[method-assign]  # that is the attack
+        Desk._answer = answered  # type: ignore[method-assign]  # on hosts, and on its own hub
         for verb in (one for one in vars(Orders) if not one.startswith("_")):
             desk.register(verb, getattr(orders, verb))
         async with super().running(), anyio.create_task_group() as tasks:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from policies_of_scenarios import POLICY
 from seams import changed, header_of
 from troupe import PATIENCE, Actor, Company, Nursery, ToldError, company
 
+from bus.errors import BusError
 from bus.protocol.frames import BUNDLE, CRL, LISTENS, STATEMENT
 from bus.protocol.header import MAX_SEQ, Header
 
@@ -431,6 +434,55 @@ def test_trust_that_it_freezes_ends_and_nothing_is_said_or_taken_after_that(own:
     assert caught.value.facts["type"] == "TrustStaleError"
     one.bring(envelope)
     one.alice.ask("until_refused", name="ALICE", reason="trust_stale", count=1)
+
+
+# ---- it says what it likes to its own hub ----------------------------------------------------------------------------------------
+
+NONSENSE = (
+    '{"item": [Infinity, "00"]}',
+    "nonsense", "", "[]", "{}", "5", '"x"', "[" * 100_000,
+    '{"answer": 5}', '{"answer": null}', '{"answer": [1]}', '{"answer": {"a": [NaN], "held": NaN, "neighbours": 1}}',
+    '{"answer": {"broker": 7, "dropped": "x", "refused": {"a": "b"}, "gateways": [], "nats": 5, "backbone": "x", "starts": "y"}}',
+    '{"answer": ' + '{"a": ' * 900 + "5" + "}" * 901,
+    '{"item": 5}', '{"item": ["x", "zz"]}', '{"item": [1, "00"]}', '{"item": [-7, "ff"]}',
+    '{"error": 5}', '{"error": {}}', '{"error": {"type": "__name__"}}', '{"error": {"type": "PolicyError", "problems": 5}}',
+    '{"error": {"type": "PolicyError", "problems": [{"file": 1}]}}', '{"error": {"type": "ToldError", "message": [], "args": 7}}',
+    '{"error": {"type": "StateInUseError", "message": "x", "pid": "y", "reason": {}}}',
+)  # fmt: skip
+LISTS = ("agents", "topics", "consumers", "dead_letters")
+TO_ITS_HUB = ("follow", "live", "statistics", "answer_petition", "trace", *LISTS)
+
+
+def test_whatever_it_answers_its_own_hub_the_hub_goes_on(own: Company):
+    """It rules meanwhile, and what it decided counts as soon as its broker is honest again."""
+    one, hub = Scene(own), own.actors[1]
+    heard: Counter[str] = Counter()
+    for line in NONSENSE:
+        one.lie("answer_the_hub", verbs=TO_ITS_HUB, line=line)
+        with suppress(BusError):  # the hub has just hung up
+            one.lie("ask_the_hub", line=line)
+        own.desk("end_sessions", name="EVE")
+        for verb in ("status", *LISTS):
+            try:
+                own.desk(verb)
+            except BusError as error:
+                heard[str(error).partition(":")[0]] += 1
+        try:
+            hub.ask("statistics")
+        except ToldError as error:
+            heard[error.facts["type"]] += 1
+    assert heard["malformed"] > len(NONSENSE)
+    assert heard["RemoteProtocolError"] > len(NONSENSE) / 2
+    assert not {"the hub could not answer", "TypeError", "KeyError"} & heard.keys(), heard
+    own.desk("revoke", name="EVE", reason="compromised")
+    one.lie("answer_the_hub", verbs=TO_ITS_HUB, line=None)
+    own.change("subscribe: [tasks.open]", "subscribe: [tasks.other]")
+    assert own.desk("reload")
+    with pytest.raises(ToldError) as caught:
+        one.another("EVE")
+    assert caught.value.facts["reason"] == "revoked"
+    assert own.desk("status")["failures"] == {}
+    one.goes_on()
 
 
 # ---- what is left to it ---------------------------------------------------------------------------------------------------------
