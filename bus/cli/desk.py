@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bus.cli.loop import Stopped, run, until_stopped
+
+_asked: list[str] = []
+"""By the command that runs."""
+
+
+@contextmanager
+def one_command() -> Iterator[list[str]]:
+    """Gives what its hub was asked by then."""
+    _asked.clear()
+    yield _asked
 
 
 def runs(state: Path | None) -> bool:
@@ -27,7 +37,9 @@ def ask(state: Path | None, verb: str, **arguments: Any) -> Any:
     async def answer() -> Any:
         return await admin.ask(socket, verb, **arguments)
 
-    return run(answer)
+    found = run(answer)
+    _asked.append(verb)
+    return found
 
 
 def watch(state: Path | None, verb: str, show: Callable[[Any], bool], **arguments: Any) -> Stopped:
@@ -39,6 +51,7 @@ def watch(state: Path | None, verb: str, show: Callable[[Any], bool], **argument
 
     async def follow() -> Stopped:
         async with until_stopped() as stopped, aclosing(admin.watch(socket, verb, **arguments)) as items:
+            _asked.append(verb)
             async for item in items:
                 if not show(item):
                     break

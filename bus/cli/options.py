@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from bus.cli.desk import one_command
 from bus.cli.output import Output
-from bus.errors import BusError
+from bus.errors import BusError, RemoteProtocolError
 
 
 def whole_pattern(context: click.Context, _: click.Parameter, pattern: str) -> str:
@@ -21,6 +22,12 @@ def whole_pattern(context: click.Context, _: click.Parameter, pattern: str) -> s
     return pattern
 
 
+def _unreadable(verb: str, error: Exception) -> BusError:
+    """A hub of another version, or one whose broker lies to it."""
+    what = f"what the hub answered to `{verb}` is not what this command reads ({error!r})"
+    return RemoteProtocolError("malformed", f"{what}: if it is of another version, start it again with this one")
+
+
 def command(*, state: bool = False, policy: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--json` (and `--state`, `--policy`) to a function: it gets `output` (and `state`, `policy`)."""
 
@@ -28,10 +35,15 @@ def command(*, state: bool = False, policy: bool = False) -> Callable[[Callable[
         @wraps(function)
         def run(*args: Any, json_output: bool, **options: Any) -> None:
             output = Output(json=json_output)
-            try:
-                code = function(*args, output=output, **options)
-            except BusError as error:
-                code = output.error(error)
+            with one_command() as asked:
+                try:
+                    code = function(*args, output=output, **options)
+                except BusError as error:
+                    code = output.error(error)
+                except (AttributeError, LookupError, TypeError, ValueError) as error:
+                    if not asked:
+                        raise
+                    code = output.error(_unreadable(asked[-1], error))
             sys.exit(code or 0)
 
         decorated: Callable[..., Any] = run

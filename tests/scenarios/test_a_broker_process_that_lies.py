@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from policies_of_scenarios import POLICY
 from seams import changed, header_of
 from troupe import PATIENCE, Actor, Company, Nursery, ToldError, company
 
+from bus.cli.main import cli
 from bus.errors import BusError
 from bus.protocol.frames import BUNDLE, CRL, LISTENS, STATEMENT
 from bus.protocol.header import MAX_SEQ, Header
@@ -483,6 +485,24 @@ def test_whatever_it_answers_its_own_hub_the_hub_goes_on(own: Company):
     assert caught.value.facts["reason"] == "revoked"
     assert own.desk("status")["failures"] == {}
     one.goes_on()
+
+
+UNREADABLE = ('{"answer": 5}', '{"answer": null}', '{"answer": [1]}', '{"answer": [{}]}', '{"answer": {"a": 1}}')
+
+
+def test_who_looks_at_it_hears_that_what_it_says_cannot_be_read(own: Company):
+    """In place of a traceback: that a hub of another version can be meant, too."""
+    one = Scene(own)
+    commands = (["agents"], ["topics"], ["subscriptions"], ["consumers", "list"], ["dead", "list"])
+    for line in UNREADABLE:
+        one.lie("answer_the_hub", verbs=[*LISTS, "subscriptions"], line=line)
+        for words in commands:
+            done = CliRunner(env=own.environ).invoke(cli, [*words, "--state", str(own.state.folder)])
+            assert (done.exit_code, "is not what this command reads" in done.stderr) == (1, True), (line, words, done.output)
+    one.lie("answer_the_hub", verbs=["statistics"], line='{"answer": {"dropped": "x", "neighbours": 5, "backbone": [1]}}')
+    done = CliRunner(env=own.environ).invoke(cli, ["status", "--state", str(own.state.folder)])
+    assert done.exit_code in (0, 1), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
 
 
 # ---- what is left to it ---------------------------------------------------------------------------------------------------------
