@@ -51,8 +51,8 @@ def test_names_become_texts():
 def test_of_what_nobody_has_to_believe_that_is_taken_which_has_the_form_of_a_reading():
     said = {
         "starts": 2, "rate": 0.5, "kept": None, "version": "2.9", "is_there": True, "features": ["ttl"],
-        "dropped": {"oldest": 3, "why": "x"}, "infinite": float("inf"), "none": float("nan"), "mixed": ["a", 1], "listed": [{"a": 1}],
-        7: 1,
+        "dropped": {"oldest": 3, "why": "x"}, "infinite": float("inf"), "none": float("nan"), "mixed": ["a", 1],
+        "listed": [{"a": 1}], 7: 1,
     }  # fmt: skip
     found = readable(said)
     assert found == {
