@@ -39,6 +39,7 @@ from bus.trust import certificates, revocations
 from bus.trust.certificates import DNS_NAME, Profile
 
 RENEWED_BEFORE_MS: Final = 8 * 3_600_000
+MAX_PEM_BYTES: Final = 64 << 10
 Issue = Callable[[bytes], Awaitable[bytes]]
 """From the key (SubjectPublicKeyInfo) to the certificate, both DER. Raises AttestationError("not_enrolled")."""
 
@@ -105,15 +106,19 @@ class TlsPapers:
 
     def _is_good(self, now_ms: int) -> bool:
         try:
-            der = ssl.PEM_cert_to_DER_cert(self._certificate.read_text("ascii"))
+            der = ssl.PEM_cert_to_DER_cert(self._read(self._certificate).decode("ascii"))
             found = certificates.read(der, root=self._anchor.root, domain=self._anchor.domain, profile=Profile.TLS)
-            fits = _spki(load_pem_private_key(self._key.read_bytes(), None)) == found.spki
+            fits = _spki(load_pem_private_key(self._read(self._key), None)) == found.spki
             is_revoked = found.serial in revocations.read(read_crl(self._public), root=self._anchor.root).revoked
             dns, ips = certificates.hosts(der)
         except (OSError, ValueError, TypeError, BusError):
             return False
         lasts = found.not_after_ms - now_ms > RENEWED_BEFORE_MS
         return lasts and fits and not is_revoked and (found.name, Hosts(tuple(dns), tuple(ips))) == (self.name, self._hosts)
+
+    def _read(self, path: Path) -> bytes:
+        """The folder of a broker in a process of its own is the broker's to write in: whatever is there is no longer than this."""
+        return durable.read(path, longest=MAX_PEM_BYTES) or b""
 
     def _check(self, certificate: bytes, key: ec.EllipticCurvePrivateKey) -> None:
         """It may have come by a way that nobody believes."""

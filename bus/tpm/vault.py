@@ -39,6 +39,8 @@ from bus.tpm.interface import ORIGINS, KeyInfo, WrappedKey
 VERSION: Final = 2
 VERSION_WITHOUT_TPMS: Final = 1
 """How an index was written before keys said which TPM they are in, and still is where none does."""
+MAX_FILE_BYTES: Final = 64 << 20
+"""An index of a hundred thousand keys. Whoever reads may be more than who writes: the hub looks into its broker's vault."""
 KEY_FILE: Final = re.compile(r"([A-Z][A-Z0-9]{0,31}|attestation)\.([1-9][0-9]{0,8})\.(pem|pub)")
 _LEFTOVER: Final = re.compile(rf"\.(?:{KEY_FILE.pattern}|index\.json|secret)\.[0-9a-f]{{8}}\.new")
 """What an interrupted writer of this vault left. Others' are no business of it: they may be writing now."""
@@ -287,11 +289,15 @@ class FolderVault:
     def _read(self, name: str, *, remedy: str) -> bytes:
         path = self._path(name)
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError as error:
             raise VaultError("missing", f"{path} is gone: {remedy}", path=str(path)) from error
         except OSError as error:
             raise VaultError("disk", f"cannot read {path}: {error}", path=str(path)) from error
+        if len(data) > MAX_FILE_BYTES:
+            raise VaultError("damaged", f"{path} has more than {MAX_FILE_BYTES:,} bytes: {remedy}", path=str(path))
+        return data
 
     def _line(self, entry: Entry) -> str:
         last = self._lines.get(entry.info.id)

@@ -128,10 +128,23 @@ def make_a_folder(path):
     path.mkdir()
 
 
+def swell(path):
+    """To more than there is memory, without taking room on the disk."""
+    os.truncate(path, 1 << 40)
+
+
 @pytest.mark.parametrize("kind", ["pem", "pub"])
 @pytest.mark.parametrize(
     ("damage", "code"),
-    [(cut, "damaged"), (empty, "damaged"), (flip, "damaged"), (swap, "damaged"), (remove, "missing"), (make_a_folder, "disk")],
+    [
+        (swell, "damaged"),
+        (cut, "damaged"),
+        (empty, "damaged"),
+        (flip, "damaged"),
+        (swap, "damaged"),
+        (remove, "missing"),
+        (make_a_folder, "disk"),
+    ],
 )
 def test_a_damaged_key_file_has_its_own_error_and_the_other_keys_sign_on(folder, kind, damage, code):
     path = folder / f"ALPHA.1.{kind}"
@@ -283,7 +296,9 @@ def test_an_index_that_goes_while_it_is_open_is_missed(folder):
         keyring_of(vault).create("GAMMA", QUICK, SOFTWARE_TPM)
 
 
-@pytest.mark.parametrize(("damage", "code"), [(cut, "damaged"), (empty, "damaged"), (remove, "missing"), (make_a_folder, "disk")])
+@pytest.mark.parametrize(
+    ("damage", "code"), [(swell, "damaged"), (cut, "damaged"), (empty, "damaged"), (remove, "missing"), (make_a_folder, "disk")]
+)
 def test_a_damaged_secret_has_its_own_error_and_no_new_one_is_made(folder, damage, code):
     path, vault = folder / "secret", FolderVault(folder)
     whole = path.read_bytes()
