@@ -25,8 +25,10 @@ from bus.errors import (
 from bus.identity.envelopes.listening import Subscription as Hears
 from bus.identity.envelopes.reserved import AUDIT
 from bus.identity.envelopes.snapshot import Snapshot
+from bus.policy import Policy
 from bus.policy.retention import class_within
 from bus.protocol.frames import Frame, encode
+from bus.protocol.names import is_agent_name
 from bus.transport.bell import Bell, bell
 
 DEAD: Final = "_dead."
@@ -200,13 +202,23 @@ def why_not(snapshot: Snapshot, one: Subscription, *, dead: bool) -> str | None:
     if dead:
         return None if snapshot.may_hear(one.agent, one.pattern, dead=True) else "it does not stand in the rule's dead_readers"
     if one.pattern.startswith(AUDIT):
-        return None if one.agent in policy.named(policy.audit_readers) else "it does not stand in audit_readers"
+        return _why_not_audit(one, policy)
     decision = policy.decide(one.agent, "subscribe", one.pattern)
     if not decision.allowed:
         return f"{decision.rule} ({decision.place})"
     if one.group and not policy.role_of(one.agent).may_join(one.group, one.pattern):
         return f"role {decision.role} may not join the group {one.group}"
     return None
+
+
+def _why_not_audit(one: Subscription, policy: Policy) -> str | None:
+    """As the broker judges it. What is no pattern at all would not even be a frame there, and cost the link of all agents here."""
+    if one.agent not in policy.named(policy.audit_readers):
+        return "it does not stand in audit_readers"
+    whom = one.pattern.removeprefix(AUDIT)
+    if whom != "*" and not is_agent_name(whom):
+        return f"after {AUDIT!r} comes the name of one agent, or '*' for all of them"
+    return "what agents are audited by goes to all who may read it, in no group" if one.group else None
 
 
 def _subscribe(joined: _Joined) -> bytes:

@@ -71,12 +71,12 @@ class Consuming:
     # ---- subscriptions ---------------------------------------------------------------------------------------------------------
 
     def begin(self, one: Subscription, *, durable: str, start: str) -> str | None:
-        """Why not, if it cannot be; it may still be refused later. Raises RemoteProtocolError("malformed")."""
+        """Why not, if it cannot be; it may still be refused later."""
         name = _name(one, durable)
         try:
             begins = parse_start(start) if durable else NEW
-        except ValueError as error:
-            raise malformed("a durable subscription starts somewhere") from error
+        except ValueError:
+            return "malformed"
         try:
             class_ = self._classes.within(one.pattern.removeprefix(DEAD))
         except BackboneError:

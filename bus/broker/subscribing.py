@@ -15,7 +15,7 @@ from bus.broker.interest import Interest
 from bus.broker.lanes import Lanes
 from bus.broker.moment import Moment
 from bus.broker.router import Router
-from bus.errors import NotPermittedError, RemoteProtocolError
+from bus.errors import NotPermittedError
 from bus.identity.envelopes.reserved import AUDIT, may_read_dead
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.policy import Policy
@@ -56,17 +56,22 @@ class Subscribing:
     # ---- beginning -----------------------------------------------------------------------------------------------------------
 
     def begin(self, host: HostLink, fields: list[Any], moment: Moment) -> None:
-        """A SUBSCRIBE. Raises RemoteProtocolError("malformed")."""
+        """A SUBSCRIBE. Raises RemoteProtocolError("malformed") for a number by which it cannot be refused.
+
+        Whatever else is wrong with it costs that subscription alone: who shares the link has not asked for it, and a host that is
+        told no reason would ask for it again on its next link, and be cut again, for ever.
+        """
         _, number, agent, pattern, group, durable, start, limit, overflow = fields
-        if number == ALL_DELIVERIES or number in host.subscriptions or not limit or overflow not in OVERFLOWS:
-            raise malformed("a subscription has a new number, a limit, and one of four ways to overflow")
-        if durable and not is_share_name(durable):
-            raise _no_name()
-        code = self.refusal(host, agent, pattern, group)
+        if number == ALL_DELIVERIES or number in host.subscriptions:
+            raise malformed("a subscription has a new number, from 1 on")
+        if not limit or overflow not in OVERFLOWS or not _are_names(group, durable):
+            code: str | None = "malformed"
+        else:
+            code = self.refusal(host, agent, pattern, group)
         if code is None and len(host.subscriptions) >= self._limits.subscriptions:
             code = "busy"
         if code is not None:
-            host.send(Frame.REFUSE, code, sub_ref(number))
+            host.refuse(code, sub_ref(number))
             return
         is_kept = durable or pattern.startswith(DEAD)
         credit = limit if overflow == BLOCK else UNLIMITED if is_kept else 0
@@ -86,8 +91,8 @@ class Subscribing:
 
     def refusal(self, host: HostLink, agent: str, pattern: str, group: str) -> str | None:
         """Why not. Raises RemoteProtocolError("malformed")."""
-        if group and not is_share_name(group):
-            raise _no_name()
+        if not _are_names(group):
+            raise malformed("a group has a name of a-z 0-9 _ -")
         if agent not in host.agents or not may_subscribe(self._snapshot.policy, agent, pattern, group):
             return "not_permitted"
         return None
@@ -102,12 +107,12 @@ class Subscribing:
         return may_subscribe(policy, agent, pattern, "") or may_read_dead(policy, agent, pattern)
 
     def _begin_kept(self, one: Subscription, durable: str, start: str) -> None:
-        """It is live when its consumer is open; until then it may still be refused. Raises RemoteProtocolError("malformed")."""
+        """It is live when its consumer is open; until then it may still be refused."""
         code = self.durable.begin(one, durable=durable, start=start)
         if code is None:
             one.host.subscriptions[one.number] = one
         else:
-            one.host.send(Frame.REFUSE, code, sub_ref(one.number))
+            one.host.refuse(code, sub_ref(one.number))
 
     # ---- ending --------------------------------------------------------------------------------------------------------------
 
@@ -177,8 +182,9 @@ class Subscribing:
                 lane.say()
 
 
-def _no_name() -> RemoteProtocolError:
-    return malformed("a group or a durable subscription has a name of a-z 0-9 _ -")
+def _are_names(*texts: str) -> bool:
+    """Of groups and of durable subscriptions; an empty text stands for none."""
+    return all(not text or is_share_name(text) for text in texts)
 
 
 def may_subscribe(policy: Policy, agent: str, pattern: str, group: str) -> bool:

@@ -6,10 +6,13 @@ import anyio
 import pytest
 from agent_scenes import POLICY, Later, apart, inside, numbered, numbers, rest, scene, soon, take
 
-from bus.agent import backlog
+from bus.agent import backlog, joining
 from bus.errors import ClosedError, LocalProtocolError, NotPermittedError, SlowReaderError
+from bus.protocol.frames import Frame, encode
 
 pytestmark = pytest.mark.anyio
+
+AUDITED = POLICY.replace("topics:\n", "audit_readers: [LEAD]\ntopics:\n")
 
 
 # ---- what a message tells --------------------------------------------------------------------------------------------------------
@@ -169,6 +172,49 @@ async def test_what_is_no_pattern_is_said_when_it_is_entered(pattern):
         async with painter.subscribe("tasks.>") as tasks:  # the link lives
             await lead.publish("tasks.paint", 1)
             assert await rest(hub, tasks) == [1]
+
+
+@pytest.mark.parametrize("whom", ["", "ü", "\ud800", "x" * 600, "PAINTER.x", ">", "painter"])
+async def test_an_audit_of_nobody_is_said_when_it_is_entered_and_costs_nobody_the_link(whom):
+    async with scene("LEAD", "PAINTER", policy=AUDITED) as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
+        with pytest.raises(NotPermittedError) as caught:
+            await soon(lead.subscribe(f"_audit.{whom}").__aenter__())
+        assert "broker" not in caught.value.rule
+        await lead.publish("tasks.paint", 1)
+        assert await rest(hub, tasks) == [1]
+        assert (await hub.statistics())["broker"]["cut"] == {}
+
+
+async def test_audits_are_read_of_one_agent_or_of_all_and_in_no_group():
+    async with scene("LEAD", "PAINTER", policy=AUDITED) as (_, lead, painter):
+        for pattern in ("_audit.PAINTER", "_audit.*"):
+            async with lead.subscribe(pattern):
+                pass
+            with pytest.raises(NotPermittedError) as caught:
+                await soon(lead.subscribe(pattern, group="crew").__aenter__())
+            assert "broker" not in caught.value.rule
+        with pytest.raises(NotPermittedError):
+            await soon(painter.subscribe("_audit.PAINTER").__aenter__())
+
+
+async def test_one_that_the_broker_calls_malformed_ends_with_that_and_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch):
+    """As between versions that differ in what a subscription may be: once is enough, and the others of the link are not touched."""
+    real, asked = joining._subscribe, []
+
+    def other_version(joined) -> bytes:
+        if joined.subscription.pattern != "tasks.paint":
+            return real(joined)
+        asked.append(joined.subscription.number)
+        return encode(Frame.SUBSCRIBE, joined.subscription.number, "PAINTER", "tasks.paint", "", "", "", 8, "newest_wins")
+
+    monkeypatch.setattr(joining, "_subscribe", other_version)
+    async with scene("LEAD", "PAINTER") as (hub, lead, painter), painter.subscribe("tasks.>") as tasks:
+        with pytest.raises(NotPermittedError, match="malformed"):
+            await soon(painter.subscribe("tasks.paint").__aenter__())
+        await hub.advance(10)
+        assert len(asked) == 1
+        await lead.publish("tasks.paint", 1)
+        assert await rest(hub, tasks) == [1]
 
 
 # ---- iterating -------------------------------------------------------------------------------------------------------------------

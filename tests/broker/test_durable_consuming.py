@@ -213,6 +213,13 @@ async def test_what_cannot_be_is_refused(stage: KeptStage, agent: str, pattern: 
         assert await reader.subscribe_durably(1, pattern, group=group) == [[Frame.REFUSE, code, sub_ref(1)]]
 
 
+async def test_one_that_starts_nowhere_is_refused_and_its_link_goes_on(stage: KeptStage):
+    async with stage.running():
+        reader = await stage.keeper("BUILDER")
+        assert await reader.subscribe_durably(1, "work.>", start="yesterday") == [[Frame.REFUSE, "malformed", sub_ref(1)]]
+        assert await reader.subscribe_durably(1, "work.>", start="all") == [[Frame.SUBSCRIBED, 1]]
+
+
 async def test_one_name_of_an_agent_is_open_once_and_as_it_was_made(stage: KeptStage):
     async with stage.running():
         reader = await stage.keeper("BUILDER")
@@ -291,11 +298,12 @@ async def test_what_was_not_begun_comes_again_when_who_says_so_has_left_and_not_
         assert [(one[3], one[5]) for one in heard if one[0] == Frame.DELIVER] == [*zip((1, 1, 2), sent, strict=True)]
 
 
-async def test_a_link_that_ends_over_a_durable_subscription_that_starts_nowhere_leaves_nothing_behind(stage: KeptStage):
+async def test_a_link_that_ends_over_a_durable_subscription_whose_number_is_in_use_leaves_nothing_behind(stage: KeptStage):
     async with stage.running():
         host = await stage.keeper("BUILDER")
         await host.subscribe(1, "tasks.>")
-        await host.subscribe_durably(2, "work.>", start="yesterday")
+        await host.subscribe_durably(2, "work.>")
+        await host.subscribe_durably(2, "work.a", name="another")
         assert host.lost
         counted = stage.counted
         assert (counted["subscriptions"], counted["agents"], counted["links_open"]) == (0, 0, 0)

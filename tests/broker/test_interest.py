@@ -7,6 +7,7 @@ from itertools import islice, product
 import pytest
 from played import Stage, settle
 
+from bus.broker import host_link
 from bus.protocol.frames import GONE, LISTENS, Frame, sub_ref
 
 pytestmark = pytest.mark.anyio
@@ -216,24 +217,47 @@ async def test_what_would_have_to_be_kept_is_refused_where_nothing_is(stage: Sta
     assert await host.subscribe(8, "_dead.work.>") == [[Frame.REFUSE, "busy", sub_ref(8)]]
 
 
-BROKEN = {
-    "number 0": (0, "tasks.>", "", "", 1, "block"),
-    "a number in use": (1, "tasks.>", "", "", 1, "block"),
-    "no limit": (2, "tasks.>", "", "", 0, "block"),
-    "another way to overflow": (2, "tasks.>", "", "", 1, "explode"),
-    "a group of no name": (2, "tasks.>", "Builders!", "", 1, "block"),
-    "a durable of no name": (2, "tasks.>", "", "../x", 1, "block"),
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_subscription_that_could_not_be_refused_by_its_number_ends_the_link(stage: Stage, number: int):
+    host = await stage.host("MONITOR")
+    await host.subscribe(1, ">")
+    await host.subscribe(number, "tasks.>")
+    assert host.lost
+
+
+MALFORMED = {
+    "no limit": ("", "", "new", 0, "block"),
+    "another way to overflow": ("", "", "new", 1, "explode"),
+    "a group of no name": ("Builders!", "", "new", 1, "block"),
+    "a durable of no name": ("", "../x", "new", 1, "block"),
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-async def test_a_subscription_that_no_honest_host_makes_ends_the_link(stage: Stage, case: str):
-    number, pattern, group, durable, limit, overflow = BROKEN[case]
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_a_subscription_that_is_none_is_refused_and_the_others_of_its_link_go_on(stage: Stage, case: str):
+    host, director = await stage.host("MONITOR", "BUILDER"), await stage.host("DIRECTOR")
+    await host.subscribe(1, "tasks.>", by="BUILDER")
+    for number in (2, 3):
+        assert await host.say(Frame.SUBSCRIBE, number, "MONITOR", "tasks.>", *MALFORMED[case]) == [
+            [Frame.REFUSE, "malformed", sub_ref(number)]
+        ]
+    await director.open("tasks.build")
+    director.publish(director.seal("tasks.build"), topic="tasks.build")
+    assert [subscriptions for subscriptions, _ in await host.delivered()] == [(1,)]
+    assert stage.counted["cut"] == {}
+    await host.subscribe(2, "tasks.>")
+    assert stage.counted["subscriptions"] == 2, "its number is free"
+
+
+async def test_who_does_not_read_why_its_subscriptions_are_refused_is_cut(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host_link, "MAX_UNREAD_BYTES", 1_000)
     host = await stage.host("MONITOR")
-    await host.subscribe(1, ">")
-    host.send(Frame.SUBSCRIBE, number, "MONITOR", pattern, group, durable, "new", limit, overflow)
+    host.link.pause()
+    for number in range(1, 200):
+        host.send(Frame.SUBSCRIBE, number, "MONITOR", "tasks.>", "", "", "new", 0, "block")
     await settle()
-    assert host.lost
+    assert stage.counted["links_open"] == 0
+    assert host.link.inbox_bytes < 2_000
 
 
 @pytest.mark.parametrize("fields", [(1, "tasks.a"), (2, "tasks.a"), (3, "tasks..a"), (3, "tasks.*")])
