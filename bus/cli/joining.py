@@ -2,20 +2,21 @@
 
 One live session an agent: whoever comes later takes over, and the earlier one ends. A command that did that by mistake would stop
 an agent of a running fleet, so it asks first, and does it only with `--take-over`. (It asks the hub of its own state folder; a bus
-elsewhere it cannot ask.)
+elsewhere it cannot ask.) From the question until it is live it has a lock of this agent: of two commands that begin in the same
+instant both would hear that nobody is it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bus.cli.completing import agent_names
-from bus.errors import ConnectError, NotPermittedError
+from bus.errors import ConnectError, NotPermittedError, StateInUseError
 
 if TYPE_CHECKING:
     import bus
@@ -60,10 +61,30 @@ async def joined(agent: str, *, url: str | None, state: Path | None, take_over: 
     from bus.hub.state import open_state
 
     opened = await anyio.to_thread.run_sync(open_state, state)
-    if not take_over:
-        await _check_that_nobody_is(agent, opened.admin_socket, url)
-    async with bus.connect(url or await _local_url(opened.admin_socket), agent=agent, state=opened.folder) as joined_agent:
+    async with AsyncExitStack() as stack:
+        with ExitStack() as alone:
+            if not take_over:
+                await anyio.to_thread.run_sync(alone.enter_context, _alone(agent, opened.runtime))
+                await _check_that_nobody_is(agent, opened.admin_socket, url)
+            where = url or await _local_url(opened.admin_socket)
+            joined_agent = await stack.enter_async_context(bus.connect(where, agent=agent, state=opened.folder))
         yield joined_agent
+
+
+@contextmanager
+def _alone(agent: str, runtime: Path) -> Iterator[None]:
+    """No other command becomes this agent meanwhile. Raises NotPermittedError at once where one does."""
+    from bus.hub.state import owned
+    from bus.protocol.names import is_agent_name
+
+    with ExitStack() as stack:
+        if is_agent_name(agent):  # who has no such name is told so by the bus, and a path would be somebody else's file
+            try:
+                stack.enter_context(owned(runtime / f"{agent}.joining"))
+            except StateInUseError as error:
+                where = f"process {error.pid} becomes it at this moment; --take-over ends its session there"
+                raise NotPermittedError(agent, "join the bus", where) from error
+        yield
 
 
 async def _check_that_nobody_is(agent: str, socket: Path, url: str | None) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -71,6 +71,16 @@ class Running:
         for stream in (self._out, self._errors, self._typed):
             stream.close()
         return code
+
+
+def first_to_end(commands: Sequence[Running]) -> Running:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for one in commands:
+            if one.process.poll() is not None:
+                return one
+        time.sleep(0.02)
+    raise AssertionError(f"none of them ends:\n{[one.said + one.noted for one in commands]}")
 
 
 @contextmanager

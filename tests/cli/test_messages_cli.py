@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from bus.cli.main import cli
+from bus.hub.state import owned
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from running_hub import Running, running
+from running_hub import Running, first_to_end, running
 
 pytestmark = pytest.mark.slow
 
@@ -202,6 +204,30 @@ def test_an_agent_that_is_live_elsewhere_is_4_unless_it_is_taken_over(home, list
     assert home.run("sub", "tasks.>", "--as", "MONITOR", "--timeout", "0.1", "--take-over").returncode == 0
     assert sub.wait() == 4
     assert "Traceback" not in sub.noted
+
+
+def test_of_two_that_begin_in_the_same_instant_one_is_told_that_the_other_is_it(home):
+    """Both asked, heard that nobody was it, and came; the later one ended the session of the earlier one."""
+    both = [Running(home, "sub", "tasks.>", "--as", "MONITOR") for _ in range(2)]
+    try:
+        refused = first_to_end(both)
+        [lives] = {*both} - {refused}
+        lives.until("MONITOR listens to tasks.>")
+        assert "MONITOR may not join the bus" in refused.noted
+        assert "listens" not in refused.noted, "it was never live"
+    finally:
+        codes = sorted(one.end() for one in both)
+    assert codes == [0, 4]
+    done = home.run("sub", "tasks.>", "--as", "MONITOR", "--timeout", "0.1")
+    assert done.returncode == 0, "whoever has left keeps nobody out"
+
+
+def test_who_becomes_an_agent_at_this_moment_is_named(home):
+    with owned(home.state.runtime / "MONITOR.joining"):
+        refused = home.run("pub", "tasks.build", "x", "--as", "MONITOR")
+        assert (refused.returncode, f"process {os.getpid()}" in refused.stderr) == (4, True)
+        assert home.run("sub", "tasks.>", "--as", "MONITOR", "--timeout", "0.1", "--take-over").returncode == 0
+        assert home.run("sub", "tasks.>", "--as", "OTHER/../MONITOR", "--timeout", "0.1").returncode == 4
 
 
 # ---- the environment -------------------------------------------------------------------------------------------------------------
