@@ -34,7 +34,7 @@ class Counts:
     not_stored: Counter[str] = field(default_factory=Counter)
     """By reason; the publisher was told."""
     passed_over: int = 0
-    """Records of durable subscriptions that policy does not let them hear."""
+    """Records of durable subscriptions that policy does not let them hear, or that expired before they were read."""
     settled_late: int = 0
     """Acks and the like of subscriptions that had ended."""
     copies: int = 0

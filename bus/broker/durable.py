@@ -171,7 +171,7 @@ class Keeping:
         self._storing = Storing(backbone, self._classes, clock, counts=counts, pacing=pacing, recent=recent, spread=spread)
         self._consuming = Consuming(
             backbone, self._classes, self._kept, self._standing, clock,
-            counts=counts, end=end, interest=interest, now_ms=now_ms, recent=recent, requests=requests,
+            counts=counts, end=end, interest=interest, now_ms=now_ms, passed_ms=passed_ms, recent=recent, requests=requests,
         )  # fmt: skip
         self._syncing = Syncing(clock)
         self.publish, self.keep = self._storing.publish, self._storing.keep

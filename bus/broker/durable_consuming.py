@@ -53,12 +53,13 @@ class Consuming:
         end: End,
         interest: Interest,
         now_ms: Callable[[], int],
+        passed_ms: Callable[[], int],
         recent: Recent,
         requests: Requests,
     ) -> None:
         self._backbone, self._classes, self._kept, self._standing, self._clock = backbone, classes, kept, standing, clock
-        self._counts, self._interest, self._requests, self._now_ms = counts, interest, requests, now_ms
-        self.end = end
+        self._counts, self._interest, self._requests = counts, interest, requests
+        self.end, self.now_ms, self.passed_ms = end, now_ms, passed_ms
         self.show, self.header = kept.show, recent.header
         self.records = classes.records
         self._readings: dict[ConsumerName, Reading] = {}
@@ -186,7 +187,7 @@ class Consuming:
         self._counts.delivered += 1
         self._counts.delivered_records += header.records
         if header.flags == REQUEST:
-            self._requests.open(header, now_ms=self._now_ms()).readers.append(Reader.of(taker.one.host, (taker.one,)))
+            self._requests.open(header, now_ms=self.now_ms()).readers.append(Reader.of(taker.one.host, (taker.one,)))
 
     def passed_over(self) -> None:
         self._counts.passed_over += 1

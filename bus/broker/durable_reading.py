@@ -4,6 +4,7 @@ handed out   as far as a taker has credit, not too much that is large, and room 
              in turn among equals. Who could not open an epoch is asked after those who did not say so
 shown        papers and kept grants go before the first delivery that needs them
 not theirs   what policy does not let them hear (any more) is passed over
+too old      and so is what has expired, which its reader would refuse. What it has by the date alone waits: that may be ahead
 left         the last taker closes it; what was handed out and not settled goes to whoever opens it next. A member that leaves
              others behind gives back what it has, and they get it. What who leaves says nobody began is no delivery
 at the end   if policy keeps its topics in another class now, it goes on there
@@ -30,6 +31,10 @@ AT_ONCE: Final = 128
 """Records that are handed out before others have their turn: a millisecond's work."""
 USUAL_DELAY: Final = (1 << 64) - 1
 """In a SETTLE: the backbone knows best."""
+AGAIN_MS: Final = 5_000
+"""What has expired by the date alone is looked at again so often; a trust statement, which says what has passed, comes every five
+minutes."""
+EXPIRED: Final = "expired"
 MAX_LACKS: Final = 1_024
 MAX_NOT_BEGUN: Final = 16_384
 """Spans; what an honest host has in hand of one subscription is less."""
@@ -97,6 +102,11 @@ class World(Protocol):
     def opened(self, reading: Reading) -> None: ...
 
     def header(self, envelope: bytes) -> Header: ...
+
+    def now_ms(self) -> int: ...
+
+    def passed_ms(self) -> int:
+        """An instant that is known to have passed, whatever the date is."""
 
     async def show(self, host: HostLink, agent: str, epoch: bytes, session: bytes, sender: str) -> None: ...
 
@@ -256,6 +266,8 @@ class Reading:
             except RemoteProtocolError:
                 consumer.settle_nowait(terms=[(delivery.position, delivery.position, "malformed")])
                 continue
+            if not is_dead and self._has_expired(consumer, delivery.position, header.expires_ms):
+                continue
             if taker is None or not self._may_go_on(taker, header):
                 taker = await self._taker(header)
             if taker is None:
@@ -263,6 +275,20 @@ class Reading:
                 consumer.settle_nowait(acks=[(delivery.position, delivery.position)])
             else:
                 self._give(consumer, taker, delivery, header)
+
+    def _has_expired(self, consumer: Consumer, position: int, expires_ms: int) -> bool:
+        """Its reader would refuse it, and it would be a dead letter of which nobody did wrong. The backbone itself passes over what
+        had expired when it was told the time: a minute ago, or what its broker knew when it was killed.
+        """
+        world = self._world
+        if expires_ms >= world.now_ms():
+            return False
+        if expires_ms <= world.passed_ms():
+            world.passed_over()
+            consumer.settle_nowait(acks=[(position, position)])
+        else:
+            consumer.settle_nowait(put_off=[PutOff(position, position, AGAIN_MS, EXPIRED)])
+        return True
 
     def _may_go_on(self, taker: Taker, header: Header) -> bool:
         """Whether this is for who got the last one, with nothing else to be asked or shown."""

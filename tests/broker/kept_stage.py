@@ -69,12 +69,13 @@ def full() -> BackboneError:
 class KeptStage(Stage):
     """Use it within `running`."""
 
-    def __init__(self, world: World, backbone: Backbone | None = None, disk: Disk | None = None) -> None:
-        clock = ManualClock(world.now)
+    def __init__(
+        self, world: World, backbone: Backbone | None = None, disk: Disk | None = None, clock: ManualClock | None = None
+    ) -> None:
+        clock = clock or ManualClock(world.now)
         self.disk = disk or Disk()
         self.backbone = backbone or LocalBackbone(self.disk, clock, Loaded({}, [], [], [], [], {}))
         super().__init__(world, clock=clock, backbone=self.backbone)
-        self.clock = clock
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

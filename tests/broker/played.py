@@ -70,7 +70,7 @@ class Stage:
 
     def __init__(self, world: World, **changes: Any) -> None:
         self.world = world
-        self.clock = ManualClock(world.now)
+        self.clock: ManualClock = changes.get("clock") or ManualClock(world.now)
         self.documents = documents_of(world)
         memory = TrustMemory(None, self.clock)
         memory.accept(world.snapshot.trust.statement)

@@ -134,6 +134,49 @@ async def test_papers_that_were_kept_are_shown_if_they_are_of_that_session_and_v
             assert sum(one[0] == Frame.DELIVER for one in frames) == 1, "it comes all the same"
 
 
+# ---- what has expired ------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_expired_since_the_backbone_was_told_the_time_is_passed_over_and_no_dead_letter(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        for ttl_ms in (2_000, 60_000):
+            publisher.publish(publisher.seal("work.a", expires_ms=stage.world.now + ttl_ms), topic="work.a")
+        await stage.later(3)
+        frames = await reader.subscribe_durably(1, "work.>", start="all")
+        assert [one[4] for one in frames if one[0] == Frame.DELIVER] == [2]
+        assert (stage.counted["passed_over"], await stage.backbone.dead_letters()) == (1, [])
+
+
+async def test_what_expired_by_the_date_alone_waits_until_that_much_is_known_to_have_passed(stage: KeptStage):
+    """As after a start: what is known is behind by as long as nobody watched."""
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        for _ in range(2):
+            publisher.publish(publisher.seal("work.a", expires_ms=stage.world.now + 2_000), topic="work.a")
+        await settle()
+    begun = KeptStage(stage.world, stage.backbone, clock=stage.clock)
+    begun.clock.ms += 10_000  # the wall clock alone, as one does that went on while the broker did not
+    async with begun.running():
+        reader = await begun.keeper("BUILDER")
+        assert await reader.subscribe_durably(1, "work.>", start="all") == [[Frame.SUBSCRIBED, 1]]
+        assert begun.counted["passed_over"] == 0, "the date may be ahead: nothing is given up by it"
+        await begun.later(6)
+        assert (await reader.kept(), begun.counted["passed_over"], await begun.backbone.dead_letters()) == ([], 2, [])
+
+
+async def test_what_expired_by_a_date_that_is_set_right_again_is_handed_out(stage: KeptStage):
+    async with stage.running():
+        publisher, reader = await stage.publisher("work.a"), await stage.keeper("BUILDER")
+        publisher.publish(publisher.seal("work.a", expires_ms=stage.world.now + 30_000), topic="work.a")
+        await settle()
+        stage.clock.ms += 40_000
+        assert await reader.subscribe_durably(1, "work.>", start="all") == [[Frame.SUBSCRIBED, 1]]
+        stage.clock.ms -= 40_000
+        await stage.later(6)
+        assert [(deliveries, position) for _, deliveries, position, _ in await reader.kept()] == [(1, 1)]
+
+
 # ---- settling --------------------------------------------------------------------------------------------------------------------
 
 
