@@ -62,6 +62,7 @@ from bus.tpm.values import STATISTICS
 async def embedded(state: State, wishes: Wishes, leaving: Leaving) -> AsyncIterator[Hub]:
     """Raises PolicyError, StateInUseError(pid, url), TpmError, VaultError, ConnectError for an address that cannot be had."""
     listed = await to_thread.run_sync(_listed, wishes)
+    wishes = await to_thread.run_sync(wishes.located)
     clock = wishes.clock
     async with AsyncExitStack() as stack:
         facts = {"url": bus_url(state), "policy": wishes.policy_word, "tpm": chosen_tpm(wishes.tpm)}

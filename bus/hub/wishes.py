@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bus.clock import Clock
@@ -23,8 +23,11 @@ class Wishes:
     servers: NatsServers | None = None
     """Of NATS, in place of the journal."""
 
-    @property
-    def policy_word(self) -> str:
-        """As another process takes it: a shipped policy's name, or a path that means the same there."""
+    policy_word: str = ""
+    """As another process takes it, once it was `located`: a shipped policy's name, or a path that means the same there."""
+
+    def located(self) -> Wishes:
+        """Blocks: it looks whether there is such a file."""
         place = Path(self.policy)
-        return str(place.absolute()) if isinstance(self.policy, Path) or place.exists() else str(self.policy)
+        is_place = isinstance(self.policy, Path) or place.exists()
+        return replace(self, policy_word=str(place.absolute() if is_place else self.policy))

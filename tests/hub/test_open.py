@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,6 +26,14 @@ async def public(home: Home) -> Any:
 
 
 # ---- opened --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+async def test_the_policy_may_be_named_by_a_text_or_a_path_from_where_we_stand(home, kind, monkeypatch):
+    """And is looked for in a worker thread: the file system may be slow. The TPM service, another process, means the same."""
+    monkeypatch.chdir(home.policy.parent)
+    async with home.open(policy=kind("policy.yaml")):
+        assert holder_of(home.state.hub_lock)["policy"] == str(home.policy)
 
 
 async def test_two_agents_talk(home):
