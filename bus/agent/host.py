@@ -86,7 +86,7 @@ class Host:
             start=self.start, refused=self.reporting.not_sent, failed=self.fail,
         )  # fmt: skip
         self.outbox.gathering.is_behind = lambda: self.connection.is_behind
-        self.own_inboxes = OwnInboxes(keyring, self.start)
+        self.own_inboxes = OwnInboxes(keyring, self.start, clock)
         self.inbox = Inbox(
             keyring, self.requests, answer=self._answer, credit=self.give_credit, unseal=self.own_inboxes.unseal,
             refused=self.reporting.not_taken,
@@ -94,7 +94,7 @@ class Host:
         self.joining, self.petitions = Joining(self.inbox, self.send), Petitions(self)
         self.inbox.stale = self.joining.pause
         self.settling = None if ledgers is None else LedgerWriter(ledgers, self.connection.sync, self.reporting.disk_failed)
-        self.trusting = Trusting(trust, memory, verifier, start=self.start, follow=self._follow)
+        self.trusting = Trusting(trust, memory, verifier, clock=clock, start=self.start, follow=self._follow)
         self.acquaintance = Acquaintance(
             keyring, sessions, memory, self.outbox, self.inbox, send=self.send, start=self.start,
             refused=self.reporting.not_believed,

@@ -13,7 +13,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+from bus.clock import Clock
 from bus.errors import BusError
+from bus.flow.quiet import Quiet
 from bus.identity.epochs.keyring import Keyring
 from bus.protocol.codec import pack
 from bus.protocol.kem import PrivateKey
@@ -41,8 +43,9 @@ class OwnInbox(Protocol):
 
 
 class OwnInboxes:
-    def __init__(self, keyring: Keyring, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
+    def __init__(self, keyring: Keyring, start: Callable[[Callable[[], Awaitable[None]]], None], clock: Clock) -> None:
         self._keyring, self._start = keyring, start
+        self._clock, self._quiet = clock, Quiet()
         self._of: dict[str, tuple[OwnInbox, bytes]] = {}
         self._waiting: dict[tuple[str, str], dict[bytes, list[Callable[[], None]]]] = {}
         """By sender and agent, then by key: what goes on when it is here, or is known to be none."""
@@ -93,7 +96,8 @@ class OwnInboxes:
         try:
             key = await inbox.private(key_id)
         except BusError as error:
-            _log.warning("an inbox key of %s does not open: %s", agent, error)
+            if self._quiet.may_say(agent, now=self._clock.monotonic()):  # whoever seals to it decides how often it is tried
+                _log.warning("an inbox key of %s does not open: %s", agent, error)
         else:
             if key is not None:
                 self._keyring.own_inbox(agent, key)

@@ -11,10 +11,9 @@ from typing import Final, Literal, NamedTuple
 
 from bus.agent.last_ones import LastOnes
 from bus.errors import ClosedError, NotPermittedError, RevokedError
+from bus.flow.quiet import Quiet
 
 _log = logging.getLogger("bus.agent")
-MAX_OFFENDERS: Final = 1_024
-QUIET_SECONDS: Final = 60.0
 _WORDS: Final[dict[type[BaseException], str]] = {NotPermittedError: "not_permitted", ClosedError: "closed", RevokedError: "revoked"}
 
 
@@ -41,17 +40,13 @@ class Refusals(LastOnes[Refusal]):
         super().__init__()
         self.counts: Counter[tuple[str, str]] = Counter()
         self._is_logged = is_logged
-        self._quiet: dict[tuple[str, str, str], float] = {}
+        self._quiet = Quiet()
 
     def add(self, one: Refusal, *, now: float, error: Exception | None = None) -> None:
         """`now` is of a clock that never runs backwards; `error` is ours or the application's, and shown with its traceback."""
         self.counts[one.direction, one.reason] += 1
         self.keep(one)
-        offender = (one.direction, one.agent, one.reason)
-        if self._is_logged and self._quiet.get(offender, now) <= now:
-            if len(self._quiet) >= MAX_OFFENDERS:
-                self._quiet.clear()
-            self._quiet[offender] = now + QUIET_SECONDS
+        if self._is_logged and self._quiet.may_say(one.direction, one.agent, one.reason, now=now):
             verb = "refused what came from" if one.direction == "in" else "could not send for"
             who, where = one.agent or "somebody", one.topic or "a topic"
             _log.warning("%s %s on %s: %s", verb, who, where, one.reason, exc_info=error)

@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from bus.clock import Clock
 from bus.errors import BusError
+from bus.flow.quiet import Quiet
 from bus.identity import trust_documents
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.envelopes.verifier import Verifier
@@ -33,10 +35,12 @@ class Trusting:
         memory: TrustMemory,
         verifier: Verifier,
         *,
+        clock: Clock,
         start: Start,
         follow: Callable[[Snapshot], None],
     ) -> None:
         self.documents = documents
+        self._clock, self._quiet = clock, Quiet()
         self._memory, self._verifier, self._start, self._follow = memory, verifier, start, follow
         self._parts: dict[int, bytearray] = {}
         self._came: dict[int, bytes] = {}
@@ -109,8 +113,10 @@ class Trusting:
         try:
             snapshot = await trust_documents.accept(coming, self._memory, self._verifier)
         except BusError as error:
-            self.counts[str(getattr(error, "reason", type(error).__name__))] += 1
-            _log.warning("news of trust is not believed: %s", error)
+            reason = str(getattr(error, "reason", type(error).__name__))
+            self.counts[reason] += 1
+            if self._quiet.may_say(reason, now=self._clock.monotonic()):
+                _log.warning("news of trust is not believed: %s", error)
             return
         self.documents = coming
         self.counts["accepted"] += 1

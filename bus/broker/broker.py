@@ -103,7 +103,7 @@ class Broker:
         if backbone is not None:
             self._durable = Keeping(
                 backbone, snapshot, clock, asking=self._asking, counts=self.counts, end=self._end, find=self._joining.find,
-                interest=self._interest, now_ms=self.now_ms, pacing=self._pacing,
+                interest=self._interest, now_ms=self.now_ms, offences=self._offences, pacing=self._pacing,
                 passed_ms=memory.passed_ms, requests=self._requests, router=self._router,
                 spread=self._stored, subscribing=self._subscribing, verifier=verifier,
             )  # fmt: skip

@@ -29,6 +29,7 @@ from bus.broker.durable_storing import Storing
 from bus.broker.durable_syncing import Syncing
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
+from bus.broker.offences import Offences
 from bus.broker.pacing import Pacing
 from bus.broker.requests import Requests
 from bus.broker.router import Router
@@ -152,6 +153,7 @@ class Keeping:
         find: Find,
         interest: Interest,
         now_ms: Callable[[], int],
+        offences: Offences,
         pacing: Pacing,
         passed_ms: Callable[[], int],
         requests: Requests,
@@ -162,16 +164,19 @@ class Keeping:
     ) -> None:
         self._backbone = backbone
         self._classes = Classes(backbone, snapshot, clock, passed_ms=passed_ms)
-        self._inboxes = Inboxes(backbone, clock, verifier, now_ms)
+        self._inboxes = Inboxes(backbone, clock, verifier, now_ms, offences)
         self._inboxes.changed = interest.inbox_renewed
         interest.inbox_papers = self._inboxes.papers
-        self._kept = Kept(backbone, asking, find, clock, verifier=verifier, now_ms=now_ms)
+        self._kept = Kept(backbone, asking, find, clock, verifier=verifier, now_ms=now_ms, offences=offences)
         self._standing = Standing(backbone, self._classes, self._inboxes, interest=interest, router=router, subscribing=subscribing)
         recent = Recent()
-        self._storing = Storing(backbone, self._classes, clock, counts=counts, pacing=pacing, recent=recent, spread=spread)
+        self._storing = Storing(
+            backbone, self._classes, clock, counts=counts, offences=offences, pacing=pacing, recent=recent, spread=spread
+        )
         self._consuming = Consuming(
             backbone, self._classes, self._kept, self._standing, clock,
-            counts=counts, end=end, interest=interest, now_ms=now_ms, passed_ms=passed_ms, recent=recent, requests=requests,
+            counts=counts, end=end, interest=interest, now_ms=now_ms, offences=offences, passed_ms=passed_ms,
+            recent=recent, requests=requests,
         )  # fmt: skip
         self._syncing = Syncing(clock)
         self.publish, self.keep = self._storing.publish, self._storing.keep

@@ -25,6 +25,7 @@ from bus.broker.durable_recent import Recent
 from bus.broker.durable_standing import Standing
 from bus.broker.host_link import HostLink, Subscription
 from bus.broker.interest import Interest
+from bus.broker.offences import Offences
 from bus.broker.requests import Requests
 from bus.clock import Clock
 from bus.errors import BackboneError, BusError
@@ -53,12 +54,13 @@ class Consuming:
         end: End,
         interest: Interest,
         now_ms: Callable[[], int],
+        offences: Offences,
         passed_ms: Callable[[], int],
         recent: Recent,
         requests: Requests,
     ) -> None:
         self._backbone, self._classes, self._kept, self._standing, self._clock = backbone, classes, kept, standing, clock
-        self._counts, self._interest, self._requests = counts, interest, requests
+        self._counts, self._interest, self._offences, self._requests = counts, interest, offences, requests
         self.end, self.now_ms, self.passed_ms = end, now_ms, passed_ms
         self.show, self.header = kept.show, recent.header
         self.records = classes.records
@@ -191,6 +193,10 @@ class Consuming:
 
     def passed_over(self) -> None:
         self._counts.passed_over += 1
+
+    def cannot_read(self, name: ConsumerName, error: BusError | ValueError) -> None:
+        who, what = f"consumers of {name.owner}", f"cannot be read: {getattr(error, 'code', type(error).__name__)}"
+        self._offences.note(who, what, f"{name}: {error}", now=self._clock.monotonic())
 
     def closed(self, reading: Reading) -> None:
         if self._readings.get(reading.what.name) is reading:

@@ -19,6 +19,7 @@ import anyio
 
 from bus.backbone.interface import Backbone, Grant
 from bus.broker.host_link import HostLink
+from bus.broker.offences import Offences
 from bus.clock import Clock
 from bus.errors import BusError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import believe_inbox
@@ -60,8 +61,9 @@ class Inbox(NamedTuple):
 
 
 class Inboxes:
-    def __init__(self, backbone: Backbone, clock: Clock, verifier: Verifier, now_ms: Callable[[], int]) -> None:
+    def __init__(self, backbone: Backbone, clock: Clock, verifier: Verifier, now_ms: Callable[[], int], offences: Offences) -> None:
         self._backbone, self._clock, self._verifier, self._now_ms = backbone, clock, verifier, now_ms
+        self._offences = offences
         self.changed: Callable[[str], None] = lambda _agent: None
         """Told of each agent whose papers are new."""
         self._of: dict[str, Inbox] = {}
@@ -102,7 +104,8 @@ class Inboxes:
                 try:
                     inbox = self._kept_of(agent, data)
                 except (RemoteProtocolError, VerificationError) as error:
-                    _log.warning("an inbox of %s that was kept is none, and is passed over: %s", agent, error)
+                    detail = f"of {agent}: {error}"
+                    self._offences.note("what is kept", "an inbox that is none is passed over", detail, now=self._clock.monotonic())
                 else:
                     if inbox.replaces(self._of.get(agent)):
                         self._of[agent] = inbox

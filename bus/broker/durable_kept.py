@@ -11,7 +11,6 @@ An agent that asks for an epoch of its own is never passed on: nobody else has i
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from itertools import chain
@@ -22,6 +21,7 @@ import anyio
 from bus.backbone.interface import Backbone
 from bus.broker.asking import Asking
 from bus.broker.host_link import HostLink
+from bus.broker.offences import Offences
 from bus.clock import Clock
 from bus.errors import BusError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import Believed, believe
@@ -34,7 +34,6 @@ MOST_GRANTS: Final = 4
 MAX_QUESTIONS: Final = 64
 """Of one link that wait for the disk; what comes beyond is asked of others at once."""
 MAX_TOLD: Final = 8_192
-_log = logging.getLogger("tpmbus.broker")
 
 Find = Callable[[bytes], Believed | None]
 """A session that is live here, or was a while ago."""
@@ -42,10 +41,11 @@ Find = Callable[[bytes], Believed | None]
 
 class Kept:
     def __init__(
-        self, backbone: Backbone, asking: Asking, find: Find, clock: Clock, *, verifier: Verifier, now_ms: Callable[[], int]
-    ) -> None:
+        self, backbone: Backbone, asking: Asking, find: Find, clock: Clock, *,
+        verifier: Verifier, now_ms: Callable[[], int], offences: Offences,
+    ) -> None:  # fmt: skip
         self._backbone, self._asking, self._find, self._clock = backbone, asking, find, clock
-        self._verifier, self._now_ms = verifier, now_ms
+        self._verifier, self._now_ms, self._offences = verifier, now_ms, offences
         self._questions: deque[tuple[HostLink, str, bytes, bytes]] = deque()
         self._asked: dict[HostLink, int] = {}
         self._wanted = anyio.Event()
@@ -79,8 +79,12 @@ class Kept:
             why = "they are of another session"
         except (RemoteProtocolError, VerificationError) as error:
             why = str(error)
-        _log.warning("papers that were kept of session %s are none, and are passed over: %s", session.hex(), why)
+        self._spoiled("papers that are none are passed over", f"of session {session.hex()}: {why}")
         return None
+
+    def _spoiled(self, what: str, detail: str) -> None:
+        """Whoever wrote it there, each reader who comes would have it said again."""
+        self._offences.note("what is kept", what, detail, now=self._clock.monotonic())
 
     async def _show_grants(self, host: HostLink, agent: str, epoch: bytes) -> int:
         newest: dict[str, deque[bytes]] = {}
@@ -89,7 +93,7 @@ class Kept:
             try:
                 header = headers.parse(envelopes.split(grant)[0])
             except RemoteProtocolError as error:
-                _log.warning("a grant for %s that was kept is none, and is passed over: %s", agent, error)
+                self._spoiled("a grant that is none is passed over", f"for {agent}: {error}")
                 continue
             newest.setdefault(header.sender, deque(maxlen=MOST_GRANTS)).append(grant)
             sessions[header.session] = None

@@ -12,7 +12,6 @@ at the end   if policy keeps its topics in another class now, it goes on there
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -40,7 +39,6 @@ MAX_NOT_BEGUN: Final = 16_384
 """Spans; what an honest host has in hand of one subscription is less."""
 FOR_GOOD: Final = frozenset(("consumer_differs", "several_classes", "not_durable"))
 """What will be refused whenever it is asked."""
-_log = logging.getLogger("tpmbus.broker")
 
 
 @dataclass(slots=True, eq=False)
@@ -117,6 +115,9 @@ class World(Protocol):
     def given(self, taker: Taker, header: Header) -> None: ...
 
     def passed_over(self) -> None: ...
+
+    def cannot_read(self, name: ConsumerName, error: BusError | ValueError) -> None:
+        """It is to be said; whoever has it open is told no more than `busy`."""
 
     def end(self, subscription: Subscription, code: str) -> None: ...
 
@@ -238,7 +239,7 @@ class Reading:
     def _fail(self, error: BusError | ValueError) -> None:
         code = getattr(error, "code", "")
         if code not in FOR_GOOD:
-            _log.warning("the consumer %s cannot be read: %s", self.what.name, error)
+            self._world.cannot_read(self.what.name, error)
         for one in [*self.takers]:
             self._world.end(one, "malformed" if code in FOR_GOOD else "busy")
 

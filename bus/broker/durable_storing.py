@@ -10,7 +10,6 @@ too much      of one link: the lanes that bring it are stopped; beyond that, and
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from bus.broker.crossing import Crossing
 from bus.broker.durable_classes import Classes
 from bus.broker.durable_recent import Recent
 from bus.broker.host_link import HostLink
+from bus.broker.offences import Offences
 from bus.broker.pacing import Pacing, Turn
 from bus.broker.stopping import Stops
 from bus.clock import Clock
@@ -47,7 +47,6 @@ MAX_LACKING: Final = 4_096
 MAX_GRANTS: Final = 16
 """Of one epoch for one reader by one sender."""
 MAX_COUNTED: Final = 16_384
-_log = logging.getLogger("tpmbus.broker")
 
 
 @dataclass(slots=True, eq=False)
@@ -68,12 +67,14 @@ class Storing:
         clock: Clock,
         *,
         counts: Counts,
+        offences: Offences,
         pacing: Pacing,
         recent: Recent,
         spread: Callable[[list[Crossing]], None],
     ) -> None:
         self._backbone, self._classes, self._clock = backbone, classes, clock
-        self._counts, self._pacing, self._recent, self._spread = counts, pacing, recent, spread
+        self._counts, self._offences, self._pacing = counts, offences, pacing
+        self._recent, self._spread = recent, spread
         self._next = _Lot()
         self._bytes = 0
         self._wanted, self._is_wanted = anyio.Event(), False
@@ -230,7 +231,7 @@ class Storing:
             try:
                 await self._backbone.keep(grants=[self._grant(crossing)])
             except BusError as error:
-                _log.warning("a grant of %s is not kept: %s", crossing.header.sender, error)
+                self._offences.note(crossing.header.sender, "a grant is not kept", str(error), now=self._clock.monotonic())
                 self._lack(crossing)
             self._are_kept([crossing])
 
@@ -295,7 +296,8 @@ class Storing:
             crossing.turn.host.send(Frame.REFUSE, "busy", crossing.header.id)
             turns[crossing.turn] += 1
         if turns:
-            _log.warning("messages on durable topics are not stored, and refused: %s", error)
+            what = f"messages on durable topics are not stored, and refused: {why}"
+            self._offences.note("this broker", what, str(error), now=self._clock.monotonic())
         self._done(turns)
 
     def _done(self, turns: Mapping[Turn, int]) -> None:

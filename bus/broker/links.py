@@ -8,10 +8,9 @@ Links that come before it is known who has durable subscriptions wait until then
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from bus.broker.arriving import Arriving
 from bus.broker.counts import Counts
@@ -33,8 +32,6 @@ from bus.identity.host.session import Session
 from bus.protocol import neighbour_frames
 from bus.transport.link import Link
 from bus.transport.soon import scheduler
-
-_log: Final = logging.getLogger("tpmbus.broker")
 
 
 class Links:
@@ -143,8 +140,7 @@ class Links:
         except RemoteProtocolError as error:
             self._watching.cut(host, error.reason, str(error), now=self._now.now)
         except Exception as error:  # noqa: BLE001  ours, not the peer's: it costs this link, and nobody else
-            _log.exception("a frame of %r could not be worked off", host)
-            self._watching.cut(host, "internal", repr(error), now=self._now.now)
+            self._watching.failed(host, error, now=self._now.now)
         finally:
             self._pacing.flush()
 

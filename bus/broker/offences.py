@@ -1,6 +1,7 @@
 """Who broke a rule is named in the log: one line an offender, offence and minute, with how often, and never a million lines.
 
-An offender is who the transport says is there, not the link: who comes back on another link is the same one.
+An offender is who the transport says is there, not the link: who comes back on another link is the same one. Where it is somebody
+else whose doing shows here (who spoiled what is kept), it is named in words that nobody can choose.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ class Offences:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Offence] = {}
 
-    def note(self, peer: Peer, what: str, detail: str, *, now: float) -> None:
-        """The first is said at once, the next ones of a minute together."""
-        key = (offender(peer), what)
+    def note(self, who: Peer | str, what: str, detail: str, *, now: float, error: Exception | None = None) -> None:
+        """The first is said at once, the next ones of a minute together. `error` is ours, and shown with its traceback."""
+        key = (who if isinstance(who, str) else offender(who), what)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= MOST:
                 del self._known[next(iter(self._known))]
             self._known[key] = _Offence(now)
-            _log.warning("%s: %s (%s)", key[0], what, detail)
+            _log.warning("%s: %s (%s)", key[0], what, detail, exc_info=error)
             return
         known.count += 1
         known.unsaid += 1

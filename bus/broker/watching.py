@@ -57,6 +57,12 @@ class Watching:
         if host.is_open and isinstance(error, RemoteProtocolError):
             self.cut(host, error.reason, str(error), now=now)
 
+    def failed(self, host: HostLink, error: Exception, *, now: float) -> None:
+        """What it said could not be worked off: ours, not the peer's. It costs this link, and nobody else."""
+        what = f"a frame could not be worked off: {type(error).__name__}"
+        self._offences.note(host.link.peer, what, repr(host), now=now, error=error)
+        self.cut(host, "internal", repr(error), now=now)
+
     def cut(self, host: HostLink, why: str, detail: str, *, now: float) -> None:
         if not host.cut_for:
             self._counts.cut[why] += 1

@@ -14,7 +14,7 @@ from agent_scenes import inside, scene
 from bus.agent.catching_up import helps, newest_statement
 from bus.agent.greeting import Greeting
 from bus.errors import BusError, ConnectError, RemoteProtocolError, VerificationError
-from bus.protocol.frames import Frame, encode, parse
+from bus.protocol.frames import STATEMENT, Frame, encode, parse
 from bus.protocol.handshake import HelloB
 from bus.protocol.papers import Papers
 from bus.transport.dialing import dial
@@ -79,6 +79,21 @@ async def test_a_statement_that_was_changed_on_its_way_is_not_heard(forgery: str
         with pytest.raises((VerificationError, RemoteProtocolError)) as caught:
             await newest_statement(link, listening(host, link.peer), hub.clock)
         assert caught.value.reason in ("untrusted", "malformed")
+
+
+async def test_a_broker_that_says_what_is_not_believed_fills_no_log(caplog: pytest.LogCaptureFixture):
+    async with scene("LEAD") as (hub, lead):
+        host = inside(lead)
+        for number in range(50):
+            junk = b"none %d" % number
+            host.trusting.part(STATEMENT, len(junk), 0, junk)
+            await hub.settle()
+        assert host.trusting.counts["malformed"] == 50
+        assert len(caplog.records) == 1
+        await hub.advance(61)
+        host.trusting.part(STATEMENT, 4, 0, b"none")
+        await hub.settle()
+        assert len([record for record in caplog.records if "trust" in record.getMessage()]) == 2
 
 
 async def test_what_a_broker_said_to_somebody_else_is_not_heard():

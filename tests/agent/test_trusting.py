@@ -73,7 +73,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             tasks.start_soon(call)
 
         memory = await anyio.to_thread.run_sync(TrustMemory, folder / "trust", world.clock)
-        trusting = Trusting(world.documents, memory, host.verifier, start=start, follow=followed.append)
+        trusting = Trusting(world.documents, memory, host.verifier, clock=world.clock, start=start, follow=followed.append)
         yield Scene(trusting, world, followed)
 
 

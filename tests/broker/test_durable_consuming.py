@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from kept_stage import DAY, Keeper, KeptStage, inbox_key, settle
+from kept_stage import DAY, Keeper, KeptStage, full, inbox_key, settle
 from small_world import World
 
 from bus.backbone.interface import Grant, Papers
@@ -115,6 +115,44 @@ async def test_what_stands_among_kept_grants_and_is_none_keeps_nobody_from_the_o
     again = KeptStage(stage.world, stage.backbone)
     async with again.running():
         assert len(await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", start="all")) > 1
+
+
+async def test_what_was_spoiled_is_said_once_a_minute_however_many_come_for_it(stage: KeptStage, caplog: pytest.LogCaptureFixture):
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        await publish(publisher, 1)
+        header = headers.parse(envelopes.split(publisher.seal("work.a"))[0])
+        until = stage.world.now + 2 * DAY
+        shelf = hashlib.sha256(b"inbox BUILDER").digest()
+        grant = Grant(header.epoch, "BUILDER", "DIRECTOR", bytes(16), until, b"no grant")
+        inbox = Grant(shelf, SHELF, "BUILDER", bytes(16), until, b"no inbox")
+        await stage.backbone.keep([grant, inbox], [Papers(header.session, "DIRECTOR", until, b"none")])
+        again = KeptStage(stage.world, stage.backbone)
+        async with again.running():
+            for number in range(20):
+                reader = await again.keeper("BUILDER")
+                await reader.subscribe_durably(1, "work.>", name=f"mine{number}", start="all")
+                again.broker._durable._standing.look_again()
+                await settle()
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("what is kept")]
+    assert sorted(one.partition(" that is none")[0].partition(" that are none")[0] for one in said) == [
+        "what is kept: a grant", "what is kept: an inbox", "what is kept: papers",
+    ]  # fmt: skip
+    assert len(caplog.records) == len(said)
+
+
+async def test_a_consumer_that_cannot_be_read_is_said_once_a_minute_of_each_owner(stage: KeptStage, caplog, monkeypatch):
+    async def fails(*_: object, **__: object) -> None:
+        raise full()
+
+    async with stage.running():
+        reader = await stage.keeper("BUILDER", "MONITOR")
+        monkeypatch.setattr(stage.backbone, "consume", fails)
+        for number in range(20):
+            await reader.subscribe_durably(1, "work.>", by="BUILDER", name=f"mine{number}")
+            await reader.subscribe_durably(2, "work.>", by="MONITOR")
+    said = [record.getMessage() for record in caplog.records]
+    assert sorted(one.partition(":")[0] for one in said) == ["consumers of BUILDER", "consumers of MONITOR"]
 
 
 async def test_papers_that_were_kept_are_shown_if_they_are_of_that_session_and_verify(stage: KeptStage):

@@ -97,9 +97,13 @@ async def test_where_there_is_no_room_each_is_refused_and_later_they_are_stored_
         assert await refused(publisher) == [("busy", id_of(one)) for one in envelopes_]
         assert len(await publisher.credited()) == 2
         assert stage.counted["not_stored"] == {"disk_full": 3}
+        for _ in range(20):
+            publisher.publish(envelopes_[0], topic="work.a")
+            await settle()
         stage.disk.error = None
+        await publisher.hears()
         publisher.publish(*envelopes_, topic="work.a")
-        assert [position for _, position in (await publisher.stored())[3]] == [2 + 3, 3 + 3, 4 + 3]
+        assert [position for _, position in (await publisher.stored())[23]] == [2 + 23, 3 + 23, 4 + 23]
         assert stage.counted["stored"] == 4
         assert len(caplog.records) == 1
 
@@ -137,7 +141,9 @@ async def test_a_grant_that_is_not_on_disk_keeps_its_turn_until_it_is(stage: Kep
         assert len(stage.disk.commits[-1].grants) == 1
 
 
-async def test_what_is_sealed_in_an_epoch_whose_grants_are_too_many_is_not_stored(stage: KeptStage):
+async def test_what_is_sealed_in_an_epoch_whose_grants_are_too_many_is_not_stored(
+    stage: KeptStage, caplog: pytest.LogCaptureFixture
+):
     class TooMany(type(stage.backbone)):
         async def keep(self, grants=(), papers=()):
             if grants:
@@ -155,6 +161,12 @@ async def test_what_is_sealed_in_an_epoch_whose_grants_are_too_many_is_not_store
         other.publish(other.seal("work.b"), topic="work.b")
         assert await refused(publisher) == [("busy", id_of(late))]
         assert len(await other.stored()) == 1
+        for _ in range(20):
+            publisher.publish_kept([publisher.grant("work.a", "BUILDER", inbox_key())], topic="work.a")
+            await settle()
+        said = [record.getMessage() for record in caplog.records]
+        assert len([one for one in said if one.startswith("DIRECTOR: a grant is not kept")]) == 1
+        assert len(said) == 3, "what came of it is said once, too"
 
 
 async def test_nobody_has_thousands_of_grants_kept_for_one_reader(stage: KeptStage):

@@ -176,6 +176,18 @@ async def test_what_fails_does_not_use_up_a_token(world, swtpm_folder):
     assert await refused(world.enroll, wish("LEAD", TOKEN, token=token)) == "token_used"
 
 
+async def test_whoever_asks_in_vain_fills_no_log(world, caplog):
+    for number in range(50):
+        await anyio.to_thread.run_sync(world.desk.answer, b"no request %d" % number)
+    await world.engine.create("LEAD", P256)
+    for _ in range(3):
+        assert await refused(world.enroll, wish("LEAD", LOCAL)) != ""
+    assert len(caplog.records) == 2, "one of each reason"
+    world.clock.advance(60)
+    await anyio.to_thread.run_sync(world.desk.answer, b"no request")
+    assert len(caplog.records) == 3
+
+
 async def test_a_local_user_enrols_keys_in_the_tpm_and_in_software(world):
     await world.engine.create("LEAD", P256)
     await world.engine.create("FREE", P256, origin=SOFTWARE)

@@ -17,6 +17,7 @@ from typing import Final
 
 from bus.clock import Clock, SystemClock
 from bus.errors import AttestationError, BusError, RemoteProtocolError, VaultError, VerificationError
+from bus.flow.quiet import Quiet
 from bus.identity.authority.issue import Authority
 from bus.policy import Policy
 from bus.trust import certificates, credential
@@ -51,6 +52,7 @@ class Desk:
         self._authority, self._policy, self._roots = authority, policy, roots
         self._clock, self._random = clock or SystemClock(), random
         self._pending: dict[bytes, tuple[AuthorityHalf, int]] = {}
+        self._quiet = Quiet()
         self._lock = Lock()
         self._listed = _read_list(authority)
 
@@ -65,14 +67,20 @@ class Desk:
             try:
                 return self._answer(message, uid)
             except VerificationError as error:
-                _log.warning("enrolment refused: %s", error)
+                self._say(error.reason, error)
                 return refusal(error)
             except RemoteProtocolError as error:
-                _log.warning("enrolment refused: %s", error)
+                self._say("malformed", error)
                 return refusal(AttestationError("malformed"))
-            except BusError:  # a disk that is full, keys that do not open: ours to mend, not theirs to know
-                _log.exception("an enrolment could not be finished")
+            except BusError as error:  # a disk that is full, keys that do not open: ours to mend, not theirs to know
+                if self._quiet.may_say(type(error).__name__, now=self._clock.monotonic()):
+                    _log.exception("an enrolment could not be finished")
                 return refusal(AttestationError("failed"))
+
+    def _say(self, reason: str, error: BusError) -> None:
+        """Once a minute and reason: whoever asks is nobody yet, and may ask as often as it likes."""
+        if self._quiet.may_say(reason, now=self._clock.monotonic()):
+            _log.warning("enrolment refused: %s", error)
 
     def _answer(self, message: bytes, uid: int | None) -> bytes:
         kind = kind_of(message)
