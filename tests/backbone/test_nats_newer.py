@@ -16,7 +16,7 @@ from backbones import entries, taken
 from nats_servers import NEWER, OLDER, nats_server, new_space, on_nats
 
 from bus.backbone.interface import ConsumerName, PutOff, RetentionClass
-from bus.backbone.nats import streams
+from bus.backbone.nats import appending, streams
 from bus.backbone.nats.layout import SPARE_MS, TTL, Names
 from bus.clock import SystemClock
 from bus.errors import BackboneError
@@ -162,6 +162,30 @@ async def test_with_an_older_server_nothing_changes_and_it_is_found_when_that_ha
             assert [TTL in await headers_of(server, space, one) for one in (old, new, short)] == [False, False, True]
             consumer.allow(100)
             assert seen(await taken(consumer, 3)) == [(one, 1) for one in (old, new, short)]
+
+
+@needs_older
+async def test_a_server_that_becomes_older_under_a_broker_is_named_with_both_versions(space, monkeypatch):
+    """What it cannot read it does not speak of: JetStream there answers nothing, and a disk would be looked at in vain."""
+    monkeypatch.setattr(appending, "PATIENCE_SECONDS", 3.0)
+    with nats_server(NEWER) as server:
+        async with on_nats([server.url], space) as backbone:
+            await backbone.retain([WORK], passed_ms=0)
+            [first, *_, last] = await backbone.append(entries(CLOCK, "work.a", "work.b", "work.c"))
+            await backbone._jetstream.delete_message(Names(space).stream(WORK.name), first + 1)
+            newer = ".".join(map(str, backbone._connection.server_version))
+            await to_thread.run_sync(server.end)
+            server.program = OLDER
+            await to_thread.run_sync(server.begin)
+            with pytest.raises(BackboneError) as refused:
+                await backbone.append(entries(CLOCK, "work.a", seed=8))
+            older = ".".join(map(str, backbone._connection.server_version))
+            assert (refused.value.code, newer in str(refused.value), older in str(refused.value)) == ("version", True, True)
+            server.kill()  # asked to end, this one would not
+            server.program = NEWER
+            await to_thread.run_sync(server.begin)
+            [again] = await backbone.append(entries(CLOCK, "work.a", seed=9))
+            assert again > last, "it goes on by itself"
 
 
 @needs_older

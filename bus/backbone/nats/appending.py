@@ -122,7 +122,7 @@ class Appender:
                 await self._changed.wait()
             while turn.left and turn.error is None:
                 if self._clock.monotonic() > until:
-                    raise unreachable()
+                    raise unreachable(self._connection)
                 await self._clock.sleep(RETRY_SECONDS)  # what is on its way yet may come
                 self._forget(turn)
                 turn.event = anyio.Event()

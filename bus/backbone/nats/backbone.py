@@ -122,7 +122,7 @@ class NatsBackbone:
         try:
             await self._connection.subscribe(self._names.again, self._heard_again)
         except UnansweredError as error:
-            raise unreachable() from error
+            raise unreachable(self._connection) from error
 
     # ---- storing ---------------------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Bucket:
                 return parse_stored(arrived).seq
             except UnansweredError as error:
                 if self._clock.monotonic() > until:
-                    raise unreachable(self._connection.denied) from error
+                    raise unreachable(self._connection, self._connection.denied) from error
             except ApiError as error:
                 if error.number == OTHER_REVISION and not is_first and await self._is_ours(key, data, revision):
                     return revision

@@ -76,6 +76,8 @@ class Connection:
         self._wanted = anyio.Event()
         self._sending = anyio.Lock()
         self._is_closed = False
+        self.newest_version = self.server_version
+        """Of the servers that it was connected to; what they wrote, an older one may not be able to read."""
         self.losses = 0
         """How often the connection was lost."""
         self.denied = ""
@@ -210,6 +212,7 @@ class Connection:
     def lost(self) -> None:
         """The connection is gone, with whatever was under way. Nobody has to wait until it is missed."""
         self.losses += 1
+        self.newest_version = max(self.newest_version, self.server_version)
         expected, self._expected = self._expected, {}
         for told in expected.values():
             told(None)

@@ -79,7 +79,7 @@ class JetStream:
             except UnansweredError as error:
                 denied = self._connection.denied
                 if self._clock.monotonic() > until or f'"$JS.API.{verb}"'.lower() in denied.lower():
-                    raise unreachable(denied) from error
+                    raise unreachable(self._connection, denied) from error
                 self._say_slow(began)
             except ApiError as error:
                 if error.number in expected:
@@ -200,13 +200,22 @@ def _headers(data: bytes) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def unreachable(denied: str = "") -> BackboneError:
+def unreachable(connection: Connection, denied: str = "") -> BackboneError:
     """`denied`: what a server said that this broker may not do."""
+    now, before = connection.server_version, connection.newest_version
+    if now[:2] < before[:2]:
+        text = f"JetStream does not answer since its server is {_dotted(now)} and no more {_dotted(before)}"
+        step = "an older one cannot read what a newer one wrote. Have the newer one again; nothing is lost by that"
+        return BackboneError("version", f"{text}: {step}")
     if denied:
         text = f"this broker may not do on NATS what it has to: {denied}"
         step = "write its configuration anew (`tpmbus backbone nats-config .. --force`) and have the servers read it"
         return BackboneError("disk", f"{text}. If `tpmbus backbone nats-config` wrote what is there, {step}")
     return BackboneError("disk", "JetStream does not answer: are its servers running, and has it been enabled (`nats-server -js`)?")
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def refused(error: ApiError) -> BackboneError:

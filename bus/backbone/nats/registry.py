@@ -71,7 +71,7 @@ class Registry:
         try:
             consumer = await self._opened(name, class_, pattern, start, kept=kept)
         except UnansweredError as error:
-            raise unreachable() from error
+            raise unreachable(self._connection) from error
         finally:
             del self._busy[name]
         self._open[name] = consumer

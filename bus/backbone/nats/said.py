@@ -44,7 +44,7 @@ class Said:
                     self._forget(count)
                     return
             if self._clock.monotonic() > until:
-                raise unreachable()
+                raise unreachable(self._connection)
             await self._clock.sleep(RETRY_SECONDS)
 
     def _say_again(self) -> None:
