@@ -252,7 +252,8 @@ class Backbone(Protocol):
     async def grants_for(self, epoch: bytes, reader: str) -> list[bytes]:
         """The grants of this epoch for this reader, the newest last."""
 
-    async def papers_for(self, session: bytes) -> bytes | None: ...
+    async def papers_for(self, session: bytes) -> list[bytes]:
+        """What is kept as the papers of this session, the newest last. Where others may write as well, none of it need be."""
 
     async def retain(self, classes: Sequence[RetentionClass], *, passed_ms: int) -> None:
         """The classes that there are now; an instant that is known to have passed, and never goes back. By it things end.

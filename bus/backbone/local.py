@@ -83,9 +83,10 @@ class LocalBackbone:
         self._check_open()
         return await self._storage.grants_for(epoch, reader)
 
-    async def papers_for(self, session: bytes) -> bytes | None:
+    async def papers_for(self, session: bytes) -> list[bytes]:
         self._check_open()
-        return await self._storage.papers_for(session)
+        found = await self._storage.papers_for(session)
+        return [] if found is None else [found]
 
     async def retain(self, classes: Sequence[RetentionClass], *, passed_ms: int) -> None:
         self._check_open()

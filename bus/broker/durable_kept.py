@@ -31,6 +31,8 @@ from bus.protocol import header as headers
 
 MOST_GRANTS: Final = 4
 """Of one epoch for one reader by one sender, the newest: one for each of its keys that may still be there."""
+MOST_PAPERS: Final = 16
+"""Of one session that are looked at; more than one there are only where somebody spoils them, and each costs a signature."""
 MAX_QUESTIONS: Final = 64
 """Of one link that wait for the disk; what comes beyond is asked of others at once."""
 MAX_TOLD: Final = 8_192
@@ -69,17 +71,17 @@ class Kept:
         return papers is not None
 
     async def _kept_papers(self, session: bytes) -> bytes | None:
-        """None also for what is kept as such and is none: who is shown that by its broker leaves it."""
-        data = await self._backbone.papers_for(session)
-        if data is None:
-            return None
-        try:
-            if believe(data, self._verifier, now_ms=self._now_ms()).id == session:
-                return data
-            why = "they are of another session"
-        except (RemoteProtocolError, VerificationError) as error:
-            why = str(error)
-        self._spoiled("papers that are none are passed over", f"of session {session.hex()}: {why}")
+        """None also for what is kept as such and is none: who is shown that by its broker leaves it. Of several the newest that are
+        some: what somebody spoiled beside them takes nothing away.
+        """
+        for data in (await self._backbone.papers_for(session))[: -MOST_PAPERS - 1 : -1]:
+            try:
+                if believe(data, self._verifier, now_ms=self._now_ms()).id == session:
+                    return data
+                why = "they are of another session"
+            except (RemoteProtocolError, VerificationError) as error:
+                why = str(error)
+            self._spoiled("papers that are none are passed over", f"of session {session.hex()}: {why}")
         return None
 
     def _spoiled(self, what: str, detail: str) -> None:

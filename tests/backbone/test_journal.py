@@ -85,7 +85,7 @@ async def test_what_was_stored_is_there_when_it_is_opened_again(tmp_path, clock)
             (first[1], "work.b", b"e1"),
         ]
         assert await journal.grants_for(bytes(32), "MONITOR") == [b"grant"]
-        assert await journal.papers_for(bytes(16)) == b"papers"
+        assert await journal.papers_for(bytes(16)) == [b"papers"]
         await journal.retain([WORK, RECORDS], passed_ms=0)
         (third,) = await journal.append(entries(clock, "work.c", seed=9))
         assert third == first[1] + 1

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from backbones import entries, taken
 from nats_servers import free_port, nats_server, new_space, on_nats
 
-from bus.backbone.interface import UNUSED_MS, ConsumerName, Grant, PutOff, RetentionClass
+from bus.backbone.interface import UNUSED_MS, ConsumerName, Grant, Papers, PutOff, RetentionClass
 from bus.backbone.nats.backbone import open_nats
 from bus.backbone.nats.layout import CONSUMER, DIED, EXPIRES, ID, ORIGINAL, SENDER, Names
 from bus.clock import SystemClock
@@ -172,6 +172,14 @@ async def test_grants_are_read_by_all_and_go_when_their_time_is_over(backbone, o
     assert await other.grants_for(bytes(32), "MONITOR") == [b"grant 2"]
     await other._keeping.sweep()
     assert await backbone.grants_for(bytes(32), "MONITOR") == [b"grant 2"]
+
+
+@pytest.mark.anyio
+async def test_of_papers_that_two_say_are_of_one_session_both_are_given(backbone, other):
+    until_ms = CLOCK.now_ms() + 1_000
+    for sender, data in (("DIRECTOR", b"papers"), ("MONITOR", b"other papers, of who would hide these")):
+        await backbone.keep(papers=[Papers(bytes(16), sender, until_ms, data)])
+    assert await other.papers_for(bytes(16)) == [b"papers", b"other papers, of who would hide these"]
 
 
 @pytest.mark.anyio

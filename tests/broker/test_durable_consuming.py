@@ -11,6 +11,7 @@ from small_world import World
 from bus.backbone.interface import Grant, Papers
 from bus.broker import durable_reading, host_link
 from bus.broker.durable_inboxes import SHELF
+from bus.broker.durable_kept import MOST_PAPERS
 from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.codec import pack
@@ -170,6 +171,28 @@ async def test_papers_that_were_kept_are_shown_if_they_are_of_that_session_and_v
             frames = await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", name=f"n{until}", start="all")
             assert [one[1] for one in frames if one[0] == Frame.PAPERS] == shown
             assert sum(one[0] == Frame.DELIVER for one in frames) == 1, "it comes all the same"
+
+
+@pytest.mark.parametrize("spoiled", [1, 15, 16, 4_000])
+async def test_papers_that_were_spoiled_beside_the_true_ones_take_nothing_away(stage: KeptStage, spoiled: int):
+    """As where others write to the same servers: there may be several of one session."""
+    junk = [b"junk %d" % number for number in range(spoiled)]
+
+    class Several(type(stage.backbone)):
+        async def papers_for(self, session: bytes) -> list[bytes]:
+            return [*await super().papers_for(session), *junk]
+
+    async with stage.running():
+        publisher = await stage.publisher("work.a")
+        await publish(publisher, 1)
+    stage.backbone.__class__ = Several
+    again = KeptStage(stage.world, stage.backbone)
+    async with again.running():
+        frames = await (await again.keeper("BUILDER")).subscribe_durably(1, "work.>", start="all")
+        looked_at = again.broker.statistics()["offences"].get("what is kept: papers that are none are passed over")
+        assert looked_at == min(spoiled, MOST_PAPERS), "and nobody has thousands looked at"
+        shown = [one[1] for one in frames if one[0] == Frame.PAPERS]
+        assert shown == ([[publisher.agents["DIRECTOR"].papers]] if spoiled < MOST_PAPERS else [])
 
 
 # ---- what has expired ------------------------------------------------------------------------------------------------------------

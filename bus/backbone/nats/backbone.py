@@ -158,7 +158,7 @@ class NatsBackbone:
         self._check_open()
         return await self._keeping.grants_for(epoch, reader)
 
-    async def papers_for(self, session: bytes) -> bytes | None:
+    async def papers_for(self, session: bytes) -> list[bytes]:
         self._check_open()
         return await self._keeping.papers_for(session)
 

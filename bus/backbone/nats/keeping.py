@@ -77,9 +77,8 @@ class Keeping:
         found = [_parse(await self._bucket.get(f"g.{row}.{name}")) for name in index.names]
         return [one.data for one in found if one is not None and one.until_ms > self.passed_ms]
 
-    async def papers_for(self, session: bytes) -> bytes | None:
-        found = await self.grants_for(session, PAPERS)
-        return found[-1] if found else None
+    async def papers_for(self, session: bytes) -> list[bytes]:
+        return await self.grants_for(session, PAPERS)
 
     async def run(self) -> None:
         """What is over goes; until it is cancelled, or the connection is closed."""
