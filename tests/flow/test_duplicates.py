@@ -53,6 +53,18 @@ def test_what_is_pending_is_so_until_it_is_stored_or_could_not_be():
     assert known.find([key(1), key(2)], now_ms=0) == {key(1): 7}
 
 
+def test_bytes_of_another_entry_that_look_like_a_mark_are_none():
+    """A mark is looked for in bytes, and may stand anywhere in them: across two fields, or two entries. The hash of a number is itself."""
+    bucket = 3 << 40 | 5  # two that are in one bucket, where the position of one is what the other would be found by
+    stranger = 7 << 40 | 5
+    known = Duplicates(keep_ms=KEEP)
+    known.stored([bucket], stranger, now_ms=0)
+    known.stored([9 << 40 | 5], 1, now_ms=0)
+    assert known.find([stranger], now_ms=0) == {}
+    known.stored([stranger], 11, now_ms=0)
+    assert known.find([bucket, stranger], now_ms=0) == {bucket: stranger, stranger: 11}
+
+
 def test_memory_is_bounded_and_what_is_forgotten_early_is_counted():
     known = Duplicates(keep_ms=KEEP, most=1_000)
     for start in range(0, 5_000, 50):

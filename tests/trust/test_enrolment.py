@@ -177,6 +177,16 @@ def test_the_environment_chooses_only_where_policy_lets_it():
         assert run.run()[0].origin == "software"
 
 
+@pytest.mark.parametrize("value", ["false", "maybe"])
+def test_the_environment_of_the_authority_itself_says_nothing_of_whom_it_enrols(value, monkeypatch):
+    """Neither what it may be wished for where an agent runs, nor that it is malformed here."""
+    monkeypatch.setenv("TPM_ENABLED", value)
+    monkeypatch.setenv("TPM_ENABLE_PERCENT", value)
+    assert in_software().run()[0].origin == "software"
+    assert Enrolling().run()[0].origin == "software-tpm"
+    assert reason(in_software("BOUND").begin) == "origin_refused"
+
+
 def test_a_software_tpm_is_no_hardware():
     assert reason(Enrolling(names=("HARD",)).begin) == "origin_refused"
 
@@ -236,6 +246,14 @@ def test_an_attestation_key_of_another_chip_opens_no_credential():
 @pytest.mark.parametrize("secret", [b"", b"s" * 31 + b"x", bytes(32)])
 def test_nothing_but_the_secret_is_the_secret(secret):
     run = Enrolling()
+    opening = run.agent.challenge(run.begin())
+    proof = run.agent.proof(secret, [run.evidence(task) for task in opening.tasks])
+    assert reason(run.finish, proof) == "wrong_secret"
+
+
+@pytest.mark.parametrize("secret", [bytes(32), b"s" * 32])
+def test_who_has_no_chip_was_given_no_secret_and_says_none(secret):
+    run = in_software()
     opening = run.agent.challenge(run.begin())
     proof = run.agent.proof(secret, [run.evidence(task) for task in opening.tasks])
     assert reason(run.finish, proof) == "wrong_secret"
