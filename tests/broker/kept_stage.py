@@ -70,12 +70,13 @@ class KeptStage(Stage):
     """Use it within `running`."""
 
     def __init__(
-        self, world: World, backbone: Backbone | None = None, disk: Disk | None = None, clock: ManualClock | None = None
-    ) -> None:
+        self, world: World, backbone: Backbone | None = None, disk: Disk | None = None, clock: ManualClock | None = None,
+        **changes: Any,
+    ) -> None:  # fmt: skip
         clock = clock or ManualClock(world.now)
         self.disk = disk or Disk()
         self.backbone = backbone or LocalBackbone(self.disk, clock, Loaded({}, [], [], [], [], {}))
-        super().__init__(world, clock=clock, backbone=self.backbone)
+        super().__init__(world, clock=clock, backbone=self.backbone, **changes)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

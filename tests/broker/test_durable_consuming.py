@@ -16,6 +16,7 @@ from bus.protocol import envelope as envelopes
 from bus.protocol import header as headers
 from bus.protocol.codec import pack
 from bus.protocol.frames import ACK, NAK, NOT_BEGUN, TERM, TOUCH, Frame, sub_ref
+from bus.protocol.handshake import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -315,6 +316,15 @@ async def test_what_cannot_be_is_refused(stage: KeptStage, agent: str, pattern: 
     async with stage.running():
         reader = await stage.keeper(agent)
         assert await reader.subscribe_durably(1, pattern, group=group) == [[Frame.REFUSE, code, sub_ref(1)]]
+
+
+async def test_a_link_has_no_more_durable_subscriptions_than_it_was_told(world):
+    stage = KeptStage(world, limits=Limits(topics=3, subscriptions=2))
+    async with stage.running():
+        reader = await stage.keeper("BUILDER")
+        for number in (1, 2):
+            assert await reader.subscribe_durably(number, "work.>", name=f"n{number}") == [[Frame.SUBSCRIBED, number]]
+        assert await reader.subscribe_durably(3, "work.>", name="n3") == [[Frame.REFUSE, "busy", sub_ref(3)]]
 
 
 async def test_one_that_starts_nowhere_is_refused_and_its_link_goes_on(stage: KeptStage):

@@ -9,6 +9,7 @@ from played import Played, Stage, settle, with_words
 from small_world import MINUTE
 
 from bus.broker import subscribing
+from bus.identity.envelopes.snapshot import Snapshot
 from bus.protocol.frames import BUNDLE, GONE, Frame, column, sub_ref
 from bus.transport.link import Peer
 from bus.trust.revocations import Reason, Revocation
@@ -116,6 +117,19 @@ async def test_a_subscription_that_is_not_allowed_any_more_ends(stage: Stage):
     assert [subs for subs, _ in await reader.delivered()] == [(3,)]
     await stage.follow(policy=with_words("groups: [builders,", "groups: ["))
     assert await reader.hears(Frame.REFUSE) == [[Frame.REFUSE, "not_permitted", sub_ref(2)]]
+
+
+async def test_by_another_trust_nothing_is_believed_that_was_verified_under_the_one_before(stage: Stage):
+    """Whoever shows papers anew has their chain looked at again; by another policy alone nobody need."""
+    host = await stage.host("DIRECTOR")
+    known = stage.counted["chain_entries"]
+    assert known > 0
+    before = stage.world.snapshot
+    stage.broker.follow(Snapshot(with_words("tasks.hidden", "tasks.other"), before.trust), stage.documents)
+    assert stage.counted["chain_entries"] == known
+    await stage.follow(agents={})
+    assert (stage.counted["chain_entries"], stage.counted["signature_entries"]) == (0, 0)
+    assert not host.lost
 
 
 async def test_many_subscriptions_are_judged_a_few_at_a_time_and_none_gets_what_it_may_not_hear(

@@ -62,6 +62,9 @@ async def test_a_link_has_no_more_subscriptions_and_topics_than_it_was_told(worl
     for alias in range(2, 5):
         await host.say(Frame.OPEN, alias, f"results.t{alias}")
     assert not host.lost
+    host.send(Frame.UNSUBSCRIBE, 1)
+    assert await host.subscribe(4, "tasks.t4") == [[Frame.SUBSCRIBED, 4]], "so many at a time"
+    assert await host.subscribe(5, "tasks.t5") == [[Frame.REFUSE, "busy", sub_ref(5)]]
     await host.say(Frame.OPEN, 5, "results.t5")
     assert host.lost
 

@@ -54,7 +54,7 @@ def test_what_is_pending_is_so_until_it_is_stored_or_could_not_be():
 
 
 def test_bytes_of_another_entry_that_look_like_a_mark_are_none():
-    """A mark is looked for in bytes, and may stand anywhere in them: across two fields, or two entries. The hash of a number is itself."""
+    """A mark is looked for in bytes, and may stand across two fields, or two entries. The hash of a number is itself."""
     bucket = 3 << 40 | 5  # two that are in one bucket, where the position of one is what the other would be found by
     stranger = 7 << 40 | 5
     known = Duplicates(keep_ms=KEEP)
