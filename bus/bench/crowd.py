@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +33,7 @@ from bus.bench.step import Step
 from bus.errors import ConnectError, TpmUnavailableError
 from bus.fleet.children import Child
 from bus.hub.household import alone
+from bus.hub.own_program import own_program
 from bus.hub.state import State, holder_of
 from bus.hub.tpm_process import named_policy, stop_service
 from bus.tpm.serving import READY
@@ -87,7 +87,7 @@ class Crowd:
 
     async def start(self, stack: AsyncExitStack, part: Part) -> dict[str, Any]:
         """A process, when it is ready; what it says then. Raises ConnectionLostError if it ends before that."""
-        command = [sys.executable, "-P", "-m", "bus.bench.worker", json.dumps(part.document())]
+        command = own_program("bus.bench.worker", json.dumps(part.document()))
         process = await anyio.open_process(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, start_new_session=True
         )
@@ -247,7 +247,7 @@ async def nats_server(state: State) -> AsyncIterator[Mapping[str, Any]]:
 @asynccontextmanager
 async def slow_tpm(state: State, policy: str, delay: Delay, *, tpm: str | None) -> AsyncIterator[None]:
     """The state folder's TPM service, as slow as this. Raises TpmUnavailableError if it does not start."""
-    command = [sys.executable, "-P", "-m", "bus.bench.slow_tpm", str(state.folder), policy, str(delay.ecc), str(delay.rsa)]
+    command = own_program("bus.bench.slow_tpm", str(state.folder), policy, str(delay.ecc), str(delay.rsa))
     process = await anyio.open_process([*command, *([tpm] if tpm else [])], stdout=subprocess.PIPE, stderr=None)
     try:
         if process.stdout is None or not (await _first(process.stdout)).startswith(READY):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from bus.hub.backbones import NatsServers
 from bus.hub.broker_here import Status
 from bus.hub.doors import REFRESHED_SECONDS
 from bus.hub.overview import VERBS, WATCHED
+from bus.hub.own_program import own_program
 from bus.hub.petitioning import Petitioning
 from bus.hub.state import State
 from bus.identity import durable
@@ -119,7 +119,7 @@ class BrokerApart:
     async def _started(self) -> AsyncIterator[Process]:
         """It is ended by the end of its standard input, and killed only if it does not."""
         with self._log_file.open("ab") as log:
-            command = [sys.executable, "-P", "-m", PROGRAM]
+            command = own_program(PROGRAM)
             process = await anyio.open_process(  # in a session of its own: Ctrl-C is for the supervisor, which ends it in order
                 command, stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True
             )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+from bus.hub.own_program import own_program
 
 PROGRAM = """
 import gc
@@ -17,6 +20,33 @@ print(len(gc.get_objects()) < 5_000, gc.get_freeze_count() > 10_000, gc.isenable
 def test_the_collector_passes_over_what_was_there_at_the_beginning():
     said = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said.split() == ["True"] * 4
+
+
+BEGINNING = """
+import gc, sys
+looks = []
+gc.callbacks.append(lambda phase, _: looks.append(phase))
+from bus.hub.own_program import main
+sys.argv = ["own_program", "told"]
+before = len(looks)
+main()
+print(looks[before:].count("start") < 5)
+"""
+TOLD = "import sys, bus.hub.broker_program; print(__name__, sys.argv[1:], bus.hub.broker_program.__name__ in sys.modules)"
+
+
+def test_a_program_of_ours_looks_for_no_garbage_in_what_it_imports(tmp_path):
+    (tmp_path / "told.py").write_text(TOLD)
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r})\n{BEGINNING}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.splitlines() == ["__main__ [] True", "True"]
+
+
+def test_a_program_of_ours_gets_its_words(tmp_path):
+    (tmp_path / "told.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    said = subprocess.run(own_program("told", "a", "b"), env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said == "__main__ ['a', 'b']\n"
 
 
 COMMAND = """
