@@ -6,6 +6,7 @@ memory, from the disk, and from what it wrote down about its consumers.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ CLASSES = {
 TOPICS = ["work.a", "work.b", "work.a.x", "records.a", "records.b"]
 PATTERNS = ["work.>", "work.a", "work.*", "records.>", "records.b"]
 LOTS = 1_000_000
+SOAK = "TPMBUS_SOAK" in os.environ
 
 
 class Both:
@@ -210,14 +212,14 @@ async def story(seed: int, make: Make, *, lives: int) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=20)
+@settings(max_examples=200 if SOAK else 10)
 def test_in_memory_it_does_what_a_naive_one_does(backend, seed):
     anyio.run(lambda: story(seed, in_memory, lives=1), backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(seed=st.integers(0, 1 << 32))
-@settings(max_examples=6)
+@settings(max_examples=60 if SOAK else 4)
 def test_on_disk_it_does_what_a_naive_one_does(backend, seed):
     with TemporaryDirectory() as folder:
         sizes = {"segment_bytes": 60_000, "ring_bytes": 4_000}

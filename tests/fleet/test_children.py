@@ -14,7 +14,7 @@ from bus.errors import ConnectionLostError
 from bus.fleet import children
 from bus.fleet.children import started
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 CHILD = """
 import sys
@@ -81,6 +81,7 @@ async def test_a_child_that_dies_is_noticed_when_it_is_asked():
             await fleet.speak_up(rate=1)
 
 
+@pytest.mark.both_loops  # who is cancelled differs between them
 async def test_whoever_is_cancelled_while_it_asks_leaves_its_answer_to_nobody():
     later = """
 import json, sys

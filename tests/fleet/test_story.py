@@ -17,7 +17,7 @@ from bus.fleet.crew import Crew
 from bus.fleet.handlers import load_handlers
 from bus.policy import open_policy
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.processes]
 
 POLICY = open_policy()
 DOES = load_handlers(shipped.folder("agents") / "handlers")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = int(os.environ.get("TPMBUS_FUZZ_SECONDS", "2"))
+SECONDS = int(os.environ.get("TPMBUS_FUZZ_SECONDS", "1"))
 HERE = Path(__file__).parent
 
 

@@ -113,6 +113,7 @@ def by_port(folder):
         yield f"swtpm:host=127.0.0.1,port={port}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("way", [by_path, by_port])
 async def test_a_tpm_that_somebody_else_started_passes(way, runtime):
     from bus.tpm.esapi import EsapiTpm
