@@ -27,7 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent / "trust"))  # ready_rsa.py
 
 from forked_command import ForkedCommands
 
@@ -187,6 +188,20 @@ def no_blocking() -> Iterator[None]:
     from blockbuster import blockbuster_ctx
 
     with blockbuster_ctx("bus"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready_roots() -> Iterator[None]:
+    """The RSA key of a root is of primes that were found before, and another one each time: to find some takes half a second.
+
+    What tests start as an interpreter of its own finds its own, and so do the commands of the README.
+    """
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from ready_rsa import roots_of_many
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsa, "generate_private_key", roots_of_many(count(1, 2).__next__))
         yield
 
 

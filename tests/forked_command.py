@@ -44,7 +44,6 @@ SECONDS = 100
 QUICK = Path(__file__).with_name("quick_python")
 TWIN, PYTHON = "TPMBUS_TEST_TWIN", "TPMBUS_TEST_PYTHON"
 """What `quick_python` is told in its environment: where the twin listens, and the interpreter."""
-ROOT_BITS = 4_096
 READY_MADE = (
     "bus.hub.open", "bus.hub.admin", "bus.hub.doctor", "bus.hub.fleet_papers", "bus.hub.tpm_process", "bus.hub.which_tpm",
     "bus.fleet.running", "bus.fleet.live_table", "bus.cli.loop", "bus.tpm.serving", "bus.tpm.esapi", "rich.table",
@@ -201,7 +200,7 @@ def serve(line: socket.socket, path: str) -> None:
 
     for name in (*(module for module, _, _ in _COMMANDS.values()), *READY_MADE):
         importlib.import_module(name)
-    from ready_rsa import pairs
+    from ready_rsa import ROOT_BITS, pairs
 
     pairs(ROOT_BITS, 65_537)  # read once
     gc.freeze()
@@ -237,16 +236,11 @@ def serve(line: socket.socket, path: str) -> None:
 
 
 def have_roots_ready(number: int) -> None:
-    """In commands that follow each other they differ."""
+    """In commands that follow each other they differ, and from those that tests make themselves (`ready_roots`)."""
     from cryptography.hazmat.primitives.asymmetric import rsa
-    from ready_rsa import one_of_many
+    from ready_rsa import roots_of_many
 
-    make, numbers = rsa.generate_private_key, count(number)
-
-    def made(public_exponent: int, key_size: int) -> rsa.RSAPrivateKey:
-        return one_of_many(key_size, next(numbers)) if key_size == ROOT_BITS else make(public_exponent, key_size)
-
-    rsa.generate_private_key = made
+    rsa.generate_private_key = roots_of_many(count(2 * number, 2).__next__)
 
 
 @contextmanager

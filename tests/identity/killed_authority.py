@@ -23,16 +23,16 @@ import anyio._backends._asyncio  # noqa: F401  once here, or each child imports 
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401  the same
 from authorities import DAY, DOMAIN, EK, KEYS, enroll, opened
 from cryptography.hazmat.primitives.asymmetric import rsa
+from ready_rsa import rsa_key
 
 from bus.identity.authority import Authority
-from bus.identity.authority.signers import generate_root_key
 from bus.trust import certificates, revocations
 from bus.trust.certificates import Profile
 from bus.trust.revocations import Reason
 
 TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate", "os.scandir", "fcntl.flock"}
 KEY, OTHER_KEY = KEYS[:2]  # made once, before any fork
-ROOT, OTHER_ROOT = generate_root_key(), generate_root_key()  # too: one for those who are killed, and one for who comes after them
+ROOT, OTHER_ROOT = rsa_key(4_096), rsa_key(4_096, 1)  # too: one for those who are killed, and one for who comes after them
 Tell = Callable[[str, Any], None]
 
 

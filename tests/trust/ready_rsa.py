@@ -5,12 +5,14 @@ They lie beside this file as primes, which are no key file, and protect nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+ROOT_BITS = 4_096
 PRIMES = Path(__file__).with_name("ready_rsa_primes.txt")
 
 
@@ -28,10 +30,20 @@ def rsa_key(bits: int, number: int = 0, *, exponent: int = 65_537) -> rsa.RSAPri
 
 
 def one_of_many(bits: int, number: int) -> rsa.RSAPrivateKey:
-    """Of any two of these primes: 66 keys of 4,096 bits, of which neighbours differ."""
-    primes = [prime for pair in pairs(bits, 65_537) for prime in pair]
-    many = [*combinations(primes, 2)]
+    """Of any two of these primes that are no pair: 60 keys of 4,096 bits, of which neighbours differ. None is a `rsa_key`."""
+    known = pairs(bits, 65_537)
+    many = [two for two in combinations([prime for pair in known for prime in pair], 2) if two not in known]
     return of_primes(*many[number % len(many)], 65_537)
+
+
+def roots_of_many(number: Callable[[], int]) -> Callable[[int, int], rsa.RSAPrivateKey]:
+    """In place of `rsa.generate_private_key`: a root has primes of these, any other key is found as ever."""
+    find = rsa.generate_private_key
+
+    def made(public_exponent: int, key_size: int) -> rsa.RSAPrivateKey:
+        return one_of_many(key_size, number()) if key_size == ROOT_BITS else find(public_exponent, key_size)
+
+    return made
 
 
 def of_primes(p: int, q: int, exponent: int) -> rsa.RSAPrivateKey:
