@@ -143,10 +143,12 @@ def test_a_reader_that_leaves_early_is_no_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "policy lint", "policy lint --json", "doctor"])
-def test_output_that_cannot_be_written_is_1_and_said_in_one_line(arguments):
+def test_output_that_cannot_be_written_is_1_and_said_in_one_line(arguments, bare_fleet):
+    """In its own folder, with keys in files: doctor would make a software TPM for whoever runs tests, and leave a service."""
+    environ = bare_fleet.environ | {"TPMBUS_TPM": "software"}
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-c", "from bus.cli.main import main; main()", *arguments.split()]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=50, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=50, check=False, env=environ)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("tpmbus: what this command says cannot be written")
     assert "Traceback" not in done.stderr
