@@ -217,12 +217,13 @@ class Broker:
     def _tick(self) -> None:
         moment = self._moment()
         self._arriving.tick(moment.now)
-        self._watching.tick([host for host in self._hosts if host.is_open], now=moment.now)
+        open_hosts = [host for host in self._hosts if host.is_open]
+        self._watching.tick(open_hosts, now=moment.now)
         for one in self._holding.stalled(moment.now):
             self._subscribing.end(one, "busy", moment)
         self._holding.expire(now=moment.now, now_ms=moment.now_ms)
         self._groups.go_on(now=moment.now, now_ms=moment.now_ms)
-        for host in self._hosts:
+        for host in open_hosts:  # nothing waits for who is not in, and a thousand of these may be there
             host.outbox.expire(moment.now_ms)
             host.intake.tick(moment.now)
         self._neighbours.tick(moment)

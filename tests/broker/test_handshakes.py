@@ -12,6 +12,8 @@ from played import Stage, settle
 from small_world import MINUTE
 
 from bus.broker import accounts, arriving
+from bus.broker.host_link import HostLink
+from bus.broker.outbox import Outbox
 from bus.errors import ClosedError, RemoteProtocolError
 from bus.identity.host.host_keys import HostKeys
 from bus.policy.model import UidGrant
@@ -200,6 +202,20 @@ async def test_who_says_nothing_for_five_seconds_is_put_off(stage: Stage):
         assert host.lost
         assert other.lost
         assert stage.counted["handshakes"] == {"busy": 2}
+
+
+async def test_time_passes_over_those_who_are_not_in_yet(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """A thousand of them may be there; nothing waits for them, and nothing grows."""
+    seen: list[HostLink] = []
+    expire = Outbox.expire
+    monkeypatch.setattr(Outbox, "expire", lambda self, now_ms: (seen.append(self._host), expire(self, now_ms)))
+    for _ in range(3):
+        stage.connect("DIRECTOR")
+    host = stage.connect("MONITOR")
+    await host.shake_hands()
+    async with stage.running():
+        await stage.later(1)
+    assert {*map(repr, seen)} == {"<HostLink 4 memory of MONITOR>"}
 
 
 async def test_a_crowd_whose_time_is_over_goes_a_few_in_each_turn_of_the_loop(stage: Stage):
