@@ -20,8 +20,9 @@ from bus.broker.offences import Offences
 from bus.errors import BusError, NotPermittedError, RemoteProtocolError, VerificationError
 from bus.identity.envelopes.believe import Believed
 from bus.identity.host.session import Session
-from bus.protocol.frames import Frame
+from bus.protocol.frames import Frame, encode
 from bus.protocol.handshake import MAX_SECONDS, Limits, told
+from bus.transport.link import Peer
 from bus.transport.soon import soon
 
 MAX_HALF_OPEN: Final = 1_024
@@ -52,7 +53,7 @@ class Arriving:
 
     def begin(self, host: HostLink, own: Session, *, now: float) -> None:
         """A new link; what comes on it goes to `frame`."""
-        self._greetings[host] = Greeting(host, own, self._limits, now=now)
+        self._greetings[host] = Greeting(host, own, self._limits, now=now - host.link.peer.silent_seconds)
         self._make_room(now)
 
     def frame(self, host: HostLink, fields: list[Any], moment: Moment) -> bool:
@@ -101,6 +102,13 @@ class Arriving:
             self._offences.note(host.link.peer, f"handshake refused as {code}", detail, now=now)
             host.send(Frame.REFUSE, code, b"")
             host.cut(code)
+
+    def turn_away(self, peer: Peer, why: str, *, now: float) -> bytes:
+        """The same for one that never said a word: nothing was made for it. The frame that it is told."""
+        self._counts.links += 1
+        self._counts.handshakes["busy"] += 1
+        self._offences.note(peer, "handshake refused as busy", why, now=now)
+        return encode(Frame.REFUSE, "busy", b"")
 
     def tick(self, now: float) -> None:
         """Whose time is over has to go: a few in each turn of the loop, because who came as a crowd would go as one."""

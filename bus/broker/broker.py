@@ -51,7 +51,7 @@ from bus.identity.trust_documents import TrustDocuments
 from bus.identity.trust_memory import TrustMemory
 from bus.protocol.frames import Frame
 from bus.protocol.handshake import Limits
-from bus.transport.link import Link
+from bus.transport.link import Link, Peer
 from bus.transport.soon import soon
 
 LIMITS: Final = Limits(topics=65_536, subscriptions=16_000)
@@ -141,6 +141,10 @@ class Broker:
     def attach(self, link: Link) -> None:
         """A new connection. Raises LocalProtocolError before `take_session`."""
         self._links.attach(link)
+
+    def turn_away(self, peer: Peer, why: str) -> bytes:
+        """Somebody connected and never said a word. What it is told, when it has to go; it is counted as any other handshake."""
+        return self._arriving.turn_away(peer, why, now=self._clock.monotonic())
 
     def attach_neighbour(self, link: Link) -> None:
         """A new link to another broker of this domain, whichever of both began. Raises LocalProtocolError before `take_session`."""

@@ -92,7 +92,7 @@ class BrokerHere:
                 tasks.start_soon(part)
             if self._among is not None:
                 await self._among.meet()
-            await stack.enter_async_context(self._doors.open(self._broker.attach))
+            await stack.enter_async_context(self._doors.open(self._broker.attach, self._broker.turn_away))
             yield
 
     async def _join_others(self, backbone: NatsBackbone) -> Part:
@@ -153,7 +153,9 @@ class BrokerHere:
     async def statistics(self) -> dict[str, Any]:
         others = {} if self._among is None else {"gateways": self._among.statistics()}
         servers = {"nats": self._backbone.servers()} if isinstance(self._backbone, NatsBackbone) else {}
-        return {**self._broker.statistics(), **others, **servers}
+        found: dict[str, Any] = {**self._broker.statistics(), **others, **servers}
+        found["links_half_open"] += self._doors.silent
+        return found
 
     async def drain(self) -> None:
         """Those who are connected are asked to finish."""

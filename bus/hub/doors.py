@@ -20,7 +20,7 @@ from bus.identity.anchor import BROKER, Anchor
 from bus.transport import address
 from bus.transport.address import TlsAddress
 from bus.transport.link import Link
-from bus.transport.listening_links import Door, listening
+from bus.transport.listening_links import Door, TurnAway, listening
 from bus.transport.tls import Tls
 
 _log = logging.getLogger(__name__)
@@ -53,14 +53,19 @@ class Doors:
         """Where others come in: with its number where any free port would do."""
         return [door.url for door in self._doors]
 
+    @property
+    def silent(self) -> int:
+        """Who has come and not said a word."""
+        return sum(door.silent for door in self._doors)
+
     @asynccontextmanager
-    async def open(self, on_link: Callable[[Link], None]) -> AsyncIterator[None]:
-        """Raises ConnectError, StateInUseError for an address that another live process has."""
+    async def open(self, on_link: Callable[[Link], None], turn_away: TurnAway) -> AsyncIterator[None]:
+        """Both as `listening` has them. Raises ConnectError, StateInUseError for an address that another live process has."""
         tls = await self._tls()
         async with AsyncExitStack() as stack:
             for url in self._asked:
                 shown = tls if isinstance(address.parse(url), TlsAddress) else None
-                self._doors.append(await stack.enter_async_context(listening(url, on_link, tls=shown)))
+                self._doors.append(await stack.enter_async_context(listening(url, on_link, tls=shown, turn_away=turn_away)))
             yield
 
     def trust_changed(self, *_: object) -> None:

@@ -23,14 +23,19 @@ class TrackedLink(Link, Protocol):
         """Call this once it has ended, whether it was started or not; now, if it has."""
 
 
-async def unix_link(connected: socket.socket, address: str) -> TrackedLink:
+async def unix_link(connected: socket.socket, address: str, *, silent_seconds: float = 0.0) -> TrackedLink:
     """Raises OSError."""
     try:
-        who = credentials(connected)
-        return await _ways().plain(connected, Peer("unix", address, uid=who.uid, pid=who.pid))
+        return await _ways().plain(connected, unix_peer(connected, address, silent_seconds=silent_seconds))
     except BaseException:
         connected.close()
         raise
+
+
+def unix_peer(connected: socket.socket, address: str, *, silent_seconds: float = 0.0) -> Peer:
+    """Raises OSError."""
+    who = credentials(connected)
+    return Peer("unix", address, uid=who.uid, pid=who.pid, silent_seconds=silent_seconds)
 
 
 async def tls_link(connected: socket.socket, tls: Tls, *, hostname: str = "") -> TrackedLink:

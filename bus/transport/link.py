@@ -45,6 +45,8 @@ class Peer:
     """DER of the TLS certificate of the end that listens, whichever end we are. On NATS the public key of who answered."""
     client_leaf: bytes | None = None
     """DER of the TLS certificate of the end that connected. On NATS the public key of who began."""
+    silent_seconds: float = 0.0
+    """For how long it said nothing after it had connected; no link was made for it before."""
 
 
 class Link(Protocol):

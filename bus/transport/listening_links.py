@@ -3,7 +3,8 @@
 Strangers can connect, and say nothing. So a process takes as many descriptors as it may have, keeps some for itself, and closes at
 once what comes beyond that or beyond `most`: who waits in line would wait for nothing. A stranger has HANDSHAKE_SECONDS to do what
 TLS wants, costs none of the memory of TLS before it has said something, and not many are that far at the same time. Who does not
-become a link is in the log, once a minute.
+become a link is in the log, once a minute. A crowd is let in a bite at a time (see `bites`), and who says nothing is no more than a
+socket (see `lobby`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -21,8 +22,11 @@ import anyio.lowlevel
 
 from bus.transport import in_memory, tcp, unix
 from bus.transport.address import MemoryAddress, TlsAddress, UnixAddress, parse
-from bus.transport.connected import TrackedLink, tls_link, unix_link
-from bus.transport.link import Link
+from bus.transport.bites import Bites
+from bus.transport.connected import TrackedLink, tls_link, unix_link, unix_peer
+from bus.transport.framing import LENGTH
+from bus.transport.link import Link, Peer
+from bus.transport.lobby import Lobby
 from bus.transport.tls import HANDSHAKE_SECONDS, Tls
 from bus.transport.unwelcome import Unwelcome, stranger
 
@@ -30,13 +34,17 @@ MOST_LINKS: Final = 4_096
 RESERVED_DESCRIPTORS: Final = 64
 """For what the process itself has to open while strangers hold all others: a journal, a bundle, the way to the TPM."""
 MOST_HANDSHAKES: Final = 256
+TurnAway = Callable[[Peer, str], bytes]
+"""Given who, and why."""
 _log = logging.getLogger(__name__)
 
 
 class Door:
     """Where links come in. `tls` may be set while it is open: certificates last a day."""
 
-    def __init__(self, url: str, on_link: Callable[[Link], None], tls: Tls | None, *, most: int, reserve: int) -> None:
+    def __init__(
+        self, url: str, on_link: Callable[[Link], None], tls: Tls | None, turn_away: TurnAway | None, *, most: int, reserve: int
+    ) -> None:
         self.url, self.tls = url, tls
         self.links = 0
         """Open now, those that still shake hands included."""
@@ -44,10 +52,16 @@ class Door:
         """Closed at once, for want of room."""
         self.failed = 0
         """Gone before they were a link."""
-        self._unwelcome = Unwelcome()
-        self._on_link, self._most = on_link, most
+        self._unwelcome, self._bites = Unwelcome(), Bites()
+        self._on_link, self._turn_away, self._most = on_link, turn_away, most
+        self._lobby: Lobby | None = None
         self._highest_descriptor = _raise_descriptor_limit() - reserve
         self._shaking_hands = anyio.CapacityLimiter(MOST_HANDSHAKES)
+
+    @property
+    def silent(self) -> int:
+        """Of those that are open, who has not said a word and is no link yet."""
+        return 0 if self._lobby is None else len(self._lobby)
 
     def take(self, link: TrackedLink) -> bool:
         """One from this process, if there is room."""
@@ -57,19 +71,63 @@ class Door:
 
     async def answer(self, listener: socket.socket) -> None:
         """All who come to a Unix socket, until this is cancelled."""
+        if self._turn_away is not None:
+            await self._through_lobby(listener, self._hear)
+            return
         while True:
             if accepted := await self._next(listener):
                 await self._welcome(accepted, partial(unix_link, address=self.url))
 
     async def answer_tls(self, listener: socket.socket) -> None:
         """All who come to a socket of TCP, until this is cancelled."""
+        await self._through_lobby(listener, self._hear_tls)
+
+    async def _through_lobby(self, listener: socket.socket, hear: Callable[[Lobby], Coroutine[Any, Any, None]]) -> None:
+        lobby = self._lobby = Lobby(seconds=HANDSHAKE_SECONDS)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hear, lobby)
+                tasks.start_soon(self._watch, lobby)
+                while True:
+                    accepted = await self._next(listener)
+                    if accepted and (oldest := lobby.enter(accepted)):
+                        self._put_off(oldest, "too many who say nothing")
+                    await anyio.lowlevel.checkpoint()  # a crowd comes one by one, and others have their turn in between
+        finally:
+            lobby.close(self._let_go)
+
+    async def _hear(self, lobby: Lobby) -> None:
+        while True:
+            caller, silent_seconds = await lobby.spoken()
+            await self._welcome(caller, partial(unix_link, address=self.url, silent_seconds=silent_seconds))
+
+    async def _hear_tls(self, lobby: Lobby) -> None:
         async with anyio.create_task_group() as tasks:
             while True:
-                if accepted := await self._next(listener):
-                    tasks.start_soon(self._welcome, accepted, self._shake_hands)
-                    await anyio.lowlevel.checkpoint()  # a crowd comes one by one, and others have their turn in between
+                caller, silent_seconds = await lobby.spoken()
+                tasks.start_soon(self._welcome, caller, partial(self._shake_hands, seconds=HANDSHAKE_SECONDS - silent_seconds))
+
+    async def _watch(self, lobby: Lobby) -> None:
+        while True:
+            self._put_off(await lobby.late(), f"no handshake within {HANDSHAKE_SECONDS:g} s")
+
+    def _put_off(self, caller: socket.socket, why: str) -> None:
+        """One that never said a word, and has to go. At a Unix socket it is told so, which over TLS it would not understand."""
+        if self._turn_away is not None and caller.family == socket.AF_UNIX:
+            word = self._turn_away(unix_peer(caller, self.url), why)
+            with suppress(OSError):  # it is gone already
+                caller.send(LENGTH.pack(len(word)) + word, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        else:
+            self.failed += 1
+            self._hung_up_on(stranger(caller), why)
+        self._let_go(caller)
+
+    def _let_go(self, caller: socket.socket) -> None:
+        self.links -= 1
+        caller.close()
 
     async def _next(self, listener: socket.socket) -> socket.socket | None:
+        await self._bites.one_more()
         accepted = await unix.accept_socket(listener)
         if self._admit(accepted):
             return accepted
@@ -101,12 +159,12 @@ class Door:
         else:
             self._serve(link)
 
-    async def _shake_hands(self, accepted: socket.socket) -> TrackedLink:
+    async def _shake_hands(self, accepted: socket.socket, seconds: float) -> TrackedLink:
+        """Once it is its turn, for which it waits so long."""
         if self.tls is None:
             raise ValueError("whoever listens with TLS shows a certificate")
         try:
-            with anyio.fail_after(HANDSHAKE_SECONDS):
-                await anyio.wait_readable(accepted)
+            with anyio.fail_after(seconds):
                 await self._shaking_hands.acquire_on_behalf_of(accepted)
         except BaseException:
             accepted.close()
@@ -137,17 +195,20 @@ async def listening(
     on_link: Callable[[Link], None],
     *,
     tls: Tls | None = None,
+    turn_away: TurnAway | None = None,
     most: int = MOST_LINKS,
     reserve: int = RESERVED_DESCRIPTORS,
     group: str | int | None = None,
 ) -> AsyncIterator[Door]:
     """Links come to `on_link` until the block ends; those that have come stay.
 
-    At a Unix socket its owner may come, and `group` if there is one. Raises ConnectError if the place is not fit for it, and
-    StateInUseError if a live process listens there.
+    At a Unix socket its owner may come, and `group` if there is one. With `turn_away` who comes there is a link once it has said
+    something; it is asked what those hear, as a frame, who do not within HANDSHAKE_SECONDS or are too many.
+
+    Raises ConnectError if the place is not fit for it, and StateInUseError if a live process listens there.
     """
     address = parse(url)
-    door = Door(str(address), on_link, tls, most=most, reserve=reserve)
+    door = Door(str(address), on_link, tls, turn_away, most=most, reserve=reserve)
     match address:
         case MemoryAddress():
             with in_memory.registered(address, door.take):

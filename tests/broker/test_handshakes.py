@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 import anyio.lowlevel
 import pytest
-from played import Stage, settle
+from played import Played, Stage, settle
 from small_world import MINUTE
 
 from bus.broker import accounts, arriving
@@ -17,12 +17,13 @@ from bus.broker.outbox import Outbox
 from bus.errors import ClosedError, RemoteProtocolError
 from bus.identity.host.host_keys import HostKeys
 from bus.policy.model import UidGrant
-from bus.protocol.frames import Frame
+from bus.protocol.frames import Frame, parse
 from bus.protocol.handshake import HelloA, agent_tbs, broker_tbs, transcript
 from bus.protocol.kem import HYBRID
 from bus.protocol.papers import Papers, SessionCertificate, claimed
 from bus.protocol.skew import SKEW_MS
 from bus.transport.link import Peer
+from bus.transport.memory import memory_pair
 from bus.trust.revocations import Reason, Revocation
 
 pytestmark = pytest.mark.anyio
@@ -202,6 +203,28 @@ async def test_who_says_nothing_for_five_seconds_is_put_off(stage: Stage):
         assert host.lost
         assert other.lost
         assert stage.counted["handshakes"] == {"busy": 2}
+
+
+async def test_how_long_it_was_silent_before_there_was_a_link_counts(stage: Stage):
+    async with stage.running():
+        near, far = memory_pair()
+        far.peer = Peer("unix", "/run/bus.sock", uid=os.getuid(), silent_seconds=4)
+        stage.broker.attach(far)
+        host = Played(stage, near, ["DIRECTOR"])
+        await stage.later(0.9)
+        assert not host.lost
+        await stage.later(0.3)
+        assert await refusal(stage, host) == "busy"
+
+
+async def test_who_goes_before_it_was_a_link_is_counted_and_told_as_any_other(stage: Stage, caplog: pytest.LogCaptureFixture):
+    for uid in (7, 7, 8):
+        told = stage.broker.turn_away(Peer("unix", "/run/bus.sock", uid=uid), "it said nothing")
+        assert parse(told) == [Frame.REFUSE, "busy", b""]
+    counted = stage.counted
+    assert (counted["links"], counted["handshakes"], counted["links_half_open"]) == (3, {"busy": 3}, 0)
+    assert counted["offences"] == {f"unix uid {uid}: handshake refused as busy": times for uid, times in ((7, 2), (8, 1))}
+    assert len(caplog.records) == 2
 
 
 async def test_time_passes_over_those_who_are_not_in_yet(stage: Stage, monkeypatch: pytest.MonkeyPatch):

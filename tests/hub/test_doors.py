@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import to_thread
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,10 +19,13 @@ from bus.hub import admin
 from bus.hub.tls_papers import Hosts, TlsPapers
 from bus.identity.anchor import read_anchor
 from bus.identity.public_trust import read_root
+from bus.protocol.frames import Frame, encode
 from bus.protocol.suites import IDENTITY_SUITES
 from bus.testing import ManualClock
+from bus.transport import lobby
 from bus.transport.address import TlsAddress
 from bus.transport.dialing import dial
+from bus.transport.framing import LENGTH
 from bus.transport.tls import Tls, load_tls
 from bus.trust.revocations import Reason
 
@@ -39,6 +44,26 @@ async def test_an_agent_comes_over_tls(home):
         assert not hub.url.endswith(":0")
         await lead.publish("tasks.paint", b"the door")
         assert (await anext(tasks)).body == b"the door"
+
+
+async def test_who_says_nothing_is_half_open_until_it_has_to_go(home, monkeypatch):
+    monkeypatch.setattr(lobby, "MOST", 1)
+    async with home.open() as hub:
+        first, second = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        with first, second:
+            for one, handshakes in ((first, {}), (second, {"busy": 1})):
+                one.connect(str(home.state.bus_socket))
+                with anyio.fail_after(10):
+                    while (await hub.statistics())["broker"]["handshakes"] != handshakes or not await half_open(hub):
+                        await anyio.lowlevel.checkpoint()
+                assert await half_open(hub) == 1
+            await anyio.wait_readable(first)
+            word = encode(Frame.REFUSE, "busy", b"")
+            assert first.recv(100) == LENGTH.pack(len(word)) + word
+
+
+async def half_open(hub) -> int:
+    return (await hub.statistics())["broker"]["links_half_open"]
 
 
 async def test_keys_and_certificates_are_files_of_ours_that_are_used_again(home):
