@@ -14,6 +14,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -40,6 +42,13 @@ LONGEST_SECONDS = 20.0
 """Of one flood."""
 
 
+def _be_nice_to_other_sessions() -> None:
+    """Each process here is a session of its own, and where the kernel shares processors among sessions (`sched_autogroup_enabled`),
+    how nice one is counts inside of its session and nowhere else."""
+    with suppress(OSError):  # it does not
+        Path("/proc/self/autogroup").write_text("19")
+
+
 def connected(url: str) -> socket.socket:
     if url.startswith("unix://"):
         link = socket.socket(socket.AF_UNIX)
@@ -57,6 +66,8 @@ class Stranger(Agents):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # A peer has a processor of its own: what it takes away here is no cost of the broker.
         os.nice(19 if "TPMBUS_SOAK" in os.environ else 10)
+        if "TPMBUS_SOAK" in os.environ:
+            _be_nice_to_other_sessions()
         self.crowds: list[tuple[socket.socket, float]] = []
         await super().begin()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ class Onlookers:
     """LEAD tells ALICE something all the time; what others do is nothing to them."""
 
     def __init__(self, bus_of: Company, hub: Actor, *, rate: int = 300) -> None:
-        self.hub, self.speaker, self.reader = hub, bus_of.agents("LEAD"), bus_of.agents("ALICE")
+        self.hub, self.speaker, self.reader, self.rate = hub, bus_of.agents("LEAD"), bus_of.agents("ALICE"), rate
         self.reader.ask("subscribe", name="ALICE", pattern="tasks.>")
         self.speaker.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=10_000_000, rate=rate)
         self.begin_to_watch()
@@ -49,6 +51,13 @@ class Onlookers:
         self.begin_to_watch()
         return seconds
 
+    def compare(self, what: str, seconds: float) -> None:
+        """What the same costs them while the hub has nothing to do with it, over as long: so much is the machine's."""
+        self.reader.ask("more", key="ALICE", count=int(self.rate * seconds), seconds=2 * seconds + PATIENCE)
+        worst, _, _ = self._seen()
+        note(f"{what}: others' p99 ({worst:.1f} ms), times what it was", worst / self.quiet, "", 2)
+        self.begin_to_watch()
+
     def have_missed_nothing(self) -> None:
         said = self.speaker.ask("published", run=LIVE, stop=True)["accepted"]
         self.speaker.ask("publish", name="LEAD", topic="tasks.a", run=LIVE, count=1, first=said)
@@ -69,27 +78,49 @@ def stays_small(what: str, hub: Actor) -> dict[str, Any]:
     return found
 
 
-def test_crowds_that_say_nothing_or_too_little_are_hung_up_on_within_seconds(bus_of: Company):
-    silent, others = 2_000, 200
+SILENT, OTHERS = 2_000, 200
+
+
+def crowds(stranger: Actor, own: str, tls: str) -> None:
+    """All that say nothing, or too little, one after the other: at a Unix socket and at one of TLS."""
+    assert stranger.ask("crowd", url=own, count=OTHERS, what="begun") == OTHERS
+    stranger.ask("drip", rest=50)
+    for url, count, what in ((own, SILENT, "silent"), (tls, OTHERS, "silent"), (tls, OTHERS, "garbage"), (own, OTHERS, "huge")):
+        stranger.ask("crowd", url=url, count=count, what=what)
+
+
+def crowds_elsewhere(stranger: Actor, onlookers: Onlookers, folder: Path, seconds: float) -> None:
+    """The same crowds at sockets that are not ours, where nobody lets them in."""
+    with socket.socket(socket.AF_UNIX) as own, socket.socket() as tcp:
+        own.bind(str(folder / "elsewhere"))
+        tcp.bind(("127.0.0.1", 0))
+        for listener in (own, tcp):
+            listener.listen(SILENT + 4 * OTHERS)
+        onlookers.begin_to_watch()
+        crowds(stranger, f"unix://{folder}/elsewhere", f"tls://127.0.0.1:{tcp.getsockname()[1]}")
+        onlookers.compare("2,800 strangers elsewhere, for comparison", seconds)
+        stranger.ask("leave")
+
+
+def test_crowds_that_say_nothing_or_too_little_are_hung_up_on_within_seconds(bus_of: Company, runtime: Path):
     hub = bus_of.hub(listen=("tls://127.0.0.1:0",))
     tls, own = hub.urls
     onlookers = Onlookers(bus_of, hub)
     before, stranger = hub.ask("statistics"), bus_of.stranger()
     onlookers.begin_to_watch()
-    assert stranger.ask("crowd", url=own, count=others, what="begun") == others
-    stranger.ask("drip", rest=50)
-    for url, count, what in ((own, silent, "silent"), (tls, others, "silent"), (tls, others, "garbage"), (own, others, "huge")):
-        stranger.ask("crowd", url=url, count=count, what=what)
+    crowds(stranger, own, tls)
     longest = stranger.ask("until_hung_up")["longest"]
-    onlookers.noticed("2,800 strangers at once")
+    seconds = onlookers.noticed("2,800 strangers at once")
     note("2,800 strangers at once: the last is hung up on after", longest, "s", 10)
     after = stays_small("2,800 strangers at once", hub)
     ends = Counter(after["broker"]["handshakes"]) - Counter(before["broker"]["handshakes"])
-    assert ends == {"busy": silent + others, "malformed": others}
+    assert ends == {"busy": SILENT + OTHERS, "malformed": OTHERS}
     assert after["broker"]["links_half_open"] == 0
     assert after["descriptors"] == before["descriptors"]
     assert set(named(hub).values()) == {1}, "once a minute"
     assert 4 <= len(named(hub)) < 10, "what TLS does not understand it says in several ways"
+    if SOAK:
+        crowds_elsewhere(stranger, onlookers, runtime, seconds)
     onlookers.have_missed_nothing()
 
 
