@@ -20,7 +20,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from bus.transport import in_memory, tcp, unix
+from bus.transport import bites, in_memory, tcp, unix
 from bus.transport.address import MemoryAddress, TlsAddress, UnixAddress, parse
 from bus.transport.bites import Bites
 from bus.transport.connected import TrackedLink, tls_link, unix_link, unix_peer
@@ -102,8 +102,10 @@ class Door:
             await self._welcome(caller, partial(unix_link, address=self.url, silent_seconds=silent_seconds))
 
     async def _hear_tls(self, lobby: Lobby) -> None:
+        handshakes = Bites(bites.HANDSHAKES)
         async with anyio.create_task_group() as tasks:
             while True:
+                await handshakes.one_more()
                 caller, silent_seconds = await lobby.spoken()
                 tasks.start_soon(self._welcome, caller, partial(self._shake_hands, seconds=HANDSHAKE_SECONDS - silent_seconds))
 

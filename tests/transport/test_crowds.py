@@ -72,9 +72,11 @@ def caller(door: Door) -> socket.socket:
 @contextmanager
 def crowd(door: Door, count: int) -> Iterator[list[socket.socket]]:
     callers = [caller(door) for _ in range(count)]
-    yield callers
-    for one in callers:
-        one.close()
+    try:
+        yield callers
+    finally:
+        for one in callers:
+            one.close()
 
 
 async def heard(one: socket.socket) -> bytes:
@@ -106,6 +108,19 @@ async def test_those_for_whom_there_is_no_room_are_turned_away_a_bite_at_a_time_
         with crowd(door, 3 * bites.BITE):
             await turns()
             assert (door.links, door.turned_away) == (1, bites.BITE - 1)
+
+
+async def test_of_those_who_speak_over_tls_two_shake_hands_at_a_time(host, runtime, papers, monkeypatch):
+    monkeypatch.setattr(bites, "REST_SECONDS", 3_600)
+    async with opened("tls", host, runtime, papers) as door:
+        with crowd(door, bites.BITE) as callers:
+            for one in callers:
+                one.sendall(b"nonsense")
+            with anyio.fail_after(10):
+                while door.failed < bites.HANDSHAKES:
+                    await anyio.lowlevel.checkpoint()
+            await turns()
+            assert (door.links, door.failed) == (bites.BITE - bites.HANDSHAKES, bites.HANDSHAKES)
 
 
 @pytest.mark.parametrize("kind", DOORS)
