@@ -26,6 +26,7 @@ from bus.policy.policy import Policy
 from bus.policy.shape import place_at, shape
 from bus.policy.values import show_duration
 from bus.policy.words import Words
+from bus.protocol.topics import has_wildcard
 
 
 class DeniedWords(Words):
@@ -112,6 +113,18 @@ def _incomplete(words: ExpectationWords, root: source.Mapping) -> Iterator[Probl
                 yield place.problem("an expectation is about one 'agent' or one 'role'")
             if (item.publish is None) == (item.subscribe is None):
                 yield place.problem("an expectation has either 'publish' or 'subscribe'")
+            elif item.publish is not None and item.group is not None:
+                yield place_at(root, (section, number, "group")).problem("'group' is for 'subscribe': nobody publishes in a group")
+            if item.publish is not None and has_wildcard(item.publish):
+                yield _no_topic(place_at(root, (section, number, "publish")), item.publish, "is published on")
+    for number, audience in enumerate(words.audience):
+        if has_wildcard(audience.topic):
+            yield _no_topic(place_at(root, ("audience", number, "topic")), audience.topic, "has an audience")
+
+
+def _no_topic(place: source.Place, pattern: str, what: str) -> Problem:
+    """Nobody may publish on a pattern, and nobody is its audience: a promise that somebody may not would always hold."""
+    return place.problem(f"{pattern!r} is a pattern, and only a topic {what}; name a topic, or several in a line each")
 
 
 def _run_file(policy: Policy, words: ExpectationWords, root: source.Mapping, outcome: Outcome) -> None:

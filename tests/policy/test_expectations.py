@@ -101,6 +101,9 @@ def test_audiences(line, passes):
         ("deny:\n  - {agent: A, publish: b, subscribe: c}\n", "3:5"),
         ("deny:\n  - {agent: A, publish: b, signed_by: session}\n", "3:28"),
         ("allow:\n  - {agent: A, publish: _b}\n", "3:25"),
+        ("deny:\n  - {agent: ONE, publish: control.>}\n", "3:27"),
+        ("deny:\n  - {agent: LEAD, publish: tasks.a, group: g}\n", "3:44"),
+        ("audience:\n  - {topic: tasks.*, excludes: [ONE]}\n", "3:13"),
         ("allow: [\n", "3:1"),
     ],
 )
