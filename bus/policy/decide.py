@@ -62,8 +62,6 @@ def fault(action: Action, topic: str) -> str | None:
     """Why nobody could do this on this topic; None if somebody could."""
     if len(topic) > MAX_TOPIC_BYTES:
         return f"{topic[:80]!r} and so on is longer than {MAX_TOPIC_BYTES} bytes"
-    if not topic.isascii():
-        return f"{topic[:80]!r} has characters other than A-Z a-z 0-9 _ - ."
     wild = has_wildcard(topic)
     if wild and action == "publish":
         return f"{topic[:80]!r} is a pattern; messages are published on topics"

@@ -104,11 +104,7 @@ def _about_readers(reach: Reach, rule: TopicRule) -> Iterator[Problem]:
     if not (rule.needs_identity or by_envelope or rule.kem == "hybrid"):
         return
     readers = [role for role in reach.policy.roles.values() if reach.pattern(role, "subscribe", rule)]
-    in_groups = [
-        role.name
-        for role in readers
-        if any(reach.pattern(role, "subscribe", rule, within=grant.topics or None) for grant in role.groups)
-    ]
+    in_groups = [role.name for role in readers if _in_a_group(reach, role, rule)]
     if rule.needs_identity and in_groups:
         yield rule.place.problem(
             f"{rule.match.text!r} is critical and {_roles(in_groups)} may read it in queue groups: a dishonest broker can hand "

@@ -10,7 +10,11 @@ from hypothesis import given
 
 from bus.errors import NotPermittedError, PolicyError
 from bus.policy import Policy, load
+from bus.policy import policy as policy_module
+from bus.policy.model import DEFAULT_TOPIC_RULE, UidGrant
 from bus.policy.policy import MAX_REMEMBERED
+from bus.protocol.contexts import Purpose
+from bus.protocol.names import MAX_TOPIC_BYTES
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -160,6 +164,13 @@ def test_what_is_no_topic_is_refused_and_not_remembered(small, topic):
     assert small.audience(topic) == ()
 
 
+def test_a_topic_of_the_longest_is_one_and_a_longer_one_is_none(small):
+    longest = ".".join(["tasks", *["x" * 64] * 7, "x" * 51])
+    assert len(longest) == MAX_TOPIC_BYTES
+    assert small.decide("LEAD", "publish", longest).allowed
+    assert not small.decide("LEAD", "publish", f"{longest}x").allowed
+
+
 @pytest.mark.parametrize("pattern", ["_reply.>", "tasks.>.x", "a*", "\ud800.>"])
 def test_what_is_no_pattern_is_refused(small, pattern):
     assert not small.decide("LEAD", "subscribe", pattern).allowed
@@ -169,6 +180,13 @@ def test_nobody_hears_reserved_topics_through_a_wildcard(small):
     """Whoever may hear `>` must not become a reader of other agents' replies."""
     assert not small.may_hear("LEAD", "_reply.WORKER.00")
     assert small.audience("_reply.WORKER.00") == ()
+
+
+def test_no_rule_of_a_policy_is_for_reserved_topics(small):
+    """Nor for what is no topic: what it says of `>` is for topics of applications."""
+    assert small.topic_rule("other").priority == "bulk"
+    for topic in ("_reply.WORKER.00", "a..b", "x" * 600):
+        assert small.topic_rule(topic) is DEFAULT_TOPIC_RULE
 
 
 def test_something_else_than_publish_and_subscribe_is_misuse(small):
@@ -181,9 +199,28 @@ def test_readers_of_dead_letters_are_in_the_audience_but_may_not_subscribe(small
     assert not small.may_hear("GUEST", "results.build")
 
 
+def test_two_topics_with_the_same_readers_have_their_own_readers_of_dead_letters(small):
+    """Whichever of them somebody asks about first."""
+    assert (small.audience("plans.a"), small.audience("results.a")) == (("LEAD",), ("GUEST", "LEAD"))
+    again = load({"small.yaml": SMALL})
+    assert (again.audience("results.a"), again.audience("plans.a")) == (("GUEST", "LEAD"), ("LEAD",))
+
+
 def test_topics_without_a_rule_get_the_built_in_one():
     rule = Policy().topic_rule("anything.at.all")
     assert (rule.class_, rule.signed_by, rule.unit, rule.ttl_ms, rule.priority) == ("live", "session", "envelope", 60_000, "normal")
+
+
+def test_a_role_is_what_its_words_say():
+    words = """{key: rsa3072/sha3-384, publish: [a], subscribe: [b], deny: {publish: [c], subscribe: [d]}, may: [revoke],
+                uids: [1, {uid: 2, purposes: [session, inbox]}], key_origin: hardware, session: 5m, inbox: hybrid, pcrs: [0, 7]}"""
+    role = load({"p.yaml": f"version: 1\nroles:\n  one: {words}\n"}).roles["one"]
+    assert role.suite.name == "rsa3072/sha3-384"
+    patterns = (role.publish, role.subscribe, role.deny_publish, role.deny_subscribe)
+    assert [[str(pattern) for pattern in found] for found in patterns] == [["a"], ["b"], ["c"], ["d"]]
+    assert role.uids == (UidGrant(1, frozenset(Purpose)), UidGrant(2, frozenset({Purpose.SESSION, Purpose.INBOX})))
+    assert (role.may, role.key_origin, role.session_ms, role.inbox) == ({"revoke"}, "hardware", 300_000, "hybrid")
+    assert (role.environment, role.pcrs) == ("forbid", (0, 7))
 
 
 def test_a_durable_topic_lives_as_long_as_its_retention(small):
@@ -249,6 +286,15 @@ def test_what_is_remembered_is_bounded(small):
         small.decide("LEAD", "publish", f"tasks.t{number}")
     assert len(small._decisions) <= MAX_REMEMBERED
     assert small.decide("LEAD", "publish", "tasks.t1").allowed
+
+
+def test_what_is_remembered_of_audiences_is_bounded(small, monkeypatch):
+    monkeypatch.setattr(policy_module, "MAX_REMEMBERED", 2)
+    topics = ["tasks.a", "plans.a", "results.a", "secret.a"]
+    expected = [("LEAD", "WORKER"), ("LEAD",), ("GUEST", "LEAD"), ()]
+    for _ in range(2):
+        assert [small.audience(topic) for topic in topics] == expected
+        assert len(small._audiences) <= 2
 
 
 def test_a_policy_cannot_be_changed(small):

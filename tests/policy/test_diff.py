@@ -28,6 +28,9 @@ rollout: {tpm_percent: 30}
 """
 
 
+USERS = ("{uid: 7, purposes: [session]}", "{uid: 7, purposes: [session, envelope]}")
+
+
 def changed(*pairs: tuple[str, str]) -> str:
     text = OLD
     for before, after in pairs:
@@ -132,6 +135,44 @@ def test_keys_groups_uids_and_settings():
     assert role.gains["groups"] == ("g", "h on a.>")
     assert role.gains["uids"][0].startswith("7 for ")
     assert set(result.settings) == {"rollout"}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("key_origin", "hardware"), ("session", "5m"), ("inbox", "hybrid"), ("pcrs", "[0, 7]"), ("key", "ecc384/sha3-384")],
+)
+def test_a_role_says_what_changes_of_its_keys(word, value):
+    words = value if word == "key" else f"ecc256/sha256, {word}: {value}"
+    (role,) = between(OLD, changed(("y: {key: ecc256/sha256}", f"y: {{key: {words}}}"))).roles
+    assert (role.before, role.after, set(role.changes)) == ("y", "y", {word})
+
+
+def test_whether_the_environment_counts_is_a_change():
+    words = "y: {key: ecc256/sha256, key_origin: software, environment: %s}"
+    old, new = (changed(("y: {key: ecc256/sha256}", words % word)) for word in ("forbid", "allow"))
+    (role,) = between(old, new).roles
+    assert dict(role.changes) == {"environment": ("forbid", "allow")}
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("domain: fleet.example", "domain"),
+        ("trust: {max_age: 10m}", "trust_max_age_ms"),
+        ("tpm: {handle: 0x81000002}", "primary_handle"),
+        ("audit_readers: [x]", "audit_readers"),
+    ],
+)
+def test_settings_say_what_changes(line, name):
+    result = between(OLD, f"{OLD}{line}\n")
+    assert (set(result.settings), result.roles, result.topics) == ({name}, (), ())
+
+
+def test_a_user_who_may_sign_for_more_is_a_gain():
+    old, new = (changed(("y: {key: ecc256/sha256}", f"y: {{key: ecc256/sha256, uids: [{uid}]}}")) for uid in USERS)
+    (role,) = between(old, new).roles
+    assert role.gains["uids"] == ("7 for envelope, session",)
+    assert role.loses["uids"] == ("7 for session",)
 
 
 def test_topics_say_what_changes_and_for_whom():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from bus.errors import PolicyError
 from bus.policy import files, open_policy
+from bus.policy.source import MAX_FILE_BYTES
 
 ROLES = "version: 1\nroles: {x: {key: ecc256/sha256}}\n"
 
@@ -80,6 +84,23 @@ def test_a_large_file_is_refused_before_it_is_read(place, monkeypatch):
     assert caught.value.file == "p.yaml"
 
 
+def test_a_file_that_has_more_than_it_says_is_read_no_further_than_its_limit(place):
+    """A pipe, a device, or what grows meanwhile: the disk says that it is empty."""
+    os.mkfifo(place / "p.yaml")
+
+    def write_much() -> None:
+        with suppress(BrokenPipeError), (place / "p.yaml").open("wb", buffering=0) as stream:
+            for _ in range(64):
+                stream.write(b"#" * (MAX_FILE_BYTES // 16))
+
+    writer = Thread(target=write_much)
+    writer.start()
+    try:
+        assert len(files.read("p.yaml")["p.yaml"]) == MAX_FILE_BYTES + 1
+    finally:
+        writer.join()
+
+
 def test_too_many_files_and_too_many_bytes_are_refused(place, monkeypatch):
     for number in range(4):
         write(place / f"p/{number}.yaml", "version: 1\n")
@@ -107,8 +128,6 @@ def test_a_file_that_cannot_be_read_is_a_policy_error(place):
 
 
 def test_a_folder_that_ends_in_yaml_and_a_pipe_are_no_policy_files(place):
-    import os
-
     (place / "p/folder.yaml").mkdir(parents=True)
     os.mkfifo(place / "p/pipe.yaml")
     write(place / "p/a.yaml")

@@ -13,7 +13,7 @@ import pytest
 from bus.errors import PolicyError
 from bus.policy import load
 from bus.policy.loader import MAX_FILES, MAX_PROBLEMS, lint
-from bus.policy.source import MAX_NODES, MAX_SCALAR, read
+from bus.policy.source import MAX_FILE_BYTES, MAX_NODES, MAX_SCALAR, read
 
 pytestmark = pytest.mark.slow
 
@@ -89,8 +89,17 @@ def test_the_budget_of_nodes_is_one_for_all_files():
 def test_too_many_texts_are_refused():
     with pytest.raises(PolicyError):
         load({f"{number}.yaml": "version: 1\n" for number in range(MAX_FILES + 1)})
-    with pytest.raises(PolicyError):
-        load({f"{number}.yaml": b" " * (1 << 20) for number in range(17)})
+    with pytest.raises(PolicyError) as caught:
+        load({f"{number:02}.yaml": b" " * (1 << 20) for number in range(17)})
+    assert [problem.file for problem in caught.value.problems] == ["00.yaml"]  # none of them was read
+
+
+def test_what_counts_of_a_text_is_its_bytes():
+    text = "# " + "é" * (MAX_FILE_BYTES // 2)
+    assert len(text) < MAX_FILE_BYTES
+    _, (problem,), _ = read(text, file="p")
+    assert (problem.line, problem.column) == (1, 1)
+    assert f"{MAX_FILE_BYTES:,}" in problem.message
 
 
 @pytest.mark.parametrize("text", ["key: {}", 'key: "{}"'])

@@ -382,6 +382,8 @@ def test_a_group_on_other_topics_is_no_warning_for_critical_ones():
         ("[control.>]", "[control.*, control.*.>]", "", False),
         ("[control.stop]", "[]", "  - {match: control.stop}\n", False),
         ("[control.>]", "[]", "  - {match: control.stop}\n", True),
+        ('[">"]', "[]", "", True),
+        ("[power.halt]", "[]", '  - {match: "*.halt", signed_by: identity}\n', True),
     ],
 )
 def test_the_sha3_rule_sees_what_is_really_possible(publish, deny, more, is_error):
