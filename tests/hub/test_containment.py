@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import platform
 import socket
 import subprocess
 import sys
@@ -36,6 +39,60 @@ ALLOWED = {
 }
 
 
+CALLS = {
+    "look into another process": {"x86_64": 101, "aarch64": 117},  # ptrace(PTRACE_TRACEME)
+    "read another process's memory": {"x86_64": 310, "aarch64": 270},  # process_vm_readv
+    "write another process's memory": {"x86_64": 311, "aarch64": 271},  # process_vm_writev
+    "start a program": {"x86_64": 59, "aarch64": 221},  # execve
+    "start a program that is open": {"x86_64": 322, "aarch64": 281},  # execveat
+    "open a file by its number on the disk": {"x86_64": 304, "aarch64": 265},  # open_by_handle_at
+    "take a file that another process has open": {"x86_64": 438, "aarch64": 438},  # pidfd_getfd
+    "have the kernel connect in its place": {"x86_64": 425, "aarch64": 425},  # io_uring_setup
+    "connect": {"x86_64": 42, "aarch64": 203},
+    "call by the numbers of another kind of program": {"x86_64": 0x40000000 + 39},  # x32's getpid
+}
+"""By the numbers that they have in the kernel's own headers."""
+CALLING = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print([(libc.syscall(number, 0, 0, 0, 0, 0, 0), ctypes.get_errno()) for number in {numbers}])
+"""
+OF_A_BROKER = """
+import sys
+from pathlib import Path
+from bus.hub.broker_program import _contained
+from bus.hub.state import State
+state = State(Path(sys.argv[1]), Path(sys.argv[2]))
+print(sorted(_contained(state, [f"unix://{state.bus_socket}"], None)))
+
+def may(mode, file):
+    try:
+        open(file, mode).close()
+    except PermissionError:
+        return ""
+    return mode
+
+found = {name: state.folder / name for name in sys.argv[3:]}
+print({name: may("r", place / "file") + may("w", place / "new") for name, place in found.items()})
+"""
+PLACES = {
+    "trust/public": "r",
+    "trust/private": "",
+    "trust": "",
+    "vault": "",
+    "inbox": "",
+    "cosign": "",
+    "ledger": "",
+    "tls": "",
+    "broker": "rw",
+    "journal": "rw",
+    ".": "",
+    "run": "",
+    "run/broker": "rw",
+}
+"""Of a state folder: what a broker may read and write there."""
+
+
 CONNECTING = """
 import socket, sys
 from pathlib import Path
@@ -54,6 +111,7 @@ REACHED = {
     "another port": ("socket.create_connection(('127.0.0.1', {other}))", False),
     "a socket of this machine": ("socket.socket(socket.AF_UNIX)", False),
     "that by one that listens already": ("before.connect('{socket}')", False),
+    "a network with packets of its own making": ("socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)", False),
     "whoever knows names": ("socket.socket(type=socket.SOCK_DGRAM)", False),
     "the kernel's own ways": ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", False),
     "who comes to it": ("before.settimeout(0); [before.accept() for _ in ()]", True),
@@ -105,3 +163,31 @@ def test_a_contained_process_may_not(what, tmp_path):
 def test_a_contained_process_may(what, tmp_path):
     code, said = contained(tmp_path, ALLOWED[what])
     assert (code, "went on" in said) == (0, True)
+
+
+def test_a_contained_process_may_not_call_what_it_does_not_need(tmp_path):
+    """Asked with arguments that are none: it is refused before anybody looks at them."""
+    numbers = {what: found[platform.machine()] for what, found in CALLS.items() if platform.machine() in found}
+    code, said = contained(tmp_path, CALLING.format(numbers=[*numbers.values()]))
+    answers = ast.literal_eval(said.splitlines()[1])
+    assert (code, dict(zip(numbers, answers, strict=True))) == (0, dict.fromkeys(numbers, (-1, errno.EPERM)))
+
+
+def test_a_contained_process_gets_no_privileges_and_leaves_no_memory(tmp_path):
+    code, said = contained(
+        tmp_path, "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *open('/proc/self/status').read().split())"
+    )
+    dumpable, *status = said.splitlines()[1].split()
+    assert (code, dumpable, status[status.index("NoNewPrivs:") + 1]) == (0, "0", "1")
+
+
+def test_a_broker_gets_at_its_own_and_at_what_is_public(tmp_path, runtime):
+    (tmp_path / "run").symlink_to(runtime)
+    for name in PLACES:
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "file").touch()
+    command = [sys.executable, "-c", OF_A_BROKER, str(tmp_path), str(runtime), *PLACES]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    held, found = result.stdout.decode().splitlines()
+    assert held == "['calls', 'files']", result.stderr
+    assert ast.literal_eval(found) == PLACES
