@@ -21,6 +21,16 @@ async def main():
 anyio.run(main)
 """
 
+OPEN_A_BUS = """
+import sys, anyio, bus
+
+async def main():
+    async with bus.open(policy=sys.argv[1], state=sys.argv[2], tpm="software"):
+        exec(sys.argv[3])
+
+anyio.run(main)
+"""
+
 
 def said_by(program, *arguments):
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False)
@@ -30,6 +40,10 @@ def said_by(program, *arguments):
 
 def test_who_opens_an_authority_has_no_core_dumps(tmp_path):
     assert said_by(OPEN_AN_AUTHORITY, str(tmp_path / "state"), ASK) == ["0", "0", "0"]
+
+
+def test_who_has_a_bus_has_none(home):
+    assert said_by(OPEN_A_BUS, str(home.policy), str(home.folder), ASK) == ["0", "0", "0"]
 
 
 def test_the_tpm_service_has_none_either(fleet):

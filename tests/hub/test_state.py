@@ -74,6 +74,17 @@ def test_a_runtime_folder_that_will_not_do_is_replaced_by_one_of_our_own(tmp_pat
         state.runtime.rmdir()
 
 
+def test_a_runtime_folder_too_long_for_the_paths_of_sockets_is_not_used(tmp_path):
+    given = tmp_path / ("x" * 60)
+    given.mkdir()
+    state = open_state(tmp_path / "state", environ={"XDG_RUNTIME_DIR": str(given)})
+    try:
+        assert list(given.iterdir()) == []
+        assert len(os.fsencode(state.swtpm_socket)) + len(".ctrl") < 108
+    finally:
+        state.runtime.rmdir()
+
+
 def test_a_runtime_folder_that_somebody_else_put_there_first_is_refused(tmp_path, runtime, environ):
     (tmp_path / "trap").mkdir()
     (runtime / "tpmbus").symlink_to(tmp_path / "trap")
@@ -94,6 +105,26 @@ def test_a_runtime_folder_that_others_could_open_is_closed(tmp_path, runtime, en
     (runtime / "tpmbus").mkdir(mode=0o755)
     open_state(tmp_path / "state", environ=environ)
     assert mode(runtime / "tpmbus") == 0o700
+
+
+@pytest.mark.parametrize(("bits", "good"), [(0o755, True), (0o775, False), (0o757, False)])
+def test_a_state_folder_in_which_others_can_write_is_refused(tmp_path, environ, bits, good):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(bits)
+    if good:
+        open_state(tmp_path / "state", environ=environ)
+    else:
+        with pytest.raises(ConnectError):
+            open_state(tmp_path / "state", environ=environ)
+        assert list((tmp_path / "state").iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder somebody else's")
+def test_a_state_folder_of_another_user_is_refused(tmp_path, environ):
+    (tmp_path / "state").mkdir(mode=0o700)
+    os.chown(tmp_path / "state", 12_345, 12_345)
+    with pytest.raises(ConnectError):
+        open_state(tmp_path / "state", environ=environ)
 
 
 @pytest.mark.parametrize("below", ["", "state"])
@@ -119,6 +150,41 @@ def test_who_asks_is_told_who_has_it_and_takes_nothing(tmp_path):
     assert holder_of(lock) is None
     with owned(lock, url="u"):
         pass
+
+
+def test_whoever_only_looks_keeps_nobody_from_having_it(tmp_path):
+    """To look, one has the lock for an instant."""
+    program = (
+        "import sys; from pathlib import Path; from bus.hub.state import holder_of\n"
+        "print('looks', flush=True)\nwhile True:\n    holder_of(Path(sys.argv[1]))"
+    )
+    lock = tmp_path / "lock"
+    looking = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE)
+    try:
+        assert looking.stdout.readline() == b"looks\n"
+        for _ in range(5_000):
+            with owned(lock, url="u"):
+                pass
+    finally:
+        looking.kill()
+        looking.communicate()
+
+
+def test_who_gives_it_back_leaves_no_word_for_the_next_one(tmp_path):
+    """Who has it next says so a moment later: until then nobody may take the last one for the one who has it."""
+    with owned(tmp_path / "lock", url="unix:///last.sock"):
+        pass
+    assert (tmp_path / "lock").read_bytes() == b""
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="lock"), owned(tmp_path / "lock", url="u"):
+        pass
+    with pytest.raises(OSError, match="lock"):
+        holder_of(tmp_path / "lock")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
 # ---- one owner -----------------------------------------------------------------------------------------------------------------
