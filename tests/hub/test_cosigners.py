@@ -10,7 +10,7 @@ from anyio import to_thread
 
 import bus
 from bus.hub import admin
-from bus.hub.cosigners import needs_cosigner
+from bus.hub.cosigners import Cosigners, needs_cosigner
 from bus.identity.public_trust import read_public
 from bus.policy import load
 
@@ -103,6 +103,17 @@ async def test_its_seed_lies_sealed_and_what_is_no_key_is_said_to_be_damaged(hyb
             async with hub.agent("LEAD"):
                 pass
         assert caught.value.code == "damaged"
+
+
+async def test_two_that_make_it_at_once_have_one_key_and_leave_nothing_else(hybrid, tmp_path):
+    async with hybrid.open() as hub, hub.agent("LEAD"):
+        running = hub._open_agent.__self__
+        both = [Cosigners(tmp_path / "cosign", running.engine, None, {}) for _ in range(2)]
+        async with anyio.create_task_group() as group:
+            for one in both:
+                group.start_soon(one.of, "LEAD", running.policy())
+        assert len({one.keys["LEAD"].public for one in both}) == 1
+        assert [place.name for place in await to_thread.run_sync(list, (tmp_path / "cosign").iterdir())] == ["LEAD.json"]
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ async def test_while_it_is_connected_its_tls_certificate_is_renewed_over_the_lin
 async def test_what_a_broker_gives_in_place_of_a_certificate_is_not_kept(home, far, monkeypatch, caplog):
     async with home.open(listen=[TLS]) as hub:
         await joined(home, far, "PAINTER", tokens={"PAINTER": await token_for(home, "PAINTER")})
-        certificate, there = anyio.Path(far.tls / "PAINTER.pem"), replace(home, state=far)
-        before = await certificate.read_bytes()
-        another = ssl.PEM_cert_to_DER_cert(before.decode())
+        shown, there = [anyio.Path(far.tls / name) for name in ("PAINTER.pem", "PAINTER.key")], replace(home, state=far)
+        before = [await file.read_bytes() for file in shown]
+        another = ssl.PEM_cert_to_DER_cert(before[0].decode())
         petitions = hub._open_agent.__self__.broker._broker.petitions
         monkeypatch.setattr("bus.hub.tls_papers.RENEWED_BEFORE_MS", 25 * 3_600_000)
         monkeypatch.setattr("bus.hub.connecting.TLS_SECONDS", 0.0)
@@ -125,7 +125,7 @@ async def test_what_a_broker_gives_in_place_of_a_certificate_is_not_kept(home, f
                 number, request = await anext(taken)
                 petitions.answer(number, Answer(petition_id(request), "done", 0, said).encode())
             await anext(taken)  # it asks again, so all of these were looked at
-        assert await certificate.read_bytes() == before
+        assert [await file.read_bytes() for file in shown] == before
         assert caplog.text.count("was not renewed") >= 3
 
 

@@ -34,6 +34,7 @@ from bus.hub import admin, among
 from bus.hub.broker_identity import revoked_gateways
 from bus.hub.far_desk import way_over
 from bus.hub.gateway_papers import GatewayPapers
+from bus.hub.open import supervise
 from bus.hub.state import State, open_state
 from bus.identity.anchor import read_brokers
 
@@ -382,3 +383,8 @@ async def test_what_gateways_do_is_what_their_servers_let_them_do(home, west, st
         with anyio.fail_after(20):
             await painter.authority.revoke("LEAD")
     assert "violation" not in (await to_thread.run_sync(strict_server.log)).lower()
+
+
+async def test_a_broker_that_can_get_at_nothing_else_has_read_its_nkey_before(home, strict_server):
+    async with supervise(policy=home.policy, state=home.folder, tpm="software", backbone=strict_server.url):
+        assert (await admin.ask(home.state.admin_socket, "status"))["backbone_connected"]

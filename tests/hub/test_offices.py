@@ -9,6 +9,7 @@ from anyio import to_thread
 
 import bus
 from bus.clock import SystemClock
+from bus.errors import AttestationError
 from bus.hub import admin
 from bus.hub.fleet_papers import Fleet, Order, provision_fleet
 from bus.hub.tpm_process import open_engine
@@ -116,6 +117,19 @@ async def test_who_was_revoked_gets_no_certificate_until_somebody_lets_it_in(hom
         await asked(home, "let_in", uid=[0, "PAINTER"])
         fleet = await provisioned(home, "PAINTER", "LEAD")
         assert {one.name: one.enrolled for one in fleet.members} == {"PAINTER": True, "LEAD": False}
+
+
+async def test_who_was_revoked_gets_none_among_others_who_may_either(home):
+    async with home.open() as hub:
+        await provisioned(home, "PAINTER", "LEAD")
+        await asked(home, "revoke", name="PAINTER", reason="compromised")
+        running = hub._open_agent.__self__
+        keys = {key.name: key for key in await running.engine.keys()}
+        enrolling = running.local.enrolling(running.engine, running.policy, clock=running.clock)
+        with pytest.raises(AttestationError) as refused:
+            async for _ in enrolling.enroll([keys["LEAD"], keys["PAINTER"]]):
+                pass
+        assert (refused.value.reason, refused.value.agent) == ("uid_unknown", "PAINTER")
 
 
 async def test_a_hub_that_has_its_folder_and_no_desk_yet_is_waited_for(home):
