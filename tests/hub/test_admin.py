@@ -100,6 +100,16 @@ async def test_a_line_without_an_end_is_not_kept(runtime):
         await stream.aclose()
 
 
+async def test_a_line_that_does_not_end_in_time_gives_its_place_to_others(runtime, monkeypatch):
+    monkeypatch.setattr(admin, "LINE_SECONDS", 0.01)
+    async with open_desk(runtime) as (_, socket):
+        stream = await connect(socket)
+        await stream.send(b'{"verb"')
+        with anyio.fail_after(20):
+            assert await stream.receive() == b""
+        await stream.aclose()
+
+
 async def test_the_socket_is_its_owners_alone(runtime):
     async with open_desk(runtime) as (_, socket):
         assert stat.S_IMODE(socket.stat().st_mode) == 0o600

@@ -21,6 +21,7 @@ from bus.hub.far_desk import answered, way_over
 from bus.hub.far_host import FarHost
 from bus.hub.state import open_state
 from bus.hub.tpm_process import open_engine, stop_service
+from bus.identity.anchor import encode_brokers, read_brokers
 from bus.identity.public_trust import read_public
 from bus.trust.endorsement import key_hash
 from bus.trust.petition import Answer, petition_id
@@ -230,6 +231,40 @@ async def test_another_root_is_not_taken_for_the_one_that_is_pinned(home, far):
             with pytest.raises(bus.VaultError) as caught:
                 await here.take_trust()
             assert caught.value.code == "wrong_domain"
+
+
+class Telling:
+    """Whoever shows these papers. Implements `Asks`."""
+
+    def __init__(self, papers: dict[str, str]) -> None:
+        self._papers = papers
+
+    async def ask(self, verb: str, **arguments):
+        assert (verb, arguments) == ("papers", {})
+        return self._papers
+
+
+async def test_a_machine_is_not_led_back_to_papers_from_before(home, tmp_path, runtime):
+    other = await to_thread.run_sync(open_state, tmp_path / "other")
+    async with home.open():
+        old = await admin.ask(home.state.admin_socket, "papers")
+        await admin.ask(home.state.admin_socket, "revoke", name="BROKER", reason="rotated", profile="broker")
+        new = await admin.ask(home.state.admin_socket, "papers")
+    await FarHost(other, Telling(new), SystemClock()).take_trust()
+    newest = await to_thread.run_sync(number_of, other)
+    with pytest.raises(bus.VerificationError) as refused:
+        await FarHost(other, Telling(old), SystemClock()).take_trust()
+    assert (refused.value.reason, await to_thread.run_sync(number_of, other)) == ("trust_rollback", newest)
+
+
+async def test_a_name_of_a_broker_that_is_pinned_stays_whatever_is_shown_later(home, tmp_path, runtime):
+    other = await to_thread.run_sync(open_state, tmp_path / "other")
+    async with home.open():
+        papers = await admin.ask(home.state.admin_socket, "papers")
+    for names in (["BROKER"], ["WEST"], ["BROKER"]):
+        told = papers | {"brokers": encode_brokers(names).hex()}
+        await FarHost(other, Telling(told), SystemClock()).take_trust()
+    assert await to_thread.run_sync(read_brokers, other.trust / "public") == {"BROKER", "WEST"}
 
 
 async def test_a_folder_with_an_authority_is_no_other_machine(home):
