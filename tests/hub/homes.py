@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 
 import bus
+from bus.hub import admin
 from bus.hub.state import State, holder_of, open_state
 
 POLICY = """
@@ -66,6 +67,16 @@ class Home:
         text = self.policy.read_text()
         assert before in text
         self.policy.write_text(text.replace(before, after))
+
+
+class Straight:
+    """To the desk of the hub on this very machine, without a command in between."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def ask(self, verb: str, **arguments: Any) -> Any:
+        return await admin.ask(self._socket, verb, **arguments)
 
 
 def make_home(folder: Path) -> Home:

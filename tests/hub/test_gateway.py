@@ -13,7 +13,7 @@ import nats
 import pytest
 from anyio import to_thread
 from click.testing import CliRunner
-from homes import Home
+from homes import Home, Straight
 
 import bus
 from bus.backbone.nats import authority_line
@@ -62,16 +62,6 @@ def server():
 def west(tmp_path, runtime) -> State:
     """The other machine's state folder."""
     return open_state(tmp_path / "west")
-
-
-class Straight:
-    """To the desk of the hub on this very machine, without a command in between."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-
-    async def ask(self, verb: str, **arguments):
-        return await admin.ask(self._socket, verb, **arguments)
 
 
 async def made_gateway(home: Home, state: State, name: str = "WEST", *urls: str):

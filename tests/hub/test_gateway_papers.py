@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from anyio import to_thread
+from homes import Straight
 
 from bus.clock import SystemClock
 from bus.errors import NotPermittedError, RemoteProtocolError
@@ -15,16 +16,6 @@ from bus.hub.gateway_papers import Brought, GatewayPapers
 from bus.hub.state import State, open_state
 
 pytestmark = pytest.mark.anyio
-
-
-class Straight:
-    """To the desk of the hub on this very machine, without a command in between."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-
-    async def ask(self, verb: str, **arguments: Any) -> Any:
-        return await admin.ask(self._socket, verb, **arguments)
 
 
 class Lying(Straight):
