@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,23 @@ async def test_the_first_one_starts_it_and_the_next_one_finds_it(state: State):
     async with open_engine(state) as engine:
         assert [info.id for info in await engine.keys()] == ["FIRST.1"]
     assert await holder(state) == first
+
+
+async def test_what_it_writes_is_ours_and_it_tells_nobody_that_it_is_ready_in_our_name(state: State, runtime: Path, monkeypatch):
+    """Whoever starts us waits for our own word."""
+    before = os.umask(0)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+            systemd.bind(str(runtime / "notify"))
+            systemd.setblocking(False)
+            monkeypatch.setenv("NOTIFY_SOCKET", str(runtime / "notify"))
+            async with open_engine(state):
+                assert os.getsid((await holder(state))["pid"]) != os.getsid(0)
+            with pytest.raises(BlockingIOError):
+                systemd.recv(100)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((state.folder / "tpm-service.log").stat().st_mode) == 0o600
 
 
 async def test_many_processes_at_once_share_one_service_and_make_no_key_twice(state: State):
