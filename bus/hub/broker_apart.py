@@ -28,7 +28,7 @@ from bus.hub.doors import REFRESHED_SECONDS
 from bus.hub.overview import VERBS, WATCHED
 from bus.hub.own_program import own_program
 from bus.hub.petitioning import Petitioning
-from bus.hub.state import State
+from bus.hub.state import State, open_log
 from bus.identity import durable
 from bus.identity.envelopes.snapshot import Snapshot
 from bus.identity.trust_documents import TrustDocuments
@@ -118,7 +118,7 @@ class BrokerApart:
     @asynccontextmanager
     async def _started(self) -> AsyncIterator[Process]:
         """It is ended by the end of its standard input, and killed only if it does not."""
-        with self._log_file.open("ab") as log:
+        with open_log(self._log_file) as log:
             command = own_program(PROGRAM)
             process = await anyio.open_process(  # in a session of its own: Ctrl-C is for the supervisor, which ends it in order
                 command, stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True

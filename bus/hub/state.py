@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bus.errors import ConnectError, StateInUseError
 
@@ -128,6 +128,14 @@ def open_state(folder: Path | None = None, *, environ: Mapping[str, str] | None 
 def bus_url(state: State) -> str:
     """Where the hub of a state folder always listens, for whoever has that folder."""
     return f"unix://{state.bus_socket}"
+
+
+def open_log(file: Path) -> BinaryIO:
+    """What a process of ours says, to be added to: for its owner alone, whatever it was. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    log = os.fdopen(os.open(file, flags, 0o600), "ab")
+    os.fchmod(log.fileno(), 0o600)
+    return log
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import anyio
 import anyio.to_thread
 
 from bus.errors import BusError, ConnectError, StateInUseError, TpmRefusedError, TpmUnavailableError, VaultError
-from bus.hub.state import State, holder_of
+from bus.hub.state import State, holder_of, open_log
 from bus.hub.which_tpm import chosen_tpm
 from bus.policy import Policy
 from bus.policy import files as policy_files
@@ -185,8 +185,7 @@ def _start(state: State, policy: str, tpm: str | None, patience: float) -> bytes
     """Start it, as nobody's child, and wait until it is ready or has ended; gives what it said."""
     read, write = os.pipe()
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(state.folder / "tpm-service.log", flags, 0o600), "ab") as log:
+        with open_log(state.folder / "tpm-service.log") as log:
             # The shell leaves it behind and ends: the service outlives us, and we need not wait for it.
             subprocess.run(  # noqa: S603  our own program
                 ["/bin/sh", "-c", '"$@" &', "sh", *_command(state, policy, tpm)],
