@@ -17,12 +17,15 @@ from anyio import to_thread
 import bus
 from bus.clock import SystemClock
 from bus.hub import admin
+from bus.hub.enrolling import Enrolling
 from bus.hub.far_desk import answered, way_over
 from bus.hub.far_host import FarHost
 from bus.hub.state import open_state
 from bus.hub.tpm_process import open_engine, stop_service
 from bus.identity.anchor import encode_brokers, read_brokers
 from bus.identity.public_trust import read_public
+from bus.protocol.suites import IDENTITY_SUITES
+from bus.tpm.interface import SOFTWARE
 from bus.trust.endorsement import key_hash
 from bus.trust.petition import Answer, petition_id
 
@@ -179,6 +182,30 @@ async def test_a_chip_that_is_not_believed_yet_joins_with_the_same_token_when_it
         chips.with_name("not-yet").rename(chips)
         [member] = await joined(home, far, "PAINTER", tokens=tokens)
         assert member.enrolled
+
+
+async def test_nobody_from_afar_is_a_user_of_the_hubs_machine(home):
+    """Such a one may enrol every name: whoever says over there that they are that user is not asked."""
+    async with home.open() as hub:
+        running = hub._open_agent.__self__
+
+        async def exchange(message: bytes) -> bytes:
+            line = json.dumps({"verb": "enroll_from_afar", "message": message.hex()})
+            return bytes.fromhex(json.loads(await answered(home.state.admin_socket, line.encode()))["answer"])
+
+        async def held(_: str) -> None:
+            return None
+
+        root, domain = running.authority.root, running.authority.domain
+        afar = Enrolling(
+            running.engine, running.policy, exchange=exchange, held=held, root=root, domain=domain, clock=running.clock
+        )
+        key = await running.engine.create("CARPENTER", IDENTITY_SUITES["ecc256/sha256"], origin=SOFTWARE)
+        with pytest.raises(bus.AttestationError) as refused:
+            async for _ in afar.enroll([key]):
+                pass
+        assert refused.value.reason == "uid_unknown"
+        assert running.authority.holder("CARPENTER") is None
 
 
 async def test_a_name_that_is_held_from_another_chip_is_taken(home, far):

@@ -114,6 +114,41 @@ async def test_who_may_enrol_is_written_down_and_a_token_travels_as_its_hash(rul
         assert (await listed(ruled)).chips == {}
 
 
+@pytest.mark.parametrize("asked_by", ["an agent", "an operator"])
+async def test_what_let_somebody_in_lets_nobody_in_who_is_revoked(asked_by, ruled):
+    """But for `rotated`: the name is the same agent's, with another key."""
+    async with ruled.open() as hub, hub.agent("LEAD") as lead:
+
+        async def revoke(name: str, reason: str) -> None:
+            if asked_by == "an agent":
+                await lead.authority.revoke(name, reason)
+            else:
+                await admin.ask(ruled.state.admin_socket, "revoke", name=name, reason=reason)
+
+        for name in ("PAINTER", "CARPENTER"):
+            async with hub.agent(name):
+                pass
+            await lead.authority.let_in(name, chip=CHIP)
+            await lead.authority.let_in(name)
+        await revoke("PAINTER", "compromised")
+        await revoke("CARPENTER", "rotated")
+        found = await listed(ruled)
+        assert {*found.chips} == {one.name for one in found.tokens.values()} == {"CARPENTER"}
+
+
+async def test_a_refusal_is_logged_once_a_minute_a_reason_and_no_more(ruled, caplog):
+    async with ruled.open() as hub, hub.agent("PAINTER"):
+        judge = petitioning_of(hub)
+        for _ in range(3):
+            assert await code(judge, await signed_by(hub, "PAINTER", arguments=("LEAD", "compromised"))) == "not_permitted"
+            assert await code(judge, b"no request") == "malformed"
+    said = [record.getMessage().partition(":")[0] for record in caplog.records if record.name == "bus.hub.petitioning"]
+    assert said == [
+        "a request to the authority was refused as not_permitted",
+        "a request to the authority was refused as malformed",
+    ]
+
+
 async def test_policy_is_reloaded_and_a_mistake_in_it_changes_nothing(ruled):
     async with ruled.open() as hub, hub.agent("LEAD") as lead:
         await lead.authority.join("GUEST", "worker")
