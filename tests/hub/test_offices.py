@@ -98,6 +98,17 @@ async def test_who_joins_by_a_roster_is_in_the_hubs_policy(home):
         assert (await asked(home, "status"))["policy_version"] == 2
 
 
+async def test_whom_policy_knows_no_more_gets_no_papers(home):
+    async with home.open() as hub:
+        await provisioned(home, "PAINTER", "LEAD")
+        await to_thread.run_sync(home.change, "PAINTER: worker, ", "")
+        await hub.reload()
+        for verb, argument in (("issue_tls", {"spki": "30"}), ("vouch", {"digest": "00" * 32})):
+            with pytest.raises(bus.NotPermittedError):
+                await asked(home, verb, name="PAINTER", **argument)
+        assert (await to_thread.run_sync(public, home)).statement.ml_dsa == {}
+
+
 async def test_another_policy_than_the_hubs_is_refused_and_changes_nothing(home, tmp_path):
     other = tmp_path / "other.yaml"
     await to_thread.run_sync(other.write_text, home.policy.read_text().replace("CARPENTER", "JOINER"))
