@@ -47,6 +47,7 @@ def test_each_rule_for_durable_topics_is_a_class():
         ("work.*", "work.>"),
         ("work.a.b.*", "work.>"),
         ("plans.all", "*.all"),
+        (f"records.{'.'.join(['x' * 64] * 7)}.{'x' * 40}.>", "records.>"),  # some of its topics would be longer than one may be
         ("_dead.records.a", "records.>"),
         ("_dead.work.a.b.>", "work.>"),
     ],

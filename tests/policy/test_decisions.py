@@ -11,6 +11,7 @@ from hypothesis import given
 from bus.errors import NotPermittedError, PolicyError
 from bus.policy import Policy, load
 from bus.policy import policy as policy_module
+from bus.policy.explain import explain
 from bus.policy.model import DEFAULT_TOPIC_RULE, UidGrant
 from bus.policy.policy import MAX_REMEMBERED
 from bus.protocol.contexts import Purpose
@@ -269,6 +270,13 @@ def test_groups_are_for_the_subscriptions_they_name(small):
     assert not role.may_join("some", "results.>")
     assert not role.may_join("other", "tasks.build")
     assert not small.role_of("GUEST").may_join("all", ">")
+
+
+def test_groups_are_named_where_somebody_subscribes(small):
+    assert [grant.group for grant in explain(small, "LEAD", "subscribe", "tasks.>").groups] == ["all", "some"]
+    assert [grant.group for grant in explain(small, "LEAD", "subscribe", ">").groups] == ["all"]
+    for action, topic in (("publish", "tasks.a"), ("subscribe", "secret.a")):
+        assert explain(small, "LEAD", action, topic).groups == ()
 
 
 def test_agents_can_be_added_to_roles(small):
