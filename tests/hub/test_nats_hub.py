@@ -197,6 +197,13 @@ def test_what_names_no_servers_is_refused(text):
         NatsServers.parse(text)
 
 
+@pytest.mark.parametrize("url", ["http://broker:secret@h", "nats://broker:secret@h/path", "nats://broker:secret@", "broker:secret@h"])
+def test_what_is_no_server_is_named_without_its_password(url):
+    with pytest.raises(ConnectError) as refused:
+        NatsServers.parse(f"nats://good,{url}")
+    assert "secret" not in str(refused.value)
+
+
 def test_servers_are_shown_without_passwords_and_looked_up_with_them():
     found = NatsServers.parse("nats://broker:secret@localhost, tls://[::1]:5222")
     assert (found.shown, found.ports) == (["nats://localhost:4222", "tls://[::1]:5222"], {4222, 5222})

@@ -16,9 +16,9 @@ from bus.backbone.nats.watching import Shared
 from bus.clock import SystemClock
 from bus.errors import BackboneError, VaultError, VerificationError
 from bus.hub import admin
-from bus.hub.shared_trust import SharedTrust, Value, begun_with, kept_by_gateway, newest_of
+from bus.hub.shared_trust import FILE, SharedTrust, Value, begun_with, kept_by_gateway, newest_of
 from bus.hub.state import open_state
-from bus.identity import trust_documents
+from bus.identity import durable, trust_documents
 from bus.identity.anchor import read_anchor
 from bus.identity.envelopes.verifier import Verifier
 from bus.identity.trust_memory import TrustMemory
@@ -190,6 +190,15 @@ async def test_another_bus_is_known_by_what_its_own_root_signed_for_this_space(h
             with pytest.raises(BackboneError) as refused:
                 await side.begin(issued[0], is_authority=is_authority)
             assert refused.value.code == "another_bus"
+
+
+async def test_what_a_broker_kept_of_another_bus_is_nothing_to_begin_with(home, tmp_path, stranger):
+    anchor, documents = stranger
+    kept = Value.of("space", anchor, documents).encode()
+    await to_thread.run_sync(durable.replace, tmp_path / FILE, kept)
+    ours = await to_thread.run_sync(read_anchor, home.state.trust / "public")
+    assert await to_thread.run_sync(kept_by_gateway, tmp_path, anchor) == documents
+    assert await to_thread.run_sync(kept_by_gateway, tmp_path, ours) is None
 
 
 async def test_a_gateway_begins_with_what_its_broker_kept_where_nothing_else_is_left(home, tmp_path, server, issued):
