@@ -139,7 +139,7 @@ def test_a_state_folder_in_which_others_can_write_is_refused(tmp_path: Path, run
 
 
 def test_locks_and_logs_follow_no_link(tmp_path: Path):
-    from bus.hub.state import holder_of, owned
+    from bus.hub.state import holder_of, open_log, owned
 
     precious = tmp_path / "precious"
     precious.write_text("not to be cut short")
@@ -148,4 +148,6 @@ def test_locks_and_logs_follow_no_link(tmp_path: Path):
         pass
     with pytest.raises(OSError, match="symbolic link"):
         holder_of(tmp_path / "tpm.lock")
+    with pytest.raises(OSError, match="symbolic link"), open_log(tmp_path / "tpm.lock"):
+        pass
     assert precious.read_text() == "not to be cut short"
