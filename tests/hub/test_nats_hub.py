@@ -197,7 +197,9 @@ def test_what_names_no_servers_is_refused(text):
         NatsServers.parse(text)
 
 
-@pytest.mark.parametrize("url", ["http://broker:secret@h", "nats://broker:secret@h/path", "nats://broker:secret@", "broker:secret@h"])
+@pytest.mark.parametrize(
+    "url", ["http://broker:secret@h", "nats://broker:secret@h/path", "nats://broker:secret@", "broker:secret@h"]
+)
 def test_what_is_no_server_is_named_without_its_password(url):
     with pytest.raises(ConnectError) as refused:
         NatsServers.parse(f"nats://good,{url}")
