@@ -92,15 +92,15 @@ class Desk:
                 found = None
             elif inspect.isawaitable(found):
                 found = await found
-            said = _line({"answer": found})
+            answer = _line({"answer": found})
         except ConnectionLostError:
             raise
         except BusError as error:
-            said = _line({"error": described(error)})
+            answer = _line({"error": described(error)})
         except Exception as error:  # noqa: BLE001  whatever it is, this caller must hear of it, and the hub goes on
             _log.error("a verb of the desk failed", exc_info=error)
-            said = _line({"error": {"type": "BusError", "message": f"the hub could not answer: {error!r}"}})
-        await stream.send(said)
+            answer = _line({"error": {"type": "BusError", "message": f"the hub could not answer: {error!r}"}})
+        await stream.send(answer)
 
     def _asked(self, line: bytes) -> tuple[Verb, dict[str, Any]]:
         try:
@@ -204,13 +204,22 @@ class _Call:
                 "the hub hung up: it, or its broker, has just ended, or too many call it (and it serves its own user alone); "
                 "`tpmbus status` says whether it is there"
             )
-        try:
-            [(kind, value)] = json.loads(line).items()
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise RemoteProtocolError("malformed", "the hub's answer is no object of one key") from error
-        if kind == "error":
-            raise raised(value)
-        return kind, value
+        return said(line)
+
+
+def said(line: bytes) -> tuple[str, Any]:
+    """("item", value) or ("answer", value). Raises the error that was said, RemoteProtocolError("malformed") for what is neither.
+
+    Nothing else, whatever it is: who asks a broker holds what a broker may not have, and does not end by what that says.
+    """
+    try:
+        [(kind, value)] = json.loads(line).items()
+        error = raised(value) if kind == "error" else None
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as wrong:
+        raise RemoteProtocolError("malformed", "an answer is an object of one key, and an error one of a known form") from wrong
+    if error is not None:
+        raise error
+    return kind, value
 
 
 def raised(document: Any) -> BusError:

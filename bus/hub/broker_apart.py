@@ -255,9 +255,11 @@ def _petition(item: Any) -> tuple[int, bytes]:
     """What strangers talk to is believed nothing, not even its own form."""
     try:
         number, request = item
-        return int(number), bytes.fromhex(request)
-    except (ValueError, TypeError, OverflowError) as error:
+        if type(number) is int:
+            return number, bytes.fromhex(request)
+    except (ValueError, TypeError) as error:
         raise RemoteProtocolError("malformed", "a request is a number and bytes in hex") from error
+    raise RemoteProtocolError("malformed", "a request is a number and bytes in hex")
 
 
 def _of_the_hub(status: Status) -> Callable[..., Any]:

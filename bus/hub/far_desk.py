@@ -22,7 +22,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from bus.errors import BusError, ConnectError, ConnectionLostError, RemoteProtocolError
 from bus.hub import admin
-from bus.hub.admin import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, described, raised
+from bus.hub.admin import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, described
 
 VERBS: Final = frozenset(("papers", "enroll_from_afar", "issue_tls"))
 END_SECONDS: Final = 5.0
@@ -72,13 +72,7 @@ class Way:
             raise ConnectionLostError(text) from error
         except anyio.DelimiterNotFound as error:
             raise RemoteProtocolError("malformed", "an answer without an end") from error
-        try:
-            [(kind, value)] = json.loads(line).items()
-        except (ValueError, AttributeError) as error:
-            raise RemoteProtocolError("malformed", "what answers there is no hub's desk") from error
-        if kind == "error":
-            raise raised(value)
-        return value
+        return admin.said(line)[1]
 
 
 @asynccontextmanager

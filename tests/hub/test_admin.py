@@ -12,7 +12,7 @@ import pytest
 from bus.errors import BusError, ConnectError, ConnectionLostError, NotPermittedError, RemoteProtocolError
 from bus.hub import admin
 from bus.hub.admin import Desk, ask, watch
-from bus.transport.unix import connect
+from bus.transport.unix import connect, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -163,6 +163,38 @@ async def test_more_callers_than_it_bears_are_turned_away_and_room_is_given_back
             await caller.aclose()
         await anyio.wait_all_tasks_blocked()
         assert await ask(socket, "status") == {"agents": 76}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"5",
+        b"{}",
+        b'{"answer": 1, "item": 2}',
+        b"[" * 60_000,
+        b'{"error": 5}',
+        b'{"error": {"type": "PolicyError", "message": "x"}}',
+        b'{"error": {"type": "PolicyError", "problems": [5]}}',
+        b'{"error": {"type": "PolicyError", "problems": [{"file": 5}]}}',
+        b'{"error": {"type": 5, "message": [5]}}',
+        b'{"error": ' + b"[" * 60_000,
+    ],
+    ids=lambda line: line[:40].decode(),
+)
+async def test_whoever_answers_what_is_no_answer_raises_nothing_but_errors_of_the_bus(line, runtime):
+    """A broker that strangers got into answers like this; who asks it is the process that has the authority."""
+    async with listening(runtime / "admin.sock") as listener, anyio.create_task_group() as tasks:
+
+        async def answer() -> None:
+            stream = await listener.accept()
+            await stream.receive()
+            await stream.send(line + b"\n")
+            await stream.aclose()
+
+        tasks.start_soon(answer)
+        with pytest.raises(BusError):
+            await ask(runtime / "admin.sock", "status")
 
 
 async def test_no_hub_is_an_error_that_says_what_to_do(runtime):

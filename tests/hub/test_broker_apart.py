@@ -10,12 +10,17 @@ import struct
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
+from anyio import to_thread
 from homes import Home
 
 from bus.errors import ConnectError, RevokedError, VaultError
 from bus.hub import admin
+from bus.hub.admin import Desk
+from bus.hub.broker_apart import BrokerApart
 from bus.hub.open import supervise
+from bus.hub.petitioning import Petitioning
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +125,30 @@ async def test_the_broker_itself_is_contained(home):
     async with supervised(home):
         status = status_of(broker_of(home))
         assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+
+
+NO_PETITIONS = [None, 7, "x", {"a": 1}, [1], [1, 2], [1, "zz"], ["one", "00"], [float("inf"), "00"], [1.5, "00"], [1, "00", 2]]
+
+
+async def test_what_a_broker_passes_on_is_believed_nothing_not_even_its_form(home):
+    """Who got into that process must not end this one, which has the authority."""
+    said, enough = iter(NO_PETITIONS), anyio.Event()
+
+    async def petitions():
+        try:
+            yield next(said)
+        except StopIteration:
+            enough.set()
+
+    desk = Desk()
+    desk.register("petitions", petitions)
+    async with home.open() as hub, anyio.create_task_group() as tasks:
+        running = hub._open_agent.__self__
+        await to_thread.run_sync(home.state.broker_desk.parent.mkdir, 0o700, True, True)
+        await tasks.start(desk.serve, home.state.broker_desk)
+        apart = BrokerApart(home.state, running.clock, renew=anyio.lowlevel.checkpoint)
+        petitioning = Petitioning(running.authority, running.local, running.in_force, running.clock)
+        tasks.start_soon(apart.pass_on, petitioning)
+        with anyio.fail_after(60):
+            await enough.wait()
+        tasks.cancel_scope.cancel()
