@@ -16,7 +16,7 @@ from anyio import to_thread
 from homes import Home
 
 from bus.errors import ConnectError, RevokedError, VaultError
-from bus.hub import admin
+from bus.hub import admin, broker_apart
 from bus.hub.admin import Desk
 from bus.hub.broker_apart import BrokerApart
 from bus.hub.open import supervise
@@ -117,6 +117,16 @@ async def test_an_address_that_somebody_has_already_is_named(home):
 async def test_it_ends_with_its_supervisor(home):
     async with supervised(home):
         running = broker_of(home)
+    with pytest.raises(ProcessLookupError):
+        os.kill(running, 0)
+
+
+async def test_one_that_does_not_end_is_killed(home, monkeypatch):
+    monkeypatch.setattr(broker_apart, "STOP_SECONDS", 0.1)
+    with anyio.fail_after(60), pytest.raises(ZeroDivisionError):  # in a hurry
+        async with supervised(home):
+            os.kill(running := broker_of(home), signal.SIGSTOP)
+            raise ZeroDivisionError
     with pytest.raises(ProcessLookupError):
         os.kill(running, 0)
 

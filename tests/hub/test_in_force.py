@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -182,6 +183,23 @@ async def test_a_changed_file_is_in_force_within_seconds(place):
         place.write(POLICY.replace("CARPENTER", "JOINER"))
         await place.pass_time(3, until_so=lambda: "JOINER" in found.policy.agents)
         assert not found.failures
+
+
+async def test_another_file_in_its_place_is_followed_though_it_is_as_old_and_as_long(place):
+    """As a tool leaves it that keeps times."""
+
+    def put() -> None:
+        before, other = place.policy.stat(), place.policy.with_name("other")
+        other.write_text(POLICY.replace("CARPENTER", "JOINERMAN"))
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert other.stat().st_size == before.st_size
+        other.replace(place.policy)
+
+    async with place.running() as found:
+        looked = found._stamps
+        await place.pass_time(3, until_so=lambda: found._stamps != looked)  # the first time it reads what it has read
+        await to_thread.run_sync(put)
+        await place.pass_time(3, until_so=lambda: "JOINERMAN" in found.policy.agents)
 
 
 async def test_a_wrong_file_is_said_once_and_is_in_force_when_it_is_right(place, caplog):

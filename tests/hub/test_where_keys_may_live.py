@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 from bus.errors import ConnectError, NotPermittedError, VaultError
+from bus.hub import admin
 from bus.hub.state import State, open_state
-from bus.hub.which_tpm import open_engine_here, origin_of, permission
+from bus.hub.which_tpm import Joined, open_engine_here, origin_of, permission
 from bus.policy import load
 from bus.protocol.contexts import Purpose
 from bus.protocol.suites import IDENTITY_SUITES
@@ -80,6 +81,23 @@ def test_who_joined_besides_the_files_has_what_its_role_allows(policy):
         permit(name, SOFTWARE_TPM)
         with pytest.raises(NotPermittedError):
             permit(name, SOFTWARE)
+
+
+async def test_who_joins_while_a_service_runs_is_found_by_it_and_nobody_by_what_is_damaged(home):
+    found = Joined(home.state)
+
+    async def role_of(name: str) -> str | None:
+        return await anyio.to_thread.run_sync(found, name)
+
+    async with home.open():
+        assert (await role_of("GUEST"), await role_of("LEAD")) == (None, "lead")
+        await admin.ask(home.state.admin_socket, "admit", agents={"GUEST": "worker"})
+        assert await role_of("GUEST") == "worker"
+    bundle = anyio.Path(home.state.trust / "public" / "bundle.bin")
+    await bundle.write_bytes(b"no bundle")
+    assert await role_of("GUEST") is None
+    await bundle.unlink()
+    assert await role_of("GUEST") is None
 
 
 @pytest.mark.parametrize(
