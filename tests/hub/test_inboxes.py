@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import anyio
+from anyio import to_thread
 
 from bus.hub.inboxes import Inboxes
+from bus.hub.state import State
 from bus.identity.inbox_record import Why
 from bus.identity.public_trust import read_statement
 from bus.identity.trust_memory import TrustMemory
-from bus.policy import open_policy
+from bus.policy import load, open_policy
 from bus.protocol.papers import MAX_COUNTER
 from bus.testing import FakeTpm, ManualClock
 from bus.tpm.engine import Engine
@@ -75,3 +78,40 @@ def test_a_clock_that_is_years_ahead_for_a_while_destroys_no_key(fleet):
     first, kept = anyio.run(keep_twice)
     assert (kept.made, kept.destroyed) == (Why.AGE, ())
     assert first in kept.record.keys
+
+
+BOUND = """
+version: 1
+domain: tpmbus.local
+agents: {MONITOR: bound}
+roles: {bound: {key: ecc256/sha256, pcrs: [0, 7]}}
+"""
+
+
+def test_a_key_is_bound_to_the_registers_that_policy_names_and_its_counter_goes_on_from_what_is_published(tmp_path, runtime):
+    """The folder of inbox keys was lost, and trust has seen nothing: what others have been shown is still there."""
+    sealed = []
+
+    class Noting(FakeTpm):
+        def seal(self, secret, *, pcrs):
+            sealed.append(tuple(pcrs))
+            return super().seal(secret, pcrs=())  # it has no registers
+
+    policy, clock = load({"policy.yaml": BOUND}), ManualClock(NOW)
+    states = [State(tmp_path / name, runtime) for name in ("before", "after")]
+    memories = [TrustMemory(state.trust) for state in states]
+
+    async def keep_in_both():
+        counters = []
+        async with Engine(Noting, MemoryVault(), software=SoftwareTpm(bytes(32))) as engine:
+            signer = await identity(engine, ends=NOW + 10 * 365 * DAY)
+            for state, memory in zip(states, memories, strict=True):
+                inboxes = Inboxes(state, engine, policy, clock, memory, None)
+                counters += [(await inboxes.keep(signer, anew=anew)).record.newest.counter for anew in (False, True)]
+                places = [one.trust / "public" / "inbox" for one in states]
+                await to_thread.run_sync(lambda: shutil.copytree(*places, dirs_exist_ok=True))
+        return counters
+
+    first, second, third, fourth = anyio.run(keep_in_both)
+    assert first < second < third < fourth
+    assert sealed == [(0, 7)] * 4
