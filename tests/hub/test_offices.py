@@ -15,18 +15,20 @@ from bus.hub.fleet_papers import Fleet, Order, provision_fleet
 from bus.hub.tpm_process import open_engine
 from bus.identity.public_trust import read_public
 from bus.policy import files, load
+from bus.testing import ManualClock
 from bus.trust.enrolment_list import EnrolmentList
 
 pytestmark = pytest.mark.anyio
 CHIP = "ab" * 32
 
 
-async def provisioned(home, *names: str, joined=None, policy=None) -> Fleet:
+async def provisioned(home, *names: str, joined=None, policy=None, ahead_ms=0) -> Fleet:
     """As `tpmbus provision` does it."""
     texts = await to_thread.run_sync(files.read, policy or home.policy)
     order = Order(load(texts), texts, names, joined or {})
     async with open_engine(home.state, policy=str(home.policy), tpm="software") as engine:
-        return await provision_fleet(home.state, engine, order, environ={}, clock=SystemClock(), tell=lambda _phase, _name: None)
+        clock = ManualClock(SystemClock().now_ms() + ahead_ms) if ahead_ms else SystemClock()
+        return await provision_fleet(home.state, engine, order, environ={}, clock=clock, tell=lambda _phase, _name: None)
 
 
 async def asked(home, verb: str, **arguments):
@@ -88,6 +90,14 @@ async def test_again_it_makes_nothing_twice(home):
         fleet = await provisioned(home, "PAINTER")
         assert [one.enrolled for one in fleet.members] == [False]
         assert fleet.public.statement.number == before
+
+
+async def test_without_a_hub_what_is_stated_is_stated_again_when_half_of_its_time_is_over(home):
+    numbers = []
+    for ahead_ms in (0, 1, 40 * 60_000):
+        fleet = await provisioned(home, "PAINTER", ahead_ms=ahead_ms)
+        numbers.append(fleet.public.statement.number)
+    assert numbers[0] == numbers[1] < numbers[2]
 
 
 async def test_who_joins_by_a_roster_is_in_the_hubs_policy(home):
