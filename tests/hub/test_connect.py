@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import subprocess
 import sys
 
 import anyio
@@ -92,6 +95,28 @@ async def test_what_is_no_address_is_not_waited_for(home, url):
     with pytest.raises(ConnectError):
         async with home.connect(url, agent="PAINTER", wait=1_000):
             pass
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """Where somebody listens whose certificate another root has signed."""
+    new_key = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "key", "-out", "pem", "-days", "2"]
+    names = ["-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*new_key, *names], cwd=tmp_path, check=True, capture_output=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", "pem", "-key", "key", "-quiet"]
+    with subprocess.Popen(serve, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as one:
+        yield f"tls://127.0.0.1:{port}"
+        one.kill()
+
+
+async def test_who_shows_a_certificate_of_somebody_else_is_not_waited_for(home, stranger):
+    async with home.open():
+        with anyio.fail_after(60), pytest.raises(ConnectError) as refused:
+            async with home.connect(stranger, agent="PAINTER", wait=1_000):
+                pass
+        assert isinstance(refused.value.__cause__, ssl.SSLError)
 
 
 async def test_a_name_that_policy_does_not_know_is_refused_at_once(home):
