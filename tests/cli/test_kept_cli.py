@@ -117,9 +117,9 @@ def test_a_dead_letter_is_shown_handed_out_again_and_dropped(home):
     again = home.run(*queue, "--count", "1", "--timeout", "30")
     assert again.returncode == 0, again.stderr
     assert "work.test.cli ARCHITECT" in again.stdout
+    assert home.run("dead", "show", *letter).returncode == 1, "it is gone, and no other is shown in its place"
     assert home.run("dead", "drop", second["class"], str(second["position"])).returncode == 0
     assert home.json("dead", "list") == []
-    assert home.run("dead", "show", *letter).returncode == 1
 
 
 def test_a_subscription_shows_under_which_name_it_waits(home):

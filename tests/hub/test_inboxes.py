@@ -100,6 +100,10 @@ def test_a_key_is_bound_to_the_registers_that_policy_names_and_its_counter_goes_
     policy, clock = load({"policy.yaml": BOUND}), ManualClock(NOW)
     states = [State(tmp_path / name, runtime) for name in ("before", "after")]
     memories = [TrustMemory(state.trust) for state in states]
+    places = [state.trust / "public" / "inbox" for state in states]
+
+    def lose_all_but_what_is_published() -> None:
+        shutil.copytree(*places, dirs_exist_ok=True)
 
     async def keep_in_both():
         counters = []
@@ -108,8 +112,7 @@ def test_a_key_is_bound_to_the_registers_that_policy_names_and_its_counter_goes_
             for state, memory in zip(states, memories, strict=True):
                 inboxes = Inboxes(state, engine, policy, clock, memory, None)
                 counters += [(await inboxes.keep(signer, anew=anew)).record.newest.counter for anew in (False, True)]
-                places = [one.trust / "public" / "inbox" for one in states]
-                await to_thread.run_sync(lambda: shutil.copytree(*places, dirs_exist_ok=True))
+                await to_thread.run_sync(lose_all_but_what_is_published)
         return counters
 
     first, second, third, fourth = anyio.run(keep_in_both)
