@@ -8,6 +8,7 @@ from anyio import to_thread
 
 import bus
 from bus.hub import admin
+from bus.hub.state import holder_of
 from bus.hub.tpm_process import needs_another_service
 from bus.policy import load
 
@@ -84,6 +85,23 @@ async def test_the_desk_reloads_too(home):
         assert (await admin.ask(home.state.admin_socket, "status"))["policy_version"] == 2
         async with hub.agent("JOINER"):
             pass
+
+
+async def test_a_tpm_service_that_would_allow_what_policy_forbids_now_is_ended(home):
+    """It goes by the policy under which it was started: whoever signs next starts one under this."""
+
+    async def service() -> int:
+        return ((await to_thread.run_sync(holder_of, home.state.tpm_lock)) or {}).get("pid", 0)
+
+    async with home.open() as hub, hub.agent("LEAD"):
+        before = await service()
+        await to_thread.run_sync(home.change, "lead: {", "lead: {uids: [4242], ")
+        await hub.reload()
+        with anyio.fail_after(60):
+            while before in (0, await service()):
+                await anyio.lowlevel.checkpoint()
+        async with hub.agent("PAINTER"):
+            assert await service() not in (0, before)
 
 
 async def test_an_open_agent_goes_on_with_the_key_that_its_role_wants_now(home):
