@@ -214,11 +214,10 @@ def said(line: bytes) -> tuple[str, Any]:
     """
     try:
         [(kind, value)] = json.loads(line).items()
-        error = raised(value) if kind == "error" else None
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as wrong:
-        raise RemoteProtocolError("malformed", "an answer is an object of one key, and an error one of a known form") from wrong
-    if error is not None:
-        raise error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise RemoteProtocolError("malformed", "an answer is an object of one key") from error
+    if kind == "error":
+        raise raised(value)
     return kind, value
 
 
