@@ -229,7 +229,8 @@ async def test_readers_and_writers_go_on_when_the_server_was_killed_and_is_back(
             found: dict[int, int] = {}
 
             async def take() -> None:
-                while len(found) < 3:
+                """What was not settled comes again, and what is new. How often it came a server that was killed need not know."""
+                while before[1] not in found or sum(position > before[1] for position in found) < 2:
                     found.update(seen(await consumer.take()))
 
             async with anyio.create_task_group() as tasks:
@@ -237,7 +238,6 @@ async def test_readers_and_writers_go_on_when_the_server_was_killed_and_is_back(
                 server.kill()
                 tasks.start_soon(backbone.append, entries(CLOCK, "work.c", "work.d", seed=2))
                 await anyio.to_thread.run_sync(server.begin)
-            assert found[before[1]] > 1, "what was not settled comes again"
             assert await backbone.append(entries(CLOCK, "work.a")) == before[:1], "what was stored is known"
 
 

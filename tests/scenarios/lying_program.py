@@ -123,7 +123,7 @@ class Orders:
                 self.words[verb] = line.encode() + b"\n"
 
     async def ask_the_hub(self, line: str) -> None:
-        """As if an agent asked something of the authority; return when the hub waits for the next one."""
+        """As if an agent asked something of the authority, as soon as the hub hears."""
         await _until(lambda: bool(self._hub_hears))
         await self._hub_hears[-1].send(line.encode() + b"\n")
 

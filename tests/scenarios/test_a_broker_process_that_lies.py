@@ -346,7 +346,6 @@ def test_a_reply_answers_one_request_and_who_was_not_asked_answers_none(liars: C
     (reply,) = one.lie("said", name="ALICE", topic="_reply.")
     one.lie("pass_nothing_on", name="ALICE")
     one.lead.ask("request_soon", name="LEAD", topic="tasks.ask", seconds=REQUEST_SECONDS)
-    one.lead.ask("until_refused", name="LEAD", reason="unsolicited", count=0)
     while len(requests := one.lie("said", name="LEAD", topic="tasks.ask")) < 2:
         pass
     one.bring(reply, to="LEAD", pattern="")
