@@ -55,7 +55,7 @@ class Place:
             tasks.cancel_scope.cancel()
 
     async def pass_time(self, seconds: float, *, until_so: Callable[[], bool]) -> None:
-        """A second after the other, until something is so. None passes while one of the two that look now and then is still at it."""
+        """A second after the other, until something is so. None passes while one of the two that look now and then is at work."""
         for _ in range(round(seconds)):
             await until(lambda: len(self.clock._sleepers) == 2)
             self.clock.advance(1)
