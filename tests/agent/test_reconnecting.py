@@ -11,7 +11,7 @@ from agent_scenes import Later, apart, inside, numbered, numbers, rest, scene, s
 from bus.agent.connection import FIRST_TRIES
 from bus.agent.events import Connected, Disconnected
 from bus.agent.opened_topics import EXPECTED_SECONDS
-from bus.errors import ConnectError, ConnectionLostError, SessionReplacedError, VerificationError
+from bus.errors import ConnectError, ConnectionLostError, SessionReplacedError
 from bus.identity.host import renewal
 from bus.transport.link import Link
 from bus.transport.listening_links import listening
@@ -58,37 +58,6 @@ async def test_what_is_published_while_there_is_no_link_waits_for_the_next():
             await back(hub)
             await sent.result()
         assert await rest(hub, tasks) == list(range(11))
-
-
-async def test_what_was_on_its_way_for_longer_than_its_ttl_is_told_to_have_expired():
-    """The broker is away, with nothing credited, and back when it is too late. Whoever said it is not told that it must not."""
-    async with scene("PAINTER") as (hub, painter), painter.subscribe("tasks.>") as tasks:
-        host = hub.host()
-        async with host.agent("LEAD") as lead:
-            await lead.publish("tasks.paint", 0)
-            assert await rest(hub, tasks) == [0]
-            connection, told = inside(lead).connection, lead.refusals()
-            dial, may_come = connection._dial, anyio.Event()
-
-            async def when_it_may() -> Link:
-                await may_come.wait()
-                return await dial()
-
-            connection._dial = when_it_may
-            await lead.publish("tasks.paint", 1, ttl=2)
-            await lead.publish("tasks.paint", 2)
-            while not inside(lead).outbox.out:
-                await anyio.lowlevel.checkpoint()
-            host.disconnect()
-            await back(hub)
-            await hub.advance(3)
-            may_come.set()
-            await back(hub)
-            refusal = await soon(anext(told))
-            assert (refusal.direction, refusal.topic, refusal.reason) == ("out", "tasks.paint", "expired")
-            assert await rest(hub, tasks) == [2]
-            with pytest.raises(VerificationError, match="within its TTL of 2 s"):
-                await lead.drain()
 
 
 @asynccontextmanager

@@ -36,9 +36,10 @@ def kept_liars(nursery: Nursery, made: Company, tmp_path_factory: pytest.TempPat
     """A bus whose broker lies."""
     runtime = Path(tempfile.mkdtemp(prefix="tpmbus-", dir="/tmp"))
     with company(nursery, made, tmp_path_factory.mktemp("liars"), runtime, POLICY) as found:
-        found.lying_hub()
+        hub = found.lying_hub()
         yield found
-    shutil.rmtree(runtime)
+        hub.end()  # in order, so that its broker has ended, too
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 @pytest.fixture
@@ -53,10 +54,11 @@ def liars(kept_liars: Company) -> Iterator[Company]:
 
 
 @pytest.fixture
-def own(bus_of: Company) -> Company:
+def own(bus_of: Company) -> Iterator[Company]:
     """One whose policy, time or agents change."""
-    bus_of.lying_hub()
-    return bus_of
+    hub = bus_of.lying_hub()
+    yield bus_of
+    hub.end()
 
 
 class Scene:

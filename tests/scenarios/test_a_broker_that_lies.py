@@ -614,6 +614,35 @@ async def test_a_broker_that_is_busy_or_gone_in_the_handshake_is_tried_again(how
         await one.goes_on()
 
 
+async def test_what_was_on_its_way_to_a_broker_that_was_away_for_longer_than_its_ttl_is_told_to_have_expired():
+    """Whoever said it is not told that it must not: that is a broker's word for all that it does not believe."""
+    async with scene() as one:
+        await one.say(b"first")
+        assert await one.heard() == [b"first"]
+        one.liar.up = withheld(Frame.PUBLISH)
+        await one.lead.publish(TOPIC, b"late", ttl=2)
+        await one.lead.publish(TOPIC, b"in time")
+        await one.liar.hub.settle()
+
+        def hang_up(link: Any) -> None:
+            link.start(lambda _: None, lambda _: None, lambda: None)
+            link.close()
+
+        take, one.liar.take = one.liar.take, hang_up
+        one.to_lead.outside.close()
+        for _ in range(3):
+            await one.liar.hub.advance(1)
+        one.liar.take = take
+        one.liar.be_honest()
+        await one.liar.hub.advance(5)
+        refusal = await soon(anext(one.lead.refusals()))
+        assert (refusal.direction, refusal.topic, refusal.reason) == ("out", TOPIC, "expired")
+        assert await one.heard() == [b"in time"]
+        with pytest.raises(VerificationError, match="within its TTL of 2 s"):
+            await one.lead.drain()
+        await one.goes_on()
+
+
 async def test_lies_about_units_and_lanes_change_how_much_comes_at_once_and_nothing_else():
     policy = POLICY.replace("{match: tasks.>,", "{match: tasks.alone.>, unit: record}\n  - {match: tasks.>,")
     async with scene(policy) as one:
