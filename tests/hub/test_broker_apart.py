@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import to_thread
-from homes import Home
+from homes import POLICY, Home
 
 from bus.errors import ConnectError, RevokedError, VaultError
 from bus.hub import admin, broker_apart
@@ -53,6 +53,7 @@ async def test_agents_talk_through_a_broker_that_is_another_process(home):
 
 
 async def test_a_broker_that_is_killed_costs_no_tpm_operation_and_no_grant(home):
+    await to_thread.run_sync(home.policy.write_text, POLICY + "rollout: {sample_rate: 0}\n")  # or one in a hundred is audited
     async with supervised(home) as hub, hub.agent("LEAD") as lead, hub.agent("PAINTER") as painter:
         async with painter.subscribe("tasks.>") as tasks:
             await lead.publish("tasks.paint", 1)
