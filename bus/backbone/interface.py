@@ -253,7 +253,7 @@ class Backbone(Protocol):
         """The grants of this epoch for this reader, the newest last."""
 
     async def papers_for(self, session: bytes) -> list[bytes]:
-        """What is kept as the papers of this session, the newest last. Where others may write as well, none of it need be."""
+        """What is kept as papers under this id, the newest last. Where others may write as well, none of it need be any."""
 
     async def retain(self, classes: Sequence[RetentionClass], *, passed_ms: int) -> None:
         """The classes that there are now; an instant that is known to have passed, and never goes back. By it things end.
